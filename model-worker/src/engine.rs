@@ -1,0 +1,4 @@
+//! The engine.
+
+pub mod sampler;
+pub mod stop;

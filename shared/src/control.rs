@@ -1,0 +1,303 @@
+//! What workers and gateways say to the controller.
+//!
+//! Every message is the JSON body of a `POST` to the path of the same name (`/register`, `/heartbeat`, `/drain`,
+//! `/deregister`, `/dispatch`, `/release`, `/renew`); `GET /fleet` answers with a [`Fleet`]. An error is a
+//! [`crate::problem::Problem`] with a 4xx or 5xx status. Durations are in milliseconds.
+
+use serde::{Deserialize, Serialize};
+
+use crate::id::{Epoch, GatewayId, TicketId, WorkerId};
+use crate::transport::Transport;
+
+/// What a model can be asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ModelKind {
+    /// Text, token by token.
+    Generate,
+    /// One vector for each input.
+    Embed,
+}
+
+/// How many requests for one model a worker takes at once.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Capacity {
+    /// Requests that run together.
+    pub running: u32,
+    /// Requests that may wait in the worker besides.
+    pub waiting: u32,
+}
+
+impl Capacity {
+    /// The most requests the controller may have in flight on the worker.
+    pub fn total(self) -> u32 {
+        self.running.saturating_add(self.waiting)
+    }
+}
+
+/// One model as a worker offers it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ModelCard {
+    /// The name clients ask for.
+    pub name: String,
+    /// What it can be asked for; a FastChat worker does not say.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub kind: Option<ModelKind>,
+    /// Longest prompt with its answer, in tokens.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub context_length: Option<u32>,
+    /// Requests in flight it takes; absent: no limit is known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub capacity: Option<Capacity>,
+}
+
+/// `POST /register`: a worker offers its models. Answered with a [`Lease`].
+///
+/// A second registration of the same id replaces the first as a whole, if its incarnation is not older.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Registration {
+    /// The worker's name.
+    pub id: WorkerId,
+    /// Base URL at which gateways reach it, without a trailing slash.
+    pub address: String,
+    /// Grows whenever the worker process starts anew: milliseconds since 1970 at its start.
+    pub incarnation: u64,
+    /// The protocol it speaks.
+    pub transport: Transport,
+    /// What it serves.
+    pub models: Vec<ModelCard>,
+    /// Tokens per second it produces for one request, relative to its peers; above zero.
+    #[serde(default = "default_speed")]
+    pub speed: f64,
+    /// The worker's version, for the status page.
+    #[serde(default)]
+    pub version: String,
+}
+
+fn default_speed() -> f64 {
+    1.0
+}
+
+/// A worker's right to be chosen, until it ends or is renewed by a heartbeat.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Lease {
+    /// Time from now to the end of the lease.
+    pub lease_ms: u64,
+    /// Time between two heartbeats that the controller wishes for.
+    pub heartbeat_ms: u64,
+}
+
+/// Requests that a worker has of one model, from the controller's gateways and from elsewhere.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ModelLoad {
+    /// The model's name.
+    pub model: String,
+    /// Requests that run.
+    pub running: u32,
+    /// Requests that wait.
+    pub waiting: u32,
+}
+
+/// `POST /heartbeat`: a worker lives and tells its load. Answered with a [`HeartbeatReply`].
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Heartbeat {
+    /// The worker's name.
+    pub id: WorkerId,
+    /// Must be that of its registration; an older one is refused.
+    pub incarnation: u64,
+    /// One entry for each model with requests.
+    pub load: Vec<ModelLoad>,
+    /// Measured tokens per second, where the worker has measured any.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub speed: Option<f64>,
+}
+
+/// The answer to a heartbeat.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "lease", rename_all = "snake_case")]
+pub enum HeartbeatReply {
+    /// The lease goes on.
+    Renewed(Lease),
+    /// The controller does not know the worker, having restarted perhaps: register again.
+    Unknown,
+}
+
+/// `POST /drain` and `POST /deregister`: the worker takes no more requests, or is gone.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Leave {
+    /// The worker's name.
+    pub id: WorkerId,
+    /// That of its registration; absent when an operator asks, who means whatever runs under that name.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub incarnation: Option<u64>,
+}
+
+/// `POST /dispatch`: which worker shall answer? Answered with a [`Grant`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Dispatch {
+    /// Who will hold the ticket.
+    pub gateway: GatewayId,
+    /// The model's name.
+    pub model: String,
+    /// Hash of the start of the prompt, for policies that keep like with like.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub affinity: Option<u64>,
+    /// Higher goes first when requests wait; 0 is usual.
+    #[serde(default)]
+    pub priority: i8,
+    /// Longest wait for room; absent or 0: answer at once.
+    #[serde(default)]
+    pub wait_ms: u64,
+    /// Workers that have already failed this request.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub exclude: Vec<WorkerId>,
+}
+
+/// The answer to a dispatch: the request counts as in flight on the worker until the ticket is released.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Grant {
+    /// To be released when the request has ended.
+    pub ticket: TicketId,
+    /// The chosen worker.
+    pub worker: WorkerId,
+    /// Its base URL.
+    pub address: String,
+    /// The protocol it speaks.
+    pub transport: Transport,
+}
+
+/// How a request ended on a worker.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Outcome {
+    /// It answered, be it with a refusal that was the client's fault.
+    Done,
+    /// The client went away first; says nothing about the worker.
+    Cancelled,
+    /// No connection could be made.
+    Unreachable,
+    /// It broke off, answered 5xx, or not in time.
+    Failed,
+    /// It had no room.
+    Overloaded,
+}
+
+/// One ended request.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct Release {
+    /// The ticket of its dispatch.
+    pub ticket: TicketId,
+    /// How it ended.
+    pub outcome: Outcome,
+    /// Time from the request to the first token.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ttft_ms: Option<u64>,
+    /// Tokens it produced.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tokens: Option<u32>,
+}
+
+/// `POST /release`: requests that have ended, in one message. Answered with an empty object.
+///
+/// An unknown ticket is no error: its lease may have lapsed before.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Releases {
+    /// Who held the tickets.
+    pub gateway: GatewayId,
+    /// One entry for each.
+    pub releases: Vec<Release>,
+}
+
+/// `POST /renew`: the gateway lives, and so do its tickets. Answered with a [`Fleet`].
+///
+/// Tickets of a gateway that is silent for one lease lapse.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Renew {
+    /// Who holds the tickets.
+    pub gateway: GatewayId,
+}
+
+/// How the controller sees a worker.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum WorkerState {
+    /// Alive; gets requests.
+    Ready,
+    /// Alive but doubtful after a failure: gets one request at a time until one succeeds.
+    Suspect,
+    /// The circuit is open after failures: gets nothing until a pause has passed or a heartbeat comes.
+    Open,
+    /// Finishes what it runs and gets nothing.
+    Draining,
+    /// Its lease ended, or it deregistered; kept for a while so that its models are known to have existed.
+    Gone,
+}
+
+/// Where the controller's knowledge of a worker comes from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Source {
+    /// It registered itself, or was registered by hand.
+    Registered,
+}
+
+/// One worker in a [`Fleet`].
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct WorkerStatus {
+    /// The worker's name.
+    pub id: WorkerId,
+    /// Its base URL.
+    pub address: String,
+    /// The protocol it speaks.
+    pub transport: Transport,
+    /// Where it is known from.
+    pub source: Source,
+    /// Whether it gets requests.
+    pub state: WorkerState,
+    /// What it serves.
+    pub models: Vec<ModelCard>,
+    /// Tokens per second, stated or measured.
+    pub speed: f64,
+    /// Requests the controller has sent it that have not ended.
+    pub tickets: u32,
+    /// Its load in its own words, from its last heartbeat.
+    pub reported: Vec<ModelLoad>,
+    /// Time to the end of its lease; absent for a worker that need not beat.
+    pub lease_ms: Option<u64>,
+    /// That of its registration.
+    pub incarnation: u64,
+    /// Its version.
+    pub version: String,
+}
+
+/// One model in a [`Fleet`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ModelStatus {
+    /// The model's name.
+    pub name: String,
+    /// What it can be asked for, where known.
+    pub kind: Option<ModelKind>,
+    /// Longest prompt with its answer, in tokens, where known.
+    pub context_length: Option<u32>,
+    /// Workers that would take a request for it now or when they have room.
+    pub workers: u32,
+}
+
+/// `GET /fleet`: the controller's view of everything.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Fleet {
+    /// Which run of the controller this is.
+    pub epoch: Epoch,
+    /// The controller's version.
+    pub version: String,
+    /// Time since it started.
+    pub uptime_ms: u64,
+    /// Name of the dispatch policy.
+    pub policy: String,
+    /// Requests that wait for room.
+    pub waiting: u32,
+    /// Every worker it knows, by id.
+    pub workers: Vec<WorkerStatus>,
+    /// Every model that a live worker serves, by name.
+    pub models: Vec<ModelStatus>,
+}

@@ -1,0 +1,35 @@
+//! The words muster's services exchange, and the few tools all of them need to speak them.
+//!
+//! ```text
+//!   api-gateway ──dispatch, release──▶ controller ◀──register, heartbeat── model-worker
+//!        └───────────────generate, embed (SSE of token events)──────────────────▶┘
+//! ```
+//!
+//! Nothing here knows OpenAI's bodies, a model file or a dispatch policy. In reading order:
+//!
+//! * [`id`]: names of workers, gateways and tickets.
+//! * [`transport`]: how a worker wants to be spoken to.
+//! * [`control`]: what workers and gateways say to the controller.
+//! * [`generate`] and [`embed`]: what a gateway asks of a worker, and the events it gets back.
+//! * [`problem`]: the one error body between our processes.
+//! * [`fastchat`]: the words of FastChat's HTTP contract.
+//! * [`sse`]: server-sent events, encoded and decoded.
+//! * [`secret`]: keys that neither print nor leak through timing.
+//! * [`client`] (feature `client`): typed clients of the controller and of a worker.
+//! * [`serve`] and [`telemetry`] (feature `serve`): serving and draining a router, logs and metrics.
+
+#[cfg(feature = "client")]
+pub mod client;
+pub mod control;
+pub mod embed;
+pub mod fastchat;
+pub mod generate;
+pub mod id;
+pub mod problem;
+pub mod secret;
+#[cfg(feature = "serve")]
+pub mod serve;
+pub mod sse;
+#[cfg(feature = "serve")]
+pub mod telemetry;
+pub mod transport;

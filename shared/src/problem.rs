@@ -1,0 +1,101 @@
+//! The one error body between our processes.
+
+use serde::{Deserialize, Serialize};
+
+/// What went wrong, in the coarse terms upon which a caller decides what to do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Kind {
+    /// The request says something that cannot be done; the same again fails again.
+    Invalid,
+    /// The prompt, or the prompt with the answer asked for, exceeds the model's context.
+    PromptTooLong,
+    /// No key or token, or a wrong one.
+    BadKey,
+    /// Nobody serves a model of that name.
+    UnknownModel,
+    /// There is nothing at that path.
+    NotFound,
+    /// The path takes another method.
+    MethodNotAllowed,
+    /// What the caller says is older than what is known.
+    Stale,
+    /// The body exceeds the limit.
+    TooLarge,
+    /// The caller has sent too much.
+    RateLimited,
+    /// Every worker is full.
+    Overloaded,
+    /// The model is known, but no live worker serves it.
+    NoWorker,
+    /// A service behind this one failed.
+    Upstream,
+    /// The deadline has passed.
+    Timeout,
+    /// A fault in muster.
+    Bug,
+}
+
+impl Kind {
+    /// The HTTP status with which an error of this kind travels.
+    pub fn status(self) -> u16 {
+        match self {
+            Self::Invalid | Self::PromptTooLong => 400,
+            Self::BadKey => 401,
+            Self::UnknownModel | Self::NotFound => 404,
+            Self::MethodNotAllowed => 405,
+            Self::Stale => 409,
+            Self::TooLarge => 413,
+            Self::RateLimited | Self::Overloaded => 429,
+            Self::Bug => 500,
+            Self::Upstream => 502,
+            Self::NoWorker => 503,
+            Self::Timeout => 504,
+        }
+    }
+}
+
+/// An error as it travels between our processes.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
+#[error("{message}")]
+pub struct Problem {
+    /// What went wrong.
+    pub kind: Kind,
+    /// What was wrong, what was expected, and what to do, in words for the caller.
+    pub message: String,
+    /// The field of the request that is at fault.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub param: Option<String>,
+    /// When to try again, in milliseconds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub retry_after_ms: Option<u64>,
+}
+
+impl Problem {
+    /// A problem of the given kind.
+    pub fn new(kind: Kind, message: impl Into<String>) -> Self {
+        Self { kind, message: message.into(), param: None, retry_after_ms: None }
+    }
+
+    /// An [`Kind::Invalid`] problem with one field of the request.
+    pub fn invalid(param: impl Into<String>, message: impl Into<String>) -> Self {
+        Self { param: Some(param.into()), ..Self::new(Kind::Invalid, message) }
+    }
+
+    /// The same, naming the field at fault.
+    #[must_use]
+    pub fn with_param(self, param: impl Into<String>) -> Self {
+        Self { param: Some(param.into()), ..self }
+    }
+
+    /// The same, saying when to try again.
+    #[must_use]
+    pub fn with_retry_after_ms(self, retry_after_ms: u64) -> Self {
+        Self { retry_after_ms: Some(retry_after_ms), ..self }
+    }
+
+    /// When to try again in whole seconds, at least one, as `Retry-After` wants it.
+    pub fn retry_after_seconds(&self) -> Option<u64> {
+        self.retry_after_ms.map(|ms| ms.div_ceil(1000).max(1))
+    }
+}
