@@ -1,1 +1,52 @@
-fn main() {}
+//! muster: a fleet for ONNX models. Reads the command line, runs what it says, and turns the result into an exit code.
+
+mod bind;
+mod chat;
+mod cli;
+mod config;
+mod doctor;
+mod progress;
+mod services;
+mod status;
+mod stop;
+mod up;
+
+use std::process::ExitCode;
+
+use clap::Parser as _;
+use cli::{Cli, Verb};
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => return fail(&anyhow::Error::from(error).context("cannot start the async runtime")),
+    };
+    let code = match runtime.block_on(run(cli)) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => fail(&error),
+    };
+    // A read from the terminal may still block a thread; it must not hold up the end.
+    runtime.shutdown_background();
+    code
+}
+
+async fn run(cli: Cli) -> anyhow::Result<()> {
+    cli.logs.init()?;
+    let file = config::File::load(cli.config.as_deref())?;
+    match cli.verb {
+        Verb::Up(args) => up::run(args, file).await,
+        Verb::Controller(args) => services::controller(args, file).await,
+        Verb::Worker(args) => services::worker(args, file).await,
+        Verb::Gateway(args) => services::gateway(args, file).await,
+        Verb::Status(args) => status::run(args).await,
+        Verb::Chat(args) => chat::run(args).await,
+        Verb::Doctor(args) => doctor::run(args, file),
+    }
+}
+
+/// One line for people, with the causes.
+fn fail(error: &anyhow::Error) -> ExitCode {
+    eprintln!("muster: {error:#}");
+    ExitCode::FAILURE
+}

@@ -1,1 +1,61 @@
-//! stub
+//! The controller: which workers live, what they have to do, and who takes the next request.
+//!
+//! ```text
+//!   gateways ──dispatch, release, renew──┐                    ┌─ registry: workers, leases, tickets (pure)
+//!   workers ──register, heartbeat, leave─┼─▶ http ─▶ service ─▶ desk ─┼─ dispatch: the policy picks (pure)
+//!   FastChat's workers and gateways ─────┘   fastchat         └─ queue: who waits for room (pure)
+//! ```
+//!
+//! In reading order:
+//!
+//! * [`config`]: what it can be told.
+//! * `registry`: workers, leases judged when read, circuit breakers, tickets.
+//! * [`dispatch`]: the policies, by name.
+//! * `queue`: the bounded waiting queue.
+//! * `desk`: the three together; every rule ends here, and none of it does I/O.
+//! * `service`: the lock, the replies to those who wait, and the clock.
+//! * `registration`: what is checked before the registry sees a worker; `outbound`: calls to workers.
+//! * `http`: every route, and our own handlers; `fastchat`: FastChat's.
+//! * `metrics`: what is counted.
+
+pub mod config;
+mod desk;
+pub mod dispatch;
+mod error;
+mod fastchat;
+#[cfg(test)]
+mod fixtures;
+mod http;
+mod metrics;
+mod outbound;
+mod queue;
+mod registration;
+mod registry;
+mod service;
+
+use std::sync::Arc;
+
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+
+pub use config::Config;
+pub use error::Error;
+
+use service::Service;
+
+/// Serves a controller on `listener` until `shutdown`; then answers all who wait, and gives running calls
+/// [`Config::drain`] to end.
+///
+/// # Errors
+/// [`Error::Listener`] when the listener fails.
+pub async fn run(config: Config, listener: TcpListener, shutdown: CancellationToken) -> Result<(), Error> {
+    metrics::describe();
+    let service = Arc::new(Service::new(&config, shutdown.clone()));
+    let router = http::router(&config, Arc::clone(&service));
+    // Neither of the two companions ever ends; dropping this future drops them too.
+    tokio::select! {
+        served = muster_shared::serve::serve(listener, router, shutdown, config.drain) => served.map_err(Error::Listener),
+        never = service.keep_time() => match never {},
+        never = fastchat::refresh::run(&service) => match never {},
+    }
+}

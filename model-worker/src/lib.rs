@@ -1,5 +1,144 @@
-//! The model worker.
+//! The model worker: ONNX models behind one HTTP interface, known to a controller.
+//!
+//! ```text
+//!   POST /generate ─▶ chat_template ─▶ tokenizer ─▶ engine (thread) ─▶ model ─▶ ONNX Runtime
+//!                                                     │ events
+//!   SSE of token events ◀─────────────────────────────┘
+//!   POST /embed    ─▶ tokenizer ─▶ encoder (thread) ─▶ model ─▶ ONNX Runtime
+//! ```
+//!
+//! The worker knows tokens and no OpenAI. In reading order:
+//!
+//! * [`config`] and [`error`]: what it can be told, and why it stops.
+//! * `http` and `fastchat`: its routes, in our own words and in FastChat's.
+//! * [`language`] and [`embedding`]: a model as requests see it.
+//! * [`chat_template`] and [`tokenizer`]: messages to prompt to tokens, and tokens to text.
+//! * [`engine`] and [`encoder`]: the threads that own the models.
+//! * [`model`]: the models themselves; `model/onnx` is the only folder that names ONNX Runtime.
+//! * [`catalog`]: loading models and finding them by name.
+//! * `registration`: being known to the controller.
 
+pub mod catalog;
 pub mod chat_template;
+pub mod config;
+#[cfg(feature = "demo")]
+pub mod demo;
+pub mod embedding;
+pub mod encoder;
 pub mod engine;
+pub mod error;
+mod fastchat;
+mod http;
+pub mod language;
+mod metrics;
+pub mod model;
+mod registration;
+mod state;
 pub mod tokenizer;
+
+use std::sync::Arc;
+
+use muster_shared::{serve, telemetry};
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+
+use catalog::Catalog;
+pub use config::Config;
+use config::{ModelConfig, Speed};
+pub use error::Error;
+use registration::Registrar;
+use state::State;
+
+/// Serves models until `shutdown`; then drains, deregisters and ends.
+///
+/// `/health` answers at once, `/ready` when the models are loaded.
+///
+/// # Errors
+/// When not one model could be loaded, or the listener fails.
+pub async fn run(config: Config, listener: TcpListener, shutdown: CancellationToken) -> Result<(), Error> {
+    check(&config.models)?;
+    telemetry::init_metrics();
+    metrics::describe();
+    let address = match &config.address {
+        Some(address) => address.trim_end_matches('/').to_owned(),
+        None => format!("http://{}", listener.local_addr()?),
+    };
+    let speed = match config.registration.as_ref().map(|registration| registration.speed) {
+        Some(Speed::Stated(speed)) => speed,
+        _ => 1.0,
+    };
+    let state = Arc::new(State::new(address, speed));
+    let router = http::router(Arc::clone(&state), config.token.clone(), config.body_limit);
+    let closed = CancellationToken::new();
+    let served = serve::serve(listener, router, closed.clone(), config.drain);
+    let worked = work(&config, &state, &shutdown, closed);
+    // The server runs beside; it ends when `closed` is cancelled and its last request has ended.
+    let (served, registrar) = tokio::join!(served, worked);
+    if let Some(registrar) = registrar? {
+        registrar.deregister().await;
+    }
+    served?;
+    close(state).await;
+    Ok(())
+}
+
+/// Loads the models and stays registered until `shutdown`; closes the server then, or when nothing could be loaded.
+async fn work(
+    config: &Config,
+    state: &Arc<State>,
+    shutdown: &CancellationToken,
+    closed: CancellationToken,
+) -> Result<Option<Registrar>, Error> {
+    let _closes = closed.drop_guard();
+    if !load(config, state, shutdown).await? {
+        return Ok(None);
+    }
+    let Some(registration) = config.registration.clone() else {
+        shutdown.cancelled().await;
+        state.drain();
+        return Ok(None);
+    };
+    let registrar = Registrar::new(registration, config.token.clone(), Arc::clone(state));
+    registrar.run(shutdown.clone()).await;
+    state.drain();
+    Ok(Some(registrar))
+}
+
+/// Loads the models; `false` when `shutdown` came first.
+async fn load(config: &Config, state: &State, shutdown: &CancellationToken) -> Result<bool, Error> {
+    let loading = {
+        let config = config.clone();
+        tokio::task::spawn_blocking(move || Catalog::load(&config))
+    };
+    let (catalog, failures) = tokio::select! {
+        loaded = loading => loaded.map_err(|error| Error::Config(format!("loading the models crashed: {error}")))?,
+        () = shutdown.cancelled() => return Ok(false),
+    };
+    if catalog.models().next().is_none() {
+        return Err(Error::NoModel(failures));
+    }
+    state.set_catalog(catalog);
+    Ok(true)
+}
+
+/// Waits for the models' threads, so that nothing runs when the process ends.
+async fn close(state: Arc<State>) {
+    let Some(catalog) = Arc::into_inner(state).and_then(State::into_catalog) else { return };
+    // Joining a thread blocks, however shortly.
+    let _ = tokio::task::spawn_blocking(move || catalog.close()).await;
+}
+
+fn check(models: &[ModelConfig]) -> Result<(), Error> {
+    if models.is_empty() {
+        return Err(Error::Config("no model is configured; a worker serves at least one".to_owned()));
+    }
+    for (index, model) in models.iter().enumerate() {
+        if model.name.is_empty() {
+            return Err(Error::Config("a model has an empty name".to_owned()));
+        }
+        if models[..index].iter().any(|other| other.name == model.name) {
+            return Err(Error::Config(format!("two models are named `{}`; give each a name of its own", model.name)));
+        }
+    }
+    Ok(())
+}

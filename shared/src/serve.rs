@@ -1,6 +1,5 @@
 //! Serving a router, draining it, and the few answers every service gives alike.
 
-use std::future::Future;
 use std::time::Duration;
 
 use axum::body::Bytes;
@@ -12,6 +11,7 @@ use axum::serve::ListenerExt as _;
 use axum::{Json, Router};
 use serde::de::DeserializeOwned;
 use tokio::net::TcpListener;
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
 use crate::problem::{Kind, Problem};
@@ -47,18 +47,28 @@ pub async fn serve(
     }
 }
 
-/// Resolves on SIGTERM or Ctrl-C.
-///
-/// # Panics
-/// When the process cannot install signal handlers.
-pub fn termination() -> impl Future<Output = ()> {
-    use tokio::signal::unix::{SignalKind, signal};
-    let mut terminate = signal(SignalKind::terminate()).expect("signal handlers can be installed");
-    let mut interrupt = signal(SignalKind::interrupt()).expect("signal handlers can be installed");
-    async move {
+/// SIGTERM and Ctrl-C, as they come.
+#[derive(Debug)]
+pub struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Signals {
+    /// Listens from now on.
+    ///
+    /// # Panics
+    /// When the process cannot install signal handlers.
+    pub fn install() -> Self {
+        let install = |kind| signal(kind).expect("signal handlers can be installed");
+        Self { terminate: install(SignalKind::terminate()), interrupt: install(SignalKind::interrupt()) }
+    }
+
+    /// Waits for the next of them.
+    pub async fn next(&mut self) {
         tokio::select! {
-            _ = terminate.recv() => {}
-            _ = interrupt.recv() => {}
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
         }
     }
 }

@@ -1,0 +1,170 @@
+//! What a controller can be told at its start.
+
+use std::fmt;
+use std::num::NonZeroU32;
+use std::str::FromStr;
+use std::time::Duration;
+
+use muster_shared::secret::Secret;
+
+use crate::dispatch::{self, Policy};
+
+/// How a controller behaves. The defaults serve a fleet on one machine or one network.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// How long a worker or a gateway may be silent.
+    pub lease: LeaseConfig,
+    /// The rule that picks a worker.
+    pub policy: PolicyName,
+    /// How many requests may wait for room, and how long.
+    pub queue: QueueConfig,
+    /// When a failing worker is spared.
+    pub breaker: BreakerConfig,
+    /// The fleet token that every caller must show; `None` lets everyone in.
+    pub token: Option<Secret>,
+    /// Longest body of a request, in bytes.
+    pub body_limit: usize,
+    /// Time that running requests have to end when the controller stops.
+    pub drain: Duration,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            lease: LeaseConfig::default(),
+            policy: PolicyName::default(),
+            queue: QueueConfig::default(),
+            breaker: BreakerConfig::default(),
+            token: None,
+            body_limit: 1 << 20,
+            drain: Duration::from_secs(5),
+        }
+    }
+}
+
+/// How long a worker or a gateway may be silent before its lease ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LeaseConfig {
+    /// Time between two heartbeats; above zero.
+    pub heartbeat: Duration,
+    /// Heartbeats that may be missed: a lease lasts this many times `heartbeat`.
+    pub missed_beats: NonZeroU32,
+    /// Lease of a worker registered through FastChat's API, whose workers beat every 45 s.
+    pub fastchat_expiration: Duration,
+}
+
+impl LeaseConfig {
+    /// Length of a lease.
+    pub fn term(&self) -> Duration {
+        self.heartbeat.saturating_mul(self.missed_beats.get())
+    }
+}
+
+impl Default for LeaseConfig {
+    fn default() -> Self {
+        Self {
+            heartbeat: Duration::from_secs(5),
+            missed_beats: NonZeroU32::MIN.saturating_add(2),
+            fastchat_expiration: Duration::from_secs(90),
+        }
+    }
+}
+
+/// How many requests may wait for room, and how long.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct QueueConfig {
+    /// Requests that may wait at once, over all models.
+    pub limit: usize,
+    /// Longest wait, whatever a request asks for.
+    pub max_wait: Duration,
+}
+
+impl Default for QueueConfig {
+    fn default() -> Self {
+        Self { limit: 1024, max_wait: Duration::from_secs(30) }
+    }
+}
+
+/// When a failing worker is spared.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct BreakerConfig {
+    /// Failures in a row that open the circuit. A refused connection opens it at once.
+    pub failures: NonZeroU32,
+    /// Time for which an open circuit gets nothing; doubles with each opening up to 30 s, until a request succeeds.
+    pub pause: Duration,
+}
+
+impl Default for BreakerConfig {
+    fn default() -> Self {
+        Self { failures: NonZeroU32::MIN.saturating_add(2), pause: Duration::from_secs(2) }
+    }
+}
+
+/// The name of a dispatch policy that exists.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PolicyName(&'static str);
+
+impl PolicyName {
+    /// Every policy there is.
+    pub fn all() -> impl Iterator<Item = Self> {
+        dispatch::names().map(Self)
+    }
+
+    /// The policy of this name.
+    pub(crate) fn policy(self) -> &'static dyn Policy {
+        dispatch::by_name(self.0).expect("a policy name is made from the table only")
+    }
+}
+
+impl Default for PolicyName {
+    fn default() -> Self {
+        Self(dispatch::ShortestQueue.name())
+    }
+}
+
+impl fmt::Display for PolicyName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.0)
+    }
+}
+
+/// A policy name that is none of the legal ones.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("unknown dispatch policy `{given}`; expected one of: {}", dispatch::names().collect::<Vec<_>>().join(", "))]
+pub struct UnknownPolicy {
+    /// The name as it was given.
+    pub given: String,
+}
+
+impl FromStr for PolicyName {
+    type Err = UnknownPolicy;
+
+    /// Reads a policy's name in any case.
+    fn from_str(given: &str) -> Result<Self, Self::Err> {
+        Self::all()
+            .find(|name| name.0.eq_ignore_ascii_case(given))
+            .ok_or_else(|| UnknownPolicy { given: given.to_owned() })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_policy_name_is_read_in_any_case() {
+        assert_eq!("Shortest_Queue".parse(), Ok(PolicyName::default()));
+        assert_eq!("LOTTERY".parse::<PolicyName>().expect("it exists").to_string(), "lottery");
+    }
+
+    #[test]
+    fn an_unknown_policy_is_refused_with_the_legal_names() {
+        let error = "coin".parse::<PolicyName>().expect_err("no such policy");
+        assert_eq!(error.to_string(), "unknown dispatch policy `coin`; expected one of: lottery, shortest_queue");
+    }
+
+    #[test]
+    fn a_lease_lasts_three_beats_unless_told_otherwise() {
+        assert_eq!(LeaseConfig::default().term(), Duration::from_secs(15));
+    }
+}

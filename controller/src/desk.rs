@@ -1,0 +1,264 @@
+//! The desk: registry, policy and waiting queue together. Pure.
+//!
+//! Whoever asks leaves a reply `R`, and gets it back in [`Desk::take_answers`] with the answer, exactly once: at once, or
+//! when room is made, or when the wait is over. Every change ends with a look through the queue, so nobody waits while
+//! there is room, and nobody who comes later takes room from one who waits.
+
+use std::time::{Duration, Instant};
+
+use muster_shared::control::{Grant, Outcome, Release};
+use muster_shared::id::TicketId;
+use muster_shared::problem::{Kind, Problem};
+use rand::rngs::StdRng;
+
+use crate::config::QueueConfig;
+use crate::dispatch::Policy;
+use crate::queue::{Place, Queue, Waiter};
+use crate::registry::{Asker, Chooser, Denial, Holder, Registry, millis};
+
+/// When to ask again after every worker was full.
+const RETRY_FULL: Duration = Duration::from_secs(1);
+/// Models named to one who asks for an unknown one.
+const MODELS_NAMED: usize = 5;
+
+/// The answer to one who asked.
+pub(crate) type Answer = Result<Grant, Problem>;
+
+/// Registry, policy and waiting queue.
+#[derive(Debug)]
+pub(crate) struct Desk<R> {
+    /// Workers and tickets, to be read; changes go through [`Desk::change`].
+    registry: Registry,
+    queue: Queue<Waiting<R>>,
+    policy: &'static dyn Policy,
+    rng: StdRng,
+    max_wait: Duration,
+    /// When one without a live worker shall ask again: a heartbeat, in which workers come back.
+    retry_absent: Duration,
+    closed: bool,
+    answers: Vec<(R, Answer)>,
+}
+
+/// How a desk is set up.
+#[derive(Debug)]
+pub(crate) struct Setup {
+    /// How many may wait, and how long.
+    pub(crate) queue: QueueConfig,
+    /// Time between two heartbeats.
+    pub(crate) heartbeat: Duration,
+    /// The rule that chooses.
+    pub(crate) policy: &'static dyn Policy,
+    /// Its random numbers.
+    pub(crate) rng: StdRng,
+}
+
+/// One who waits.
+#[derive(Debug)]
+struct Waiting<R> {
+    asker: Asker,
+    reply: R,
+}
+
+/// How patient one who asks is.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Patience {
+    /// Longest wait; zero asks for an answer at once.
+    pub(crate) wait: Duration,
+    /// Higher goes first.
+    pub(crate) priority: i8,
+}
+
+impl<R> Desk<R> {
+    /// A desk in front of an empty registry.
+    pub(crate) fn new(registry: Registry, setup: Setup, now: Instant) -> Self {
+        Self {
+            registry,
+            queue: Queue::new(setup.queue.limit, now),
+            policy: setup.policy,
+            rng: setup.rng,
+            max_wait: setup.queue.max_wait,
+            retry_absent: setup.heartbeat,
+            closed: false,
+            answers: Vec::new(),
+        }
+    }
+
+    /// The registry, to be read.
+    pub(crate) fn registry(&self) -> &Registry {
+        &self.registry
+    }
+
+    /// Requests that wait.
+    pub(crate) fn waiting(&self) -> usize {
+        self.queue.len()
+    }
+
+    /// The answers since the last call.
+    pub(crate) fn take_answers(&mut self) -> Vec<(R, Answer)> {
+        std::mem::take(&mut self.answers)
+    }
+
+    /// Asks for a worker. A place is given to one who has to wait.
+    pub(crate) fn ask(&mut self, asker: Asker, patience: Patience, reply: R, now: Instant) -> Option<Place> {
+        if let Holder::Gateway(gateway) = asker.holder {
+            self.registry.renew(gateway, now);
+        }
+        self.serve_waiting(now);
+        let denial = match self.try_grant(&asker, now) {
+            Ok(grant) => {
+                self.answers.push((reply, Ok(grant)));
+                return None;
+            }
+            Err(denial) => denial,
+        };
+        let wait = patience.wait.min(self.max_wait);
+        if self.closed || wait.is_zero() || !matches!(denial, Denial::NoRoom { .. }) {
+            let problem = if self.closed { closing() } else { self.problem(&asker, denial, Duration::ZERO, now) };
+            self.answers.push((reply, Err(problem)));
+            return None;
+        }
+        let model = asker.request.model.clone();
+        let waiter = Waiter { deadline: now + wait, since: now, item: Waiting { asker, reply } };
+        match self.queue.push(&model, patience.priority, waiter) {
+            Ok(place) => Some(place),
+            Err(Waiting { asker, reply }) => {
+                let mut problem = self.problem(&asker, denial, Duration::ZERO, now);
+                problem.message +=
+                    &format!(", and {} requests wait already, the most there may be", self.queue.limit());
+                self.answers.push((reply, Err(problem)));
+                None
+            }
+        }
+    }
+
+    /// Forgets one who waits and has gone away.
+    pub(crate) fn abandon(&mut self, place: &Place) {
+        self.queue.remove(place);
+    }
+
+    /// Takes back a grant that could not be delivered, without blame for the worker.
+    pub(crate) fn take_back(&mut self, holder: Holder, ticket: TicketId, now: Instant) {
+        let release = Release { ticket, outcome: Outcome::Cancelled, ttft_ms: None, tokens: None };
+        self.change(now, |registry| registry.release(holder, &release, now));
+    }
+
+    /// Names a worker's address to one who will not say how the request ended.
+    pub(crate) fn lookup(&mut self, model: &str, now: Instant) -> Option<String> {
+        self.serve_waiting(now);
+        let mut chooser = Chooser { policy: self.policy, rng: &mut self.rng };
+        self.registry.lookup(model, &mut chooser, now)
+    }
+
+    /// Changes the registry, and serves those for whom the change makes room.
+    pub(crate) fn change<T>(&mut self, now: Instant, change: impl FnOnce(&mut Registry) -> T) -> T {
+        let result = change(&mut self.registry);
+        self.serve_waiting(now);
+        result
+    }
+
+    /// Lets time pass.
+    pub(crate) fn tick(&mut self, now: Instant) {
+        self.serve_waiting(now);
+    }
+
+    /// The next moment at which time alone changes something for those who wait.
+    pub(crate) fn next_tick(&self, now: Instant) -> Option<Instant> {
+        let deadline = self.queue.next_deadline()?;
+        Some(self.registry.next_change(now).map_or(deadline, |change| change.min(deadline)))
+    }
+
+    /// Answers all who wait, and lets nobody wait any more: the controller stops.
+    pub(crate) fn close(&mut self) {
+        self.closed = true;
+        while let Some((_, waiter)) = self.queue.pop() {
+            self.answers.push((waiter.item.reply, Err(closing())));
+        }
+    }
+
+    fn try_grant(&mut self, asker: &Asker, now: Instant) -> Result<Grant, Denial> {
+        let mut chooser = Chooser { policy: self.policy, rng: &mut self.rng };
+        self.registry.grant(asker, &mut chooser, now)
+    }
+
+    /// Answers those for whom there is room, in their order, then those whose wait is over.
+    fn serve_waiting(&mut self, now: Instant) {
+        self.registry.settle(now);
+        for model in self.queue.models() {
+            self.serve_model(&model, now);
+        }
+        while let Some((_, waiter)) = self.queue.pop_expired(now) {
+            let Waiting { asker, reply } = waiter.item;
+            let denial = self.registry.denial(&asker.request, now).expect("whoever could be served has been");
+            let problem = self.problem(&asker, denial, now - waiter.since, now);
+            self.answers.push((reply, Err(problem)));
+        }
+    }
+
+    fn serve_model(&mut self, model: &str, now: Instant) {
+        let mut passed: Option<Place> = None;
+        while let Some((place, waiter)) = self.queue.next(model, passed.as_ref()) {
+            let mut chooser = Chooser { policy: self.policy, rng: &mut self.rng };
+            let asker = &waiter.item.asker;
+            let answer = match self.registry.grant(asker, &mut chooser, now) {
+                Ok(grant) => Ok(grant),
+                // Without room for one who takes any worker, there is none for those behind. One of them may exclude
+                // every worker that is left; it hears so when it is its turn, or at its deadline.
+                Err(Denial::NoRoom { .. }) if asker.request.exclude.is_empty() => return,
+                Err(Denial::NoRoom { .. }) => {
+                    passed = Some(place);
+                    continue;
+                }
+                Err(denial) => Err(self.problem(asker, denial, now - waiter.since, now)),
+            };
+            let waiter = self.queue.remove(&place).expect("it was found a moment ago");
+            self.answers.push((waiter.item.reply, answer));
+        }
+    }
+
+    fn problem(&self, asker: &Asker, denial: Denial, waited: Duration, now: Instant) -> Problem {
+        let model = &asker.request.model;
+        match denial {
+            Denial::UnknownModel => self.unknown_model(model, now),
+            Denial::NoWorker { excluded: 0 } => {
+                let message = format!("no live worker serves the model `{model}` at the moment");
+                Problem::new(Kind::NoWorker, message).with_retry_after_ms(millis(self.retry_absent))
+            }
+            Denial::NoWorker { excluded } => {
+                let message = format!("every live worker of the model `{model}` ({excluded}) has failed this request");
+                Problem::new(Kind::NoWorker, message).with_retry_after_ms(millis(self.retry_absent))
+            }
+            Denial::NoRoom { full, open } => {
+                let mut message =
+                    format!("no worker of the model `{model}` has room: {full} full, {open} suspended after failures");
+                if !waited.is_zero() {
+                    message += &format!("; the request waited {} ms", millis(waited));
+                }
+                Problem::new(Kind::Overloaded, message).with_retry_after_ms(millis(RETRY_FULL))
+            }
+        }
+    }
+
+    fn unknown_model(&self, model: &str, now: Instant) -> Problem {
+        let known = self.registry.model_names(None, now);
+        let mut message = format!("no worker has offered the model `{model}`; ");
+        match known.len() {
+            0 => message += "no models are served at the moment",
+            count => {
+                message += &format!("served are: {}", known[..count.min(MODELS_NAMED)].join(", "));
+                if count > MODELS_NAMED {
+                    message += &format!(" and {} more", count - MODELS_NAMED);
+                }
+            }
+        }
+        Problem::new(Kind::UnknownModel, message).with_param("model")
+    }
+}
+
+fn closing() -> Problem {
+    Problem::new(Kind::NoWorker, "the controller is stopping").with_retry_after_ms(millis(RETRY_FULL))
+}
+
+#[cfg(test)]
+mod properties;
+#[cfg(test)]
+mod tests;

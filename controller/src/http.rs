@@ -1,0 +1,156 @@
+//! Every route of the controller, and the handlers of our own interface.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::extract::{DefaultBodyLimit, State};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{get, post};
+use axum::{Json, Router, middleware};
+use muster_shared::control::{
+    Dispatch, Fleet, Grant, Heartbeat, HeartbeatReply, Lease, Leave, Registration, Releases, Renew,
+};
+use muster_shared::problem::{Kind, Problem};
+use muster_shared::serve::{self, Body};
+use serde_json::{Value, json};
+use tower_http::catch_panic::CatchPanicLayer;
+use tower_http::trace::TraceLayer;
+
+use crate::config::Config;
+use crate::desk::Patience;
+use crate::registry::{Asker, Holder, Origin, Request};
+use crate::service::Service;
+use crate::{fastchat, metrics, registration};
+
+/// What a handler answers.
+pub(crate) type Reply<T> = Result<Json<T>, Problem>;
+/// What every handler shares.
+pub(crate) type Shared = State<Arc<Service>>;
+
+/// Every route: our own and FastChat's behind the fleet token, health and metrics open.
+pub(crate) fn router(config: &Config, service: Arc<Service>) -> Router {
+    let native = Router::new()
+        .route("/register", post(register))
+        .route("/heartbeat", post(heartbeat))
+        .route("/drain", post(drain))
+        .route("/deregister", post(deregister))
+        .route("/dispatch", post(dispatch))
+        .route("/release", post(release))
+        .route("/renew", post(renew))
+        .route("/fleet", get(fleet));
+    let open = Router::new()
+        .route("/health", get(alive))
+        .route("/healthz", get(alive))
+        .route("/livez", get(alive))
+        .route("/ready", get(ready))
+        .route("/readyz", get(ready))
+        .route("/metrics", get(render_metrics))
+        .route("/version", get(serve::version));
+    native
+        .merge(fastchat::routes())
+        .route_layer(middleware::from_fn_with_state(config.token.clone(), serve::require_token))
+        .merge(open)
+        .fallback(serve::not_found)
+        .method_not_allowed_fallback(serve::method_not_allowed)
+        .layer(DefaultBodyLimit::max(config.body_limit))
+        .layer(CatchPanicLayer::custom(panicked))
+        .layer(TraceLayer::new_for_http())
+        .with_state(service)
+}
+
+async fn register(State(service): Shared, body: Result<Body<Registration>, Problem>) -> Reply<Lease> {
+    let lease = match body {
+        Ok(Body(registration)) => try_register(&service, registration).await,
+        Err(problem) => Err(problem),
+    };
+    report_registration(&lease);
+    lease.map(Json)
+}
+
+async fn try_register(service: &Service, mut registration: Registration) -> Result<Lease, Problem> {
+    registration.address.truncate(registration.address.trim_end_matches('/').len());
+    registration::check(&service.outbound, &registration).await?;
+    service.change(|registry, now| registry.register(registration, Origin::Native, now))
+}
+
+/// Counts a registration, and logs why it was refused.
+pub(crate) fn report_registration<T>(result: &Result<T, Problem>) {
+    metrics::registered(result.is_ok());
+    if let Err(problem) = result {
+        tracing::warn!(%problem, kind = ?problem.kind, "a registration was refused");
+    }
+}
+
+async fn heartbeat(State(service): Shared, Body(beat): Body<Heartbeat>) -> Reply<HeartbeatReply> {
+    let reply = service.change(|registry, now| registry.heartbeat(&beat, now));
+    metrics::beaten(match &reply {
+        Ok(HeartbeatReply::Renewed(_)) => "renewed",
+        Ok(HeartbeatReply::Unknown) => "unknown",
+        Err(_) => "stale",
+    });
+    if let Err(problem) = &reply {
+        tracing::warn!(%problem, "a heartbeat was refused");
+    }
+    reply.map(Json)
+}
+
+async fn drain(State(service): Shared, Body(leave): Body<Leave>) -> Reply<Value> {
+    service.change(|registry, now| registry.drain(&leave, now))?;
+    Ok(Json(json!({})))
+}
+
+async fn deregister(State(service): Shared, Body(leave): Body<Leave>) -> Reply<Value> {
+    service.change(|registry, now| registry.deregister(&leave, now))?;
+    Ok(Json(json!({})))
+}
+
+async fn dispatch(State(service): Shared, Body(dispatch): Body<Dispatch>) -> Reply<Grant> {
+    let Dispatch { gateway, model, affinity, priority, wait_ms, exclude } = dispatch;
+    let asker = Asker { holder: Holder::Gateway(gateway), request: Request { model, affinity, exclude } };
+    let answer = service.dispatch(asker, Patience { wait: Duration::from_millis(wait_ms), priority }).await;
+    if let Err(problem) = &answer {
+        tracing::debug!(%problem, kind = ?problem.kind, %gateway, "a dispatch was refused");
+    }
+    answer.map(Json)
+}
+
+async fn release(State(service): Shared, Body(Releases { gateway, releases }): Body<Releases>) -> Json<Value> {
+    service.change(|registry, now| {
+        registry.renew(gateway, now);
+        for release in &releases {
+            registry.release(Holder::Gateway(gateway), release, now);
+        }
+    });
+    releases.iter().for_each(|release| metrics::released(release.outcome));
+    Json(json!({}))
+}
+
+async fn renew(State(service): Shared, Body(Renew { gateway }): Body<Renew>) -> Json<Fleet> {
+    service.change(|registry, now| registry.renew(gateway, now));
+    Json(service.fleet())
+}
+
+async fn fleet(State(service): Shared) -> Json<Fleet> {
+    Json(service.fleet())
+}
+
+async fn alive() -> Json<Value> {
+    Json(json!({ "status": "alive" }))
+}
+
+/// Ready from the first moment: a controller without workers answers truthfully that it has none.
+async fn ready(State(service): Shared) -> Reply<Value> {
+    if service.shutdown.is_cancelled() {
+        return Err(Problem::new(Kind::NoWorker, "the controller is stopping"));
+    }
+    Ok(Json(json!({ "status": "ready" })))
+}
+
+async fn render_metrics(State(service): Shared) -> impl IntoResponse {
+    service.gauge();
+    serve::metrics().await
+}
+
+fn panicked(_panic: Box<dyn std::any::Any + Send>) -> Response {
+    Problem::new(Kind::Bug, "something went wrong in the controller; its log says more").into_response()
+}

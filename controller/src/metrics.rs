@@ -1,0 +1,94 @@
+//! The controller's metrics. Labels take values from fixed lists only.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use metrics::{Unit, counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram};
+use muster_shared::control::{Outcome, WorkerState};
+use muster_shared::problem::Kind;
+
+use crate::desk::Answer;
+
+const WORKERS: &str = "muster_controller_workers";
+const TICKETS: &str = "muster_controller_tickets";
+const WAITING: &str = "muster_controller_waiting";
+const DISPATCHES: &str = "muster_controller_dispatches_total";
+const DISPATCH_WAIT: &str = "muster_controller_dispatch_wait_seconds";
+const RELEASES: &str = "muster_controller_releases_total";
+const HEARTBEATS: &str = "muster_controller_heartbeats_total";
+const REGISTRATIONS: &str = "muster_controller_registrations_total";
+
+/// States with their label; every one is told each time, so that none sticks at an old value.
+const STATES: [(WorkerState, &str); 5] = [
+    (WorkerState::Ready, "ready"),
+    (WorkerState::Suspect, "suspect"),
+    (WorkerState::Open, "open"),
+    (WorkerState::Draining, "draining"),
+    (WorkerState::Gone, "gone"),
+];
+
+/// Says what each metric means.
+pub(crate) fn describe() {
+    describe_gauge!(WORKERS, Unit::Count, "Workers, by state");
+    describe_gauge!(TICKETS, Unit::Count, "Requests in flight whose end will be told, on all workers");
+    describe_gauge!(WAITING, Unit::Count, "Requests that wait for room");
+    describe_counter!(DISPATCHES, Unit::Count, "Requests for a worker, by outcome");
+    describe_histogram!(DISPATCH_WAIT, Unit::Seconds, "Time from a request for a worker to its answer");
+    describe_counter!(RELEASES, Unit::Count, "Tickets given back, by how the request ended");
+    describe_counter!(HEARTBEATS, Unit::Count, "Heartbeats of workers, by result");
+    describe_counter!(REGISTRATIONS, Unit::Count, "Registrations of workers, by result");
+}
+
+/// Sets the gauges.
+pub(crate) fn gauge(workers: &HashMap<WorkerState, u32>, tickets: usize, waiting: usize) {
+    for (state, label) in STATES {
+        gauge!(WORKERS, "state" => label).set(workers.get(&state).copied().unwrap_or(0));
+    }
+    gauge!(TICKETS).set(tickets as f64);
+    gauge!(WAITING).set(waiting as f64);
+}
+
+/// Counts one answered request for a worker.
+pub(crate) fn dispatched(answer: &Answer, wait: Duration) {
+    let outcome = match answer.as_ref().map_err(|problem| problem.kind) {
+        Ok(_) => "granted",
+        Err(Kind::UnknownModel) => "unknown_model",
+        Err(Kind::NoWorker) => "no_worker",
+        Err(Kind::Overloaded) => "overloaded",
+        Err(_) => "error",
+    };
+    counter!(DISPATCHES, "outcome" => outcome).increment(1);
+    histogram!(DISPATCH_WAIT).record(wait);
+}
+
+/// Counts one request for a worker whose sender went away.
+pub(crate) fn dispatch_cancelled() {
+    counter!(DISPATCHES, "outcome" => "cancelled").increment(1);
+}
+
+/// Counts one lookup through FastChat's interface.
+pub(crate) fn looked_up(found: bool) {
+    counter!(DISPATCHES, "outcome" => if found { "address" } else { "no_worker" }).increment(1);
+}
+
+/// Counts one ticket given back.
+pub(crate) fn released(outcome: Outcome) {
+    let outcome = match outcome {
+        Outcome::Done => "done",
+        Outcome::Cancelled => "cancelled",
+        Outcome::Unreachable => "unreachable",
+        Outcome::Failed => "failed",
+        Outcome::Overloaded => "overloaded",
+    };
+    counter!(RELEASES, "outcome" => outcome).increment(1);
+}
+
+/// Counts one heartbeat.
+pub(crate) fn beaten(result: &'static str) {
+    counter!(HEARTBEATS, "result" => result).increment(1);
+}
+
+/// Counts one registration.
+pub(crate) fn registered(accepted: bool) {
+    counter!(REGISTRATIONS, "result" => if accepted { "accepted" } else { "refused" }).increment(1);
+}

@@ -1,0 +1,79 @@
+//! Calls to workers. An error says in words for the caller why there is no answer.
+
+use std::error::Error as StdError;
+use std::time::Duration;
+
+use muster_shared::client::{Timeouts, http_client};
+use muster_shared::fastchat::WorkerStatus;
+use muster_shared::secret::Secret;
+use reqwest::{Client, RequestBuilder, Response};
+
+/// Time in which a worker must show that it can be reached.
+const REACHABLE: Duration = Duration::from_secs(2);
+/// Time in which a FastChat worker must tell its state.
+const STATUS: Duration = Duration::from_secs(5);
+/// Longest state that is read, in bytes.
+const STATUS_LIMIT: usize = 1 << 20;
+
+/// Calls workers.
+#[derive(Debug)]
+pub(crate) struct Outbound {
+    http: Client,
+    /// Shown to workers, which want it of all callers. Whoever registers has shown it first.
+    token: Option<Secret>,
+}
+
+impl Outbound {
+    /// A pool of connections to workers that want that token.
+    pub(crate) fn new(token: Option<Secret>) -> Self {
+        Self { http: http_client(Timeouts::default()), token }
+    }
+
+    /// Whether a worker of ours can be reached.
+    ///
+    /// # Errors
+    /// The reason why not.
+    pub(crate) async fn reach(&self, address: &str) -> Result<(), String> {
+        let url = format!("{address}/health");
+        answered(self.http.get(&url).timeout(REACHABLE), &url).await.map(drop)
+    }
+
+    /// Asks a FastChat worker for its state.
+    ///
+    /// # Errors
+    /// The reason why there is none.
+    pub(crate) async fn ask_status(&self, address: &str) -> Result<WorkerStatus, String> {
+        let url = format!("{address}/worker_get_status");
+        let mut response = answered(self.post(&url).timeout(STATUS), &url).await?;
+        let mut body = Vec::new();
+        while let Some(chunk) = response.chunk().await.map_err(|error| format!("{url} broke off: {}", chain(&error)))? {
+            body.extend_from_slice(&chunk);
+            if body.len() > STATUS_LIMIT {
+                return Err(format!("{url} answered with more than {STATUS_LIMIT} bytes"));
+            }
+        }
+        serde_json::from_slice(&body)
+            .map_err(|error| format!("{url} answered with something else than a state: {error}"))
+    }
+
+    /// A request that a worker answers only to its fleet.
+    pub(crate) fn post(&self, url: &str) -> RequestBuilder {
+        let request = self.http.post(url);
+        match &self.token {
+            Some(token) => request.bearer_auth(token.expose()),
+            None => request,
+        }
+    }
+}
+
+async fn answered(request: RequestBuilder, url: &str) -> Result<Response, String> {
+    let response = request.send().await.map_err(|error| format!("cannot reach {url}: {}", chain(&error)))?;
+    let status = response.status();
+    if status.is_success() { Ok(response) } else { Err(format!("{url} answered {status}")) }
+}
+
+/// An error with its causes: the outermost message alone hides a refused connection.
+pub(crate) fn chain(error: &(dyn StdError + 'static)) -> String {
+    let causes = std::iter::successors(error.source(), |&cause| cause.source());
+    causes.fold(error.to_string(), |text, cause| format!("{text}: {cause}"))
+}

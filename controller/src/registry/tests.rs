@@ -1,0 +1,345 @@
+//! The registry's rules, with made-up clocks.
+
+use muster_shared::control::{Grant, Outcome, WorkerState, WorkerStatus};
+use rand::SeedableRng;
+use rand::rngs::StdRng;
+
+use super::*;
+use crate::dispatch::ShortestQueue;
+use crate::fixtures::{FASTCHAT, asker, beat, fastchat_worker, leave, release, secs, worker};
+
+struct Fixture {
+    registry: Registry,
+    gateway: GatewayId,
+    rng: StdRng,
+    now: Instant,
+}
+
+impl Fixture {
+    fn new() -> Self {
+        let registry = Registry::new(LeaseConfig::default(), BreakerConfig::default());
+        Self { registry, gateway: GatewayId::new(), rng: StdRng::seed_from_u64(1), now: Instant::now() }
+    }
+
+    /// With one worker `w` of the model `m`.
+    fn with_worker(capacity: u32) -> Self {
+        let mut f = Self::new();
+        f.register(worker("w", capacity));
+        f
+    }
+
+    fn register(&mut self, registration: Registration) {
+        self.registry.register(registration, Origin::Native, self.now).expect("it is not stale");
+    }
+
+    fn grant(&mut self) -> Result<Grant, Denial> {
+        let mut chooser = Chooser { policy: &ShortestQueue, rng: &mut self.rng };
+        self.registry.grant(&asker(self.gateway), &mut chooser, self.now)
+    }
+
+    fn lookup(&mut self) -> Option<String> {
+        let mut chooser = Chooser { policy: &ShortestQueue, rng: &mut self.rng };
+        self.registry.lookup("m", &mut chooser, self.now)
+    }
+
+    fn granted(&mut self) -> TicketId {
+        self.grant().expect("there is room").ticket
+    }
+
+    fn release(&mut self, ticket: TicketId, outcome: Outcome) {
+        self.registry.release(Holder::Gateway(self.gateway), &release(ticket, outcome), self.now);
+    }
+
+    fn beat(&mut self, running: u32) -> HeartbeatReply {
+        self.registry.heartbeat(&beat("w", running), self.now).expect("it is not stale")
+    }
+
+    fn status(&self) -> WorkerStatus {
+        self.registry.workers(self.now).remove(0)
+    }
+
+    fn pass(&mut self, time: Duration) {
+        self.now += time;
+    }
+}
+
+const FULL: Denial = Denial::NoRoom { full: 1, open: 0 };
+const OPEN: Denial = Denial::NoRoom { full: 0, open: 1 };
+const ABSENT: Denial = Denial::NoWorker { excluded: 0 };
+
+#[test]
+fn a_lease_ends_when_no_heartbeat_renews_it() {
+    let mut f = Fixture::with_worker(1);
+    f.pass(secs(14));
+    f.beat(0);
+    f.pass(secs(14));
+    assert_eq!(f.status().state, WorkerState::Ready);
+    f.pass(secs(1));
+    assert_eq!(f.status().state, WorkerState::Gone);
+    assert_eq!(f.grant(), Err(ABSENT));
+    assert_eq!(f.beat(0), HeartbeatReply::Unknown);
+}
+
+#[test]
+fn a_gone_worker_is_remembered_for_a_while() {
+    let mut f = Fixture::with_worker(1);
+    f.pass(secs(15));
+    f.registry.sweep(f.now);
+    f.pass(secs(599));
+    f.registry.sweep(f.now);
+    assert_eq!(f.grant(), Err(ABSENT));
+    f.pass(secs(1));
+    f.registry.sweep(f.now);
+    assert_eq!(f.grant(), Err(Denial::UnknownModel));
+    assert!(f.registry.workers(f.now).is_empty());
+}
+
+#[test]
+fn tickets_never_exceed_the_capacity() {
+    let mut f = Fixture::with_worker(2);
+    let first = f.granted();
+    f.granted();
+    assert_eq!(f.grant(), Err(FULL));
+    f.release(first, Outcome::Done);
+    f.granted();
+    assert_eq!(f.status().tickets, 2);
+}
+
+#[test]
+fn a_ticket_ends_once_and_only_by_its_holder() {
+    let mut f = Fixture::with_worker(2);
+    let (first, _second) = (f.granted(), f.granted());
+    f.registry.release(Holder::Gateway(GatewayId::new()), &release(first, Outcome::Done), f.now);
+    assert_eq!(f.status().tickets, 2);
+    f.release(first, Outcome::Done);
+    f.release(first, Outcome::Done);
+    assert_eq!(f.status().tickets, 1);
+}
+
+#[test]
+fn tickets_of_a_silent_gateway_lapse_with_its_lease() {
+    let mut f = Fixture::with_worker(1);
+    f.granted();
+    f.pass(secs(10));
+    f.beat(1);
+    f.registry.renew(f.gateway, f.now);
+    f.pass(secs(14));
+    f.beat(1);
+    assert_eq!(f.status().tickets, 1);
+    f.pass(secs(1));
+    assert_eq!(f.status().tickets, 0);
+    f.granted();
+}
+
+#[test]
+fn tickets_end_with_their_worker() {
+    let mut f = Fixture::with_worker(1);
+    f.granted();
+    f.registry.deregister(&leave("w"), f.now).expect("it is known");
+    assert_eq!((f.status().state, f.status().tickets, f.registry.held()), (WorkerState::Gone, 0, 0));
+}
+
+#[test]
+fn an_older_incarnation_is_refused() {
+    let mut f = Fixture::new();
+    f.register(Registration { incarnation: 2, ..worker("w", 1) });
+    let stale = f.registry.register(worker("w", 1), Origin::Native, f.now).expect_err("it is older");
+    assert_eq!(stale.kind, Kind::Stale);
+    assert_eq!(f.registry.heartbeat(&beat("w", 0), f.now).expect_err("it is older").kind, Kind::Stale);
+    let old = Leave { incarnation: Some(1), ..leave("w") };
+    assert_eq!(f.registry.deregister(&old, f.now).expect_err("it is older").kind, Kind::Stale);
+    assert_eq!((f.status().incarnation, f.status().state), (2, WorkerState::Ready));
+}
+
+#[test]
+fn a_newer_incarnation_replaces_the_worker_and_ends_its_tickets() {
+    let mut f = Fixture::with_worker(1);
+    let old = f.granted();
+    f.register(Registration { incarnation: 2, ..worker("w", 1) });
+    assert_eq!((f.status().tickets, f.registry.held()), (0, 0));
+    f.granted();
+    f.release(old, Outcome::Unreachable);
+    assert_eq!((f.status().tickets, f.status().state), (1, WorkerState::Ready));
+}
+
+#[test]
+fn the_same_incarnation_again_keeps_its_tickets_and_goes_on_draining() {
+    let mut f = Fixture::with_worker(2);
+    f.granted();
+    f.registry.drain(&leave("w"), f.now).expect("it is known");
+    f.register(worker("w", 2));
+    assert_eq!((f.status().tickets, f.status().state), (1, WorkerState::Draining));
+}
+
+#[test]
+fn a_heartbeat_of_an_unknown_incarnation_asks_for_a_registration() {
+    let mut f = Fixture::with_worker(1);
+    let newer = Heartbeat { incarnation: 2, ..beat("w", 0) };
+    assert_eq!(f.registry.heartbeat(&newer, f.now), Ok(HeartbeatReply::Unknown));
+}
+
+#[test]
+fn a_draining_worker_finishes_and_gets_nothing() {
+    let mut f = Fixture::with_worker(2);
+    let ticket = f.granted();
+    f.registry.drain(&leave("w"), f.now).expect("it is known");
+    f.beat(1);
+    assert_eq!((f.status().state, f.status().tickets), (WorkerState::Draining, 1));
+    assert_eq!(f.grant(), Err(ABSENT));
+    f.release(ticket, Outcome::Done);
+    assert_eq!(f.status().tickets, 0);
+}
+
+#[test]
+fn an_unknown_worker_cannot_leave() {
+    let mut f = Fixture::new();
+    assert_eq!(f.registry.drain(&leave("w"), f.now).expect_err("nobody is there").kind, Kind::NotFound);
+}
+
+#[test]
+fn a_suspect_worker_is_tried_with_one_request() {
+    let mut f = Fixture::with_worker(4);
+    let ticket = f.granted();
+    f.release(ticket, Outcome::Unreachable);
+    assert_eq!((f.status().state, f.grant()), (WorkerState::Open, Err(OPEN)));
+    f.pass(BreakerConfig::default().pause);
+    let trial = f.granted();
+    assert_eq!((f.status().state, f.grant()), (WorkerState::Suspect, Err(FULL)));
+    f.release(trial, Outcome::Done);
+    assert_eq!(f.status().state, WorkerState::Ready);
+    f.granted();
+    f.granted();
+}
+
+#[test]
+fn a_heartbeat_makes_an_open_worker_suspect() {
+    let mut f = Fixture::with_worker(4);
+    let ticket = f.granted();
+    f.release(ticket, Outcome::Unreachable);
+    f.beat(0);
+    assert_eq!(f.status().state, WorkerState::Suspect);
+}
+
+#[test]
+fn a_worker_that_says_it_is_full_is_spared_until_it_beats() {
+    let mut f = Fixture::with_worker(4);
+    let ticket = f.granted();
+    f.release(ticket, Outcome::Overloaded);
+    assert_eq!(f.grant(), Err(FULL));
+    assert_eq!(f.registry.next_change(f.now), Some(f.now + Duration::from_millis(250)));
+    f.beat(0);
+    let ticket = f.granted();
+    f.release(ticket, Outcome::Overloaded);
+    f.pass(Duration::from_millis(250));
+    f.granted();
+}
+
+#[test]
+fn excluded_workers_are_not_chosen() {
+    let mut f = Fixture::with_worker(4);
+    let mut picky = asker(f.gateway);
+    picky.request.exclude.push(WorkerId::new("w"));
+    let mut chooser = Chooser { policy: &ShortestQueue, rng: &mut f.rng };
+    assert_eq!(f.registry.grant(&picky, &mut chooser, f.now), Err(Denial::NoWorker { excluded: 1 }));
+}
+
+#[test]
+fn traffic_past_the_controller_takes_room_once_two_beats_show_it() {
+    let mut f = Fixture::with_worker(2);
+    f.beat(2);
+    let ticket = f.granted();
+    f.release(ticket, Outcome::Done);
+    f.beat(2);
+    assert_eq!(f.grant(), Err(FULL));
+    f.beat(0);
+    f.granted();
+}
+
+#[test]
+fn a_ticket_whose_grant_was_lost_ends_after_beats_that_do_not_know_it() {
+    let mut f = Fixture::with_worker(1);
+    f.granted();
+    for _ in 0..2 {
+        f.pass(secs(5));
+        f.registry.renew(f.gateway, f.now);
+        f.beat(0);
+        assert_eq!(f.status().tickets, 1);
+    }
+    f.pass(secs(5));
+    f.beat(0);
+    assert_eq!((f.status().tickets, f.registry.held()), (0, 0));
+}
+
+#[test]
+fn a_measured_speed_replaces_the_stated_one_if_it_is_one() {
+    let mut f = Fixture::with_worker(1);
+    for (told, kept) in [(7.5, 7.5), (0.0, 7.5), (f64::NAN, 7.5), (-1.0, 7.5)] {
+        f.registry.heartbeat(&Heartbeat { speed: Some(told), ..beat("w", 0) }, f.now).expect("it is known");
+        assert_eq!(f.status().speed, kept);
+    }
+}
+
+#[test]
+fn an_address_given_away_counts_until_the_next_beat() {
+    let mut f = Fixture::new();
+    f.registry.register(fastchat_worker("w"), FASTCHAT, f.now).expect("it is not stale");
+    assert_eq!(f.lookup().as_deref(), Some("http://w"));
+    assert_eq!(f.status().tickets, 1);
+    assert!(f.registry.fastchat_beat(&WorkerId::new("w"), 1, f.now));
+    assert_eq!((f.status().tickets, f.registry.as_one_worker(f.now).queue_length), (0, 1));
+}
+
+#[test]
+fn an_address_is_given_though_all_are_full_but_then_counts_nothing() {
+    let mut f = Fixture::with_worker(1);
+    f.granted();
+    assert_eq!(f.lookup().as_deref(), Some("http://w"));
+    assert_eq!(f.status().tickets, 1);
+}
+
+#[test]
+fn a_fastchat_worker_that_need_not_beat_never_expires() {
+    let mut f = Fixture::new();
+    let origin = Origin::FastChat { beats: false, multimodal: false, queue_length: 0 };
+    f.registry.register(fastchat_worker("w"), origin, f.now).expect("it is not stale");
+    f.lookup().expect("it lives");
+    f.pass(secs(90));
+    assert_eq!((f.status().state, f.status().tickets), (WorkerState::Ready, 0));
+    f.pass(secs(100_000));
+    f.registry.sweep(f.now);
+    assert_eq!((f.status().state, f.status().lease_ms), (WorkerState::Ready, None));
+}
+
+#[test]
+fn a_fastchat_lease_lasts_a_minute_and_a_half() {
+    let mut f = Fixture::new();
+    f.registry.register(fastchat_worker("w"), FASTCHAT, f.now).expect("it is not stale");
+    f.pass(secs(89));
+    assert!(f.registry.fastchat_beat(&WorkerId::new("w"), 0, f.now));
+    f.pass(secs(90));
+    assert!(!f.registry.fastchat_beat(&WorkerId::new("w"), 0, f.now));
+    assert!(f.registry.model_names(None, f.now).is_empty());
+}
+
+#[test]
+fn a_fastchat_worker_told_anew_changes_its_models_and_keeps_its_tickets() {
+    let mut f = Fixture::new();
+    f.registry.register(fastchat_worker("w"), FASTCHAT, f.now).expect("it is not stale");
+    f.granted();
+    let names = ["m", "n"].map(str::to_owned).to_vec();
+    let status = muster_shared::fastchat::WorkerStatus { model_names: names, speed: 2.0, queue_length: 1 };
+    f.registry.update_fastchat(&WorkerId::new("w"), status, f.now);
+    assert_eq!(f.registry.model_names(None, f.now), ["m", "n"]);
+    assert_eq!((f.status().tickets, f.status().speed), (1, 2.0));
+}
+
+#[test]
+fn the_load_of_the_whole_fleet_is_summed() {
+    let mut f = Fixture::new();
+    let told = |queue_length| Origin::FastChat { beats: true, multimodal: queue_length == 3, queue_length };
+    f.registry.register(fastchat_worker("v"), told(2), f.now).expect("it is not stale");
+    f.registry.register(fastchat_worker("w"), told(3), f.now).expect("it is not stale");
+    let one = f.registry.as_one_worker(f.now);
+    assert_eq!((one.speed, one.queue_length, one.model_names.len()), (2.0, 5, 1));
+    assert_eq!(f.registry.model_names(Some(true), f.now), ["m"]);
+}

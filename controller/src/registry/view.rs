@@ -1,0 +1,113 @@
+//! What the registry shows. Nothing here changes anything.
+
+use std::collections::{BTreeMap, HashMap};
+use std::time::Instant;
+
+use muster_shared::control::{ModelCard, ModelStatus, Source, WorkerState, WorkerStatus};
+use muster_shared::fastchat;
+use muster_shared::id::WorkerId;
+
+use super::worker::Worker;
+use super::{Origin, Registry, millis};
+
+impl Registry {
+    /// Every worker, by id.
+    pub(crate) fn workers(&self, now: Instant) -> Vec<WorkerStatus> {
+        let mut held: HashMap<&WorkerId, u32> = HashMap::new();
+        for ticket in self.tickets.values().filter(|ticket| self.is_held_at(ticket, now)) {
+            *held.entry(&ticket.worker).or_default() += 1;
+        }
+        self.workers.values().map(|worker| self.status(worker, held.get(&worker.id).copied(), now)).collect()
+    }
+
+    /// Every model of a live worker, by name.
+    pub(crate) fn models(&self, now: Instant) -> Vec<ModelStatus> {
+        let mut models: BTreeMap<&str, ModelStatus> = BTreeMap::new();
+        for worker in self.workers.values().filter(|worker| worker.state(now) != WorkerState::Gone) {
+            let takes_requests = u32::from(worker.is_live(now));
+            for card in worker.offers.iter().map(|offer| &offer.card) {
+                let model = models.entry(&card.name).or_insert_with(|| ModelStatus {
+                    name: card.name.clone(),
+                    kind: card.kind,
+                    context_length: card.context_length,
+                    workers: 0,
+                });
+                model.workers += takes_requests;
+                model.kind = model.kind.or(card.kind);
+                // A request must fit whichever worker it gets.
+                model.context_length = [model.context_length, card.context_length].into_iter().flatten().min();
+            }
+        }
+        models.into_values().collect()
+    }
+
+    /// Names of the models that someone would take a request for, as FastChat lists them. `multimodal`: only those
+    /// of workers that take images, or that do not.
+    pub(crate) fn model_names(&self, multimodal: Option<bool>, now: Instant) -> Vec<String> {
+        let workers = self.workers.values().filter(|worker| worker.is_live(now));
+        let workers = workers.filter(|worker| multimodal.is_none_or(|wanted| takes_images(worker) == wanted));
+        let mut names: Vec<_> =
+            workers.flat_map(|worker| &worker.offers).map(|offer| offer.card.name.clone()).collect();
+        names.sort_unstable();
+        names.dedup();
+        names
+    }
+
+    /// The whole fleet as if it were one FastChat worker.
+    pub(crate) fn as_one_worker(&self, now: Instant) -> fastchat::WorkerStatus {
+        let live = || self.workers.values().filter(|worker| worker.is_live(now));
+        fastchat::WorkerStatus {
+            model_names: self.model_names(None, now),
+            // From 0.0, since an empty sum of floats is -0.0.
+            speed: live().fold(0.0, |sum, worker| sum + worker.speed),
+            queue_length: live().map(|worker| worker.reported_total().max(worker.tickets().into())).sum(),
+        }
+    }
+
+    /// Live workers that registered through FastChat's interface.
+    pub(crate) fn fastchat_workers(&self, now: Instant) -> Vec<WorkerId> {
+        let workers = self.workers.values().filter(|worker| worker.origin != Origin::Native);
+        workers.filter(|worker| worker.state(now) != WorkerState::Gone).map(|worker| worker.id.clone()).collect()
+    }
+
+    /// Number of workers in each state.
+    pub(crate) fn count_by_state(&self, now: Instant) -> HashMap<WorkerState, u32> {
+        let mut counts = HashMap::new();
+        for worker in self.workers.values() {
+            *counts.entry(worker.state(now)).or_default() += 1;
+        }
+        counts
+    }
+
+    fn status(&self, worker: &Worker, held: Option<u32>, now: Instant) -> WorkerStatus {
+        let state = worker.state(now);
+        let age = self.lease.fastchat_expiration;
+        let anonymous: u32 = worker.offers.iter().map(|offer| offer.anonymous_at(age, now)).sum();
+        WorkerStatus {
+            id: worker.id.clone(),
+            address: worker.address.clone(),
+            transport: worker.transport,
+            source: Source::Registered,
+            state,
+            models: worker.offers.iter().map(|offer| offer.card.clone()).collect(),
+            speed: worker.speed,
+            tickets: if state == WorkerState::Gone { 0 } else { held.unwrap_or(0) + anonymous },
+            reported: worker.reported.clone(),
+            lease_ms: worker.lease_end().map(|end| match state {
+                WorkerState::Gone => 0,
+                _ => millis(end.saturating_duration_since(now)),
+            }),
+            incarnation: worker.incarnation,
+            version: worker.version.clone(),
+        }
+    }
+}
+
+/// A model of which only the name is known.
+pub(crate) fn bare_card(name: String) -> ModelCard {
+    ModelCard { name, kind: None, context_length: None, capacity: None }
+}
+
+fn takes_images(worker: &Worker) -> bool {
+    matches!(worker.origin, Origin::FastChat { multimodal: true, .. })
+}

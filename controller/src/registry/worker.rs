@@ -1,0 +1,172 @@
+//! One worker as the registry knows it.
+
+use std::time::{Duration, Instant};
+
+use muster_shared::control::{Grant, ModelLoad, Registration, WorkerState};
+use muster_shared::id::{TicketId, WorkerId};
+use muster_shared::transport::Transport;
+
+use super::breaker::{Breaker, Circuit};
+use super::load::{Foreign, Offer};
+
+/// Through which interface a worker registered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Origin {
+    /// Our own.
+    Native,
+    /// FastChat's.
+    FastChat {
+        /// Whether it sends heartbeats; without, its lease never ends.
+        beats: bool,
+        /// Whether it takes images.
+        multimodal: bool,
+        /// Requests it had when it registered.
+        queue_length: u32,
+    },
+}
+
+/// One worker.
+#[derive(Debug)]
+pub(crate) struct Worker {
+    pub(crate) id: WorkerId,
+    pub(crate) address: String,
+    pub(crate) transport: Transport,
+    pub(crate) origin: Origin,
+    pub(crate) incarnation: u64,
+    pub(crate) version: String,
+    pub(crate) speed: f64,
+    pub(crate) offers: Vec<Offer>,
+    /// Foreign requests whose model is not known: a FastChat worker tells one number for all its models.
+    pub(crate) unattributed: Foreign,
+    /// Its load in its own words.
+    pub(crate) reported: Vec<ModelLoad>,
+    pub(crate) breaker: Breaker,
+    /// It said that it has no room; believed until then.
+    pub(crate) full_until: Option<Instant>,
+    pub(crate) draining: bool,
+    /// Set when it was found gone, or left.
+    pub(crate) gone_since: Option<Instant>,
+    /// Length of its lease; `None`: it never ends.
+    lease: Option<Duration>,
+    renewed: Instant,
+}
+
+impl Worker {
+    /// A worker that has just registered.
+    pub(crate) fn new(registration: Registration, origin: Origin, lease: Option<Duration>, now: Instant) -> Self {
+        let mut worker = Self {
+            id: registration.id,
+            address: registration.address,
+            transport: registration.transport,
+            origin,
+            incarnation: registration.incarnation,
+            version: registration.version,
+            speed: registration.speed,
+            offers: registration.models.into_iter().map(Offer::new).collect(),
+            unattributed: Foreign::default(),
+            reported: Vec::new(),
+            breaker: Breaker::new(),
+            full_until: None,
+            draining: false,
+            gone_since: None,
+            lease,
+            renewed: now,
+        };
+        if let Origin::FastChat { queue_length, .. } = origin {
+            worker.unattributed = Foreign::told(queue_length);
+            worker.report_total(queue_length);
+        }
+        worker
+    }
+
+    /// Takes over the load and the doubts of `old`, the same process before it registered again.
+    pub(crate) fn carry_over(&mut self, old: &Self) {
+        for offer in &mut self.offers {
+            if let Some(old) = old.offers.iter().find(|old| old.card.name == offer.card.name) {
+                offer.carry_over(old);
+            }
+        }
+        self.reported.clone_from(&old.reported);
+        self.unattributed = old.unattributed;
+        self.breaker = old.breaker.clone();
+        self.breaker.beat();
+        self.draining = old.draining;
+    }
+
+    /// Takes a sign of life from the worker itself.
+    pub(crate) fn renew(&mut self, now: Instant) {
+        self.renewed = now;
+        self.full_until = None;
+        self.breaker.beat();
+    }
+
+    /// Whether it gets requests.
+    pub(crate) fn state(&self, now: Instant) -> WorkerState {
+        if self.gone_at(now).is_some() {
+            return WorkerState::Gone;
+        }
+        if self.draining {
+            return WorkerState::Draining;
+        }
+        match self.breaker.circuit(now) {
+            Circuit::Closed => WorkerState::Ready,
+            Circuit::Open => WorkerState::Open,
+            Circuit::HalfOpen => WorkerState::Suspect,
+        }
+    }
+
+    /// Since when it is gone.
+    pub(crate) fn gone_at(&self, now: Instant) -> Option<Instant> {
+        self.gone_since.or_else(|| self.lease_end().filter(|&end| end <= now))
+    }
+
+    /// When its lease ends.
+    pub(crate) fn lease_end(&self) -> Option<Instant> {
+        self.lease.map(|lease| self.renewed + lease)
+    }
+
+    /// Whether it would take a request for its models, now or when it has room.
+    pub(crate) fn is_live(&self, now: Instant) -> bool {
+        matches!(self.state(now), WorkerState::Ready | WorkerState::Suspect | WorkerState::Open)
+    }
+
+    /// Its offer of a model.
+    pub(crate) fn offer(&self, model: &str) -> Option<&Offer> {
+        self.offers.iter().find(|offer| offer.card.name == model)
+    }
+
+    /// Its offer of a model, to count upon.
+    pub(crate) fn offer_mut(&mut self, model: &str) -> Option<&mut Offer> {
+        self.offers.iter_mut().find(|offer| offer.card.name == model)
+    }
+
+    /// Live tickets of all models.
+    pub(crate) fn tickets(&self) -> u32 {
+        self.offers.iter().map(Offer::tickets).sum()
+    }
+
+    /// Live tickets and foreign requests of all models.
+    pub(crate) fn load(&self) -> u32 {
+        let offers: u32 = self.offers.iter().map(Offer::load).fold(0, u32::saturating_add);
+        offers.saturating_add(self.unattributed.count())
+    }
+
+    /// Notes the load that a FastChat worker tells as one number.
+    pub(crate) fn report_total(&mut self, queue_length: u32) {
+        let models: Vec<_> = self.offers.iter().map(|offer| offer.card.name.as_str()).collect();
+        self.reported = match queue_length {
+            0 => Vec::new(),
+            running => vec![ModelLoad { model: models.join(", "), running, waiting: 0 }],
+        };
+    }
+
+    /// Requests it had in its own words.
+    pub(crate) fn reported_total(&self) -> u64 {
+        self.reported.iter().map(|load| u64::from(load.running) + u64::from(load.waiting)).sum()
+    }
+
+    /// A grant of this worker.
+    pub(crate) fn grant(&self, ticket: TicketId) -> Grant {
+        Grant { ticket, worker: self.id.clone(), address: self.address.clone(), transport: self.transport }
+    }
+}

@@ -1,0 +1,261 @@
+//! The shell around the desk: one lock held briefly, replies delivered to those who wait, and the clock.
+
+use std::convert::Infallible;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use muster_shared::control::{Fleet, Outcome, Release};
+use muster_shared::id::{Epoch, TicketId};
+use muster_shared::problem::{Kind, Problem};
+use tokio::sync::{Notify, oneshot};
+use tokio::time::MissedTickBehavior;
+use tokio_util::sync::CancellationToken;
+
+use crate::config::{Config, PolicyName};
+use crate::desk::{Answer, Desk, Patience, Setup};
+use crate::metrics;
+use crate::outbound::Outbound;
+use crate::queue::Place;
+use crate::registry::{Asker, Holder, Registry, millis};
+
+/// Time between two looks for what may be forgotten.
+const SWEEP: Duration = Duration::from_secs(1);
+
+/// What all handlers share.
+#[derive(Debug)]
+pub(crate) struct Service {
+    desk: Mutex<Desk<Reply>>,
+    /// Rung when someone waits: the time of the next tick may have changed.
+    wake: Notify,
+    /// Rung when FastChat's workers shall be asked for their state. Rings that come close together count as one.
+    pub(crate) refresh: Notify,
+    /// For calls to workers.
+    pub(crate) outbound: Outbound,
+    /// Longest wait for room.
+    pub(crate) max_wait: Duration,
+    /// Cancelled when the controller stops.
+    pub(crate) shutdown: CancellationToken,
+    policy: PolicyName,
+    epoch: Epoch,
+    started: Instant,
+}
+
+/// The way back to one who asked.
+#[derive(Debug)]
+struct Reply {
+    holder: Holder,
+    sender: oneshot::Sender<Answer>,
+}
+
+impl Reply {
+    /// Gives back the ticket of a grant that nobody receives.
+    fn send(self, answer: Answer) -> Option<(Holder, TicketId)> {
+        let undelivered = self.sender.send(answer).err()?.ok()?;
+        Some((self.holder, undelivered.ticket))
+    }
+}
+
+impl Service {
+    /// A service that knows no worker yet.
+    pub(crate) fn new(config: &Config, shutdown: CancellationToken) -> Self {
+        let started = Instant::now();
+        let setup = Setup {
+            queue: config.queue,
+            heartbeat: config.lease.heartbeat,
+            policy: config.policy.policy(),
+            rng: rand::make_rng(),
+        };
+        Self {
+            desk: Mutex::new(Desk::new(Registry::new(config.lease, config.breaker), setup, started)),
+            wake: Notify::new(),
+            refresh: Notify::new(),
+            outbound: Outbound::new(config.token.clone()),
+            max_wait: config.queue.max_wait,
+            shutdown,
+            policy: config.policy,
+            epoch: Epoch::new(),
+            started,
+        }
+    }
+
+    /// Changes the registry, and answers those for whom that makes room.
+    pub(crate) fn change<T>(&self, change: impl FnOnce(&mut Registry, Instant) -> T) -> T {
+        self.with(|desk, now| desk.change(now, |registry| change(registry, now)))
+    }
+
+    /// Reads the registry.
+    pub(crate) fn read<T>(&self, read: impl FnOnce(&Registry, Instant) -> T) -> T {
+        let desk = self.lock();
+        read(desk.registry(), Instant::now())
+    }
+
+    /// Names a worker's address to one who will not say how the request ended.
+    pub(crate) fn lookup(&self, model: &str) -> Option<String> {
+        self.with(|desk, now| desk.lookup(model, now))
+    }
+
+    /// Asks for a worker, and waits for room as long as `patience` says. Dropping the future gives everything back.
+    pub(crate) async fn dispatch(&self, asker: Asker, patience: Patience) -> Answer {
+        let began = Instant::now();
+        let (sender, receiver) = oneshot::channel();
+        let holder = asker.holder;
+        let place = self.with(|desk, now| desk.ask(asker, patience, Reply { holder, sender }, now));
+        let answer = Pending { service: self, holder, place, receiver: Some(receiver) }.answer().await;
+        metrics::dispatched(&answer, began.elapsed());
+        answer
+    }
+
+    /// Ends a ticket.
+    pub(crate) fn release(&self, holder: Holder, ticket: TicketId, outcome: Outcome) {
+        let release = Release { ticket, outcome, ttft_ms: None, tokens: None };
+        metrics::released(outcome);
+        self.change(|registry, now| registry.release(holder, &release, now));
+    }
+
+    /// The state of everything.
+    pub(crate) fn fleet(&self) -> Fleet {
+        let (desk, now) = (self.lock(), Instant::now());
+        Fleet {
+            epoch: self.epoch,
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            uptime_ms: millis(now - self.started),
+            policy: self.policy.to_string(),
+            waiting: u32::try_from(desk.waiting()).unwrap_or(u32::MAX),
+            workers: desk.registry().workers(now),
+            models: desk.registry().models(now),
+        }
+    }
+
+    /// Lets time pass for those who wait, and forgets what is long gone, until the controller stops; then answers all
+    /// who wait, and rests.
+    pub(crate) async fn keep_time(&self) -> Infallible {
+        let mut sweep = tokio::time::interval(SWEEP);
+        sweep.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            let next = self.next_tick();
+            tokio::select! {
+                () = self.shutdown.cancelled() => break,
+                () = self.wake.notified() => {}
+                () = sleep_until(next) => self.with(Desk::tick),
+                _ = sweep.tick() => self.sweep(),
+            }
+        }
+        self.with(|desk, _| desk.close());
+        std::future::pending().await
+    }
+
+    /// Sets the gauges to what is true now.
+    pub(crate) fn gauge(&self) {
+        let (desk, now) = (self.lock(), Instant::now());
+        metrics::gauge(&desk.registry().count_by_state(now), desk.registry().held(), desk.waiting());
+    }
+
+    fn sweep(&self) {
+        self.change(Registry::sweep);
+        self.gauge();
+    }
+
+    fn next_tick(&self) -> Option<Instant> {
+        self.lock().next_tick(Instant::now())
+    }
+
+    /// Every change of the desk goes through here, so that no answer stays behind.
+    fn with<T>(&self, change: impl FnOnce(&mut Desk<Reply>, Instant) -> T) -> T {
+        let (result, answers, waiting) = {
+            let mut desk = self.lock();
+            let result = change(&mut desk, Instant::now());
+            (result, desk.take_answers(), desk.waiting())
+        };
+        self.deliver(answers);
+        if waiting > 0 {
+            self.wake.notify_one();
+        }
+        result
+    }
+
+    fn deliver(&self, mut answers: Vec<(Reply, Answer)>) {
+        loop {
+            let undelivered: Vec<_> = answers.into_iter().filter_map(|(reply, answer)| reply.send(answer)).collect();
+            if undelivered.is_empty() {
+                return;
+            }
+            let mut desk = self.lock();
+            for (holder, ticket) in undelivered {
+                desk.take_back(holder, ticket, Instant::now());
+            }
+            answers = desk.take_answers();
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Desk<Reply>> {
+        // A panic under the lock is a bug, and has been logged; a fleet without a controller would be worse.
+        self.desk.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Resolves at that moment, or never.
+async fn sleep_until(moment: Option<Instant>) {
+    match moment {
+        Some(moment) => tokio::time::sleep_until(moment.into()).await,
+        None => std::future::pending().await,
+    }
+}
+
+/// One who asked and has no answer yet; dropped, it gives up its place and any grant on the way.
+struct Pending<'a> {
+    service: &'a Service,
+    holder: Holder,
+    place: Option<Place>,
+    /// Taken when the answer has come.
+    receiver: Option<oneshot::Receiver<Answer>>,
+}
+
+impl Pending<'_> {
+    async fn answer(mut self) -> Answer {
+        let Some(receiver) = &mut self.receiver else { return Err(unanswered()) };
+        let answer = receiver.await.unwrap_or_else(|_| Err(unanswered()));
+        self.receiver = None;
+        answer
+    }
+}
+
+impl Drop for Pending<'_> {
+    fn drop(&mut self) {
+        let Some(mut receiver) = self.receiver.take() else { return };
+        metrics::dispatch_cancelled();
+        if let Some(place) = &self.place {
+            self.service.with(|desk, _| desk.abandon(place));
+        }
+        // From here on a grant cannot arrive: whoever sends one finds the channel closed, and takes it back.
+        receiver.close();
+        if let Ok(Ok(grant)) = receiver.try_recv() {
+            self.service.with(|desk, now| desk.take_back(self.holder, grant.ticket, now));
+        }
+    }
+}
+
+fn unanswered() -> Problem {
+    Problem::new(Kind::Bug, "the controller lost a request that waited")
+}
+
+/// A ticket that the controller itself holds; released when dropped, by then with what is known of the outcome.
+#[derive(Debug)]
+pub(crate) struct TicketGuard {
+    service: Arc<Service>,
+    ticket: TicketId,
+    /// How the request ended, as far as is known.
+    pub(crate) outcome: Outcome,
+}
+
+impl TicketGuard {
+    /// Guards a ticket held by [`Holder::Relay`]. Until more is known, the client went away.
+    pub(crate) fn new(service: Arc<Service>, ticket: TicketId) -> Self {
+        Self { service, ticket, outcome: Outcome::Cancelled }
+    }
+}
+
+impl Drop for TicketGuard {
+    fn drop(&mut self) {
+        self.service.release(Holder::Relay, self.ticket, self.outcome);
+    }
+}

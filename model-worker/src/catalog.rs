@@ -1,0 +1,326 @@
+//! The models of this process: loading them, and finding them by name.
+
+use std::collections::BTreeMap;
+use std::num::NonZeroUsize;
+use std::path::Path;
+use std::sync::Arc;
+use std::thread::JoinHandle;
+
+use muster_shared::control::{ModelCard, ModelLoad};
+use muster_shared::problem::{Kind, Problem};
+
+use crate::chat_template::ChatTemplate;
+use crate::config::{Config, LoadProgress, ModelConfig, ModelSource};
+use crate::embedding::EmbeddingModel;
+use crate::encoder::{EncoderHandle, EncoderSettings};
+use crate::engine::{EngineCapacity, EngineHandle};
+use crate::error::LoadError;
+use crate::language::LanguageModel;
+use crate::model::fake::{self, FakeModel};
+use crate::model::files::ModelFiles;
+use crate::model::manifest::{CausalManifest, EncoderManifest, Graph, Layout, Manifest};
+use crate::model::onnx::concat::ConcatModel;
+use crate::model::onnx::encoder::OnnxEncoder;
+use crate::model::onnx::gqa::GqaModel;
+use crate::model::onnx::{runtime, session};
+use crate::model::{CausalModel, CausalShape, EncoderBatch, EncoderModel, ModelError, Row};
+use crate::tokenizer::Tokenizer;
+
+/// Steps that loading a model takes, for progress bars.
+const STEPS: u32 = 4;
+
+/// A loaded model.
+#[derive(Debug)]
+pub enum Served {
+    /// Continues prompts.
+    Language(Arc<LanguageModel>),
+    /// Embeds texts.
+    Embedding(Arc<EmbeddingModel>),
+}
+
+/// A loaded model and the thread that runs it.
+#[derive(Debug)]
+pub struct Loaded {
+    /// The model.
+    pub served: Served,
+    thread: JoinHandle<()>,
+}
+
+/// The models of this process.
+#[derive(Debug, Default)]
+pub struct Catalog {
+    models: BTreeMap<String, Served>,
+    threads: Vec<JoinHandle<()>>,
+}
+
+impl Catalog {
+    /// Loads every model; those that cannot be loaded are given back with the reason.
+    pub fn load(config: &Config) -> (Self, Vec<(String, LoadError)>) {
+        let (mut catalog, mut failures) = (Self::default(), Vec::new());
+        for model in &config.models {
+            match load(config, model) {
+                Ok(Loaded { served, thread }) => {
+                    tracing::info!(model = model.name, "model is ready");
+                    config.report(&model.name, LoadProgress::Ready);
+                    catalog.models.insert(model.name.clone(), served);
+                    catalog.threads.push(thread);
+                }
+                Err(error) => {
+                    let reason = crate::error::chain(&error);
+                    tracing::error!(model = model.name, reason, "model cannot be loaded");
+                    config.report(&model.name, LoadProgress::Failed(reason));
+                    failures.push((model.name.clone(), error));
+                }
+            }
+        }
+        (catalog, failures)
+    }
+
+    /// A language model by name.
+    ///
+    /// # Errors
+    /// [`Kind::UnknownModel`] when there is none, [`Kind::Invalid`] when it is of another kind.
+    pub fn language(&self, name: &str) -> Result<&Arc<LanguageModel>, Problem> {
+        match self.models.get(name) {
+            Some(Served::Language(model)) => Ok(model),
+            Some(Served::Embedding(_)) => {
+                Err(Problem::invalid("model", format!("model `{name}` embeds texts and does not generate any")))
+            }
+            None => Err(self.unknown(name)),
+        }
+    }
+
+    /// An embedding model by name.
+    ///
+    /// # Errors
+    /// As [`Catalog::language`].
+    pub fn embedding(&self, name: &str) -> Result<&Arc<EmbeddingModel>, Problem> {
+        match self.models.get(name) {
+            Some(Served::Embedding(model)) => Ok(model),
+            Some(Served::Language(_)) => {
+                Err(Problem::invalid("model", format!("model `{name}` generates text and does not embed any")))
+            }
+            None => Err(self.unknown(name)),
+        }
+    }
+
+    fn unknown(&self, name: &str) -> Problem {
+        let served = self.models.keys().map(String::as_str).collect::<Vec<_>>().join(", ");
+        Problem::new(Kind::UnknownModel, format!("this worker does not serve `{name}`; it serves {served}"))
+            .with_param("model")
+    }
+
+    /// Every model, by name.
+    pub fn models(&self) -> impl Iterator<Item = &Served> {
+        self.models.values()
+    }
+
+    /// What the controller is told of the models.
+    pub fn cards(&self) -> Vec<ModelCard> {
+        self.models().map(Served::card).collect()
+    }
+
+    /// What the models do at the moment; only those that do anything.
+    pub fn load_report(&self) -> Vec<ModelLoad> {
+        self.models().map(Served::load).filter(|load| load.running + load.waiting > 0).collect()
+    }
+
+    /// Tokens per second of the fastest model that has measured any.
+    pub fn tokens_per_second(&self) -> Option<f64> {
+        let measured = self.models().filter_map(|served| match served {
+            Served::Language(model) => model.engine.tokens_per_second(),
+            Served::Embedding(_) => None,
+        });
+        measured.reduce(f64::max)
+    }
+
+    /// Whether the thread of every model runs.
+    pub fn is_alive(&self) -> bool {
+        self.models().all(|served| match served {
+            Served::Language(model) => model.engine.is_alive(),
+            Served::Embedding(model) => model.encoder.is_alive(),
+        })
+    }
+
+    /// Lets the models go and waits for their threads.
+    pub fn close(self) {
+        drop(self.models);
+        for thread in self.threads {
+            if thread.join().is_err() {
+                tracing::error!("a model's thread had panicked");
+            }
+        }
+    }
+}
+
+impl Served {
+    fn card(&self) -> ModelCard {
+        match self {
+            Self::Language(model) => model.card(),
+            Self::Embedding(model) => model.card(),
+        }
+    }
+
+    fn load(&self) -> ModelLoad {
+        let count = |number: usize| u32::try_from(number).unwrap_or(u32::MAX);
+        match self {
+            Self::Language(model) => {
+                let (running, waiting) = model.engine.load();
+                ModelLoad { model: model.name.clone(), running: count(running), waiting: count(waiting) }
+            }
+            Self::Embedding(model) => {
+                ModelLoad { model: model.name.clone(), running: count(model.encoder.load()), waiting: 0 }
+            }
+        }
+    }
+}
+
+/// Loads one model and runs it once, so that it is warm.
+///
+/// # Errors
+/// See [`LoadError`].
+pub fn load(config: &Config, model: &ModelConfig) -> Result<Loaded, LoadError> {
+    let files = match &model.source {
+        ModelSource::Fake(options) => return load_fake(config, &model.name, *options),
+        ModelSource::Folder(path) => ModelFiles::folder(path)?,
+        #[cfg(feature = "demo")]
+        ModelSource::DemoChat => crate::demo::chat(),
+        #[cfg(feature = "demo")]
+        ModelSource::DemoEmbedding => crate::demo::embedding(),
+    };
+    let loader = Loader { config, name: &model.name, files: &files };
+    loader.step("reading the model's files", 0);
+    match Manifest::read(&files)? {
+        Manifest::Causal(manifest) => loader.language(manifest),
+        Manifest::Encoder(manifest) => loader.embedding(manifest),
+    }
+}
+
+fn load_fake(config: &Config, name: &str, options: fake::FakeOptions) -> Result<Loaded, LoadError> {
+    let tokenizer = FakeModel::tokenizer()
+        .map_err(|source| LoadError::Tokenizer { file: "the fake model's tokenizer".to_owned(), source })?;
+    let model = Box::new(FakeModel::new(options, config.capacity.slots));
+    let template = ChatTemplate::new(fake::TEMPLATE, Default::default())
+        .map_err(|source| LoadError::Template { folder: "the fake model".to_owned(), source })?;
+    start_language(
+        config,
+        name,
+        LanguageParts { model, tokenizer, template: Some(template), end_tokens: vec![fake::END] },
+    )
+}
+
+/// What a language model is made of.
+struct LanguageParts {
+    model: Box<dyn CausalModel>,
+    tokenizer: Tokenizer,
+    template: Option<ChatTemplate>,
+    end_tokens: Vec<u32>,
+}
+
+fn start_language(config: &Config, name: &str, parts: LanguageParts) -> Result<Loaded, LoadError> {
+    let (engine, thread) =
+        EngineHandle::start(name, parts.model, parts.tokenizer.clone(), config.capacity).map_err(LoadError::Thread)?;
+    let model = LanguageModel {
+        name: name.to_owned(),
+        tokenizer: parts.tokenizer,
+        template: parts.template.map(Arc::new),
+        end_tokens: parts.end_tokens.into(),
+        engine,
+    };
+    Ok(Loaded { served: Served::Language(Arc::new(model)), thread })
+}
+
+struct Loader<'a> {
+    config: &'a Config,
+    name: &'a str,
+    files: &'a ModelFiles,
+}
+
+impl Loader<'_> {
+    fn step(&self, step: &'static str, done: u32) {
+        self.config.report(self.name, LoadProgress::Step { step, done, of: STEPS });
+    }
+
+    fn tokenizer(&self) -> Result<Tokenizer, LoadError> {
+        self.step("reading the tokenizer", 1);
+        let file = self.files.describe("tokenizer.json");
+        let bytes = self.files.read("tokenizer.json")?.ok_or_else(|| ModelError::FileMissing {
+            file: file.clone(),
+            expected: "it turns text into the model's tokens".to_owned(),
+        })?;
+        Tokenizer::from_json(&bytes).map_err(|source| LoadError::Tokenizer { file, source })
+    }
+
+    fn session(&self, graph: &Graph) -> Result<ort::session::Session, LoadError> {
+        self.step("loading the graph into ONNX Runtime", 2);
+        let runtime = runtime::start(&self.config.library).map_err(ModelError::from)?;
+        let options = session::SessionOptions { threads: self.config.threads_in_force(), spin: self.config.spin };
+        Ok(session::open(runtime, &graph.source, options, &graph.name)?)
+    }
+
+    fn language(&self, manifest: CausalManifest) -> Result<Loaded, LoadError> {
+        let tokenizer = self.tokenizer()?;
+        let template = self.template()?;
+        let session = self.session(&manifest.graph)?;
+        let limit = self.config.context_length.map_or(usize::MAX, |limit| limit.get() as usize);
+        let EngineCapacity { slots, .. } = self.config.capacity;
+        let shape = CausalShape { vocab: manifest.vocab, context: manifest.context.min(limit), rows: slots };
+        let mut model: Box<dyn CausalModel> = match manifest.layout {
+            Layout::Gqa => Box::new(GqaModel::new(session, manifest.io, shape)),
+            Layout::Concat => Box::new(ConcatModel::new(session, manifest.io, shape)),
+        };
+        self.step("warming up", 3);
+        warm_up(model.as_mut())?;
+        let mut end_tokens = manifest.end_ids;
+        end_tokens.extend(manifest.end_tokens.iter().filter_map(|token| tokenizer.id_of(token)));
+        start_language(self.config, self.name, LanguageParts { model, tokenizer, template, end_tokens })
+    }
+
+    fn template(&self) -> Result<Option<ChatTemplate>, LoadError> {
+        let jinja = self.files.read_text("chat_template.jinja")?;
+        let tokenizer_config = self.files.read_json("tokenizer_config.json")?;
+        ChatTemplate::from_files(jinja.as_deref(), tokenizer_config.as_ref())
+            .map_err(|source| LoadError::Template { folder: self.files.describe(""), source })
+    }
+
+    fn embedding(&self, manifest: EncoderManifest) -> Result<Loaded, LoadError> {
+        let tokenizer = self.tokenizer()?;
+        let session = self.session(&manifest.graph)?;
+        let mut model = OnnxEncoder::new(session, manifest.io);
+        self.step("warming up", 3);
+        model.encode(&EncoderBatch { rows: 1, columns: 2, ids: vec![0, 0], mask: vec![1, 1] })?;
+        let requests: NonZeroUsize = self.config.embedding_requests;
+        let settings = EncoderSettings {
+            pooling: manifest.pooling,
+            normalise: manifest.normalise,
+            padding: manifest.padding,
+            requests: requests.get(),
+        };
+        let (encoder, thread) =
+            EncoderHandle::start(self.name, Box::new(model), settings).map_err(LoadError::Thread)?;
+        let model = EmbeddingModel {
+            name: self.name.to_owned(),
+            tokenizer,
+            max_tokens: manifest.max_tokens,
+            requests: requests.get(),
+            encoder,
+        };
+        Ok(Loaded { served: Served::Embedding(Arc::new(model)), thread })
+    }
+}
+
+/// Reads two tokens and adds one: a graph that cannot do that is found out at the start.
+fn warm_up(model: &mut dyn CausalModel) -> Result<(), ModelError> {
+    let row = Row(0);
+    model.forward(row, &[0, 0], 0)?;
+    model.forward(row, &[0], 2)?;
+    model.release(row);
+    Ok(())
+}
+
+/// The name a folder's model gets when the user gives none: the folder's own.
+pub fn name_of_folder(path: &Path) -> String {
+    let absolute = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
+    let name = absolute.file_name().map(|name| name.to_string_lossy().into_owned());
+    name.filter(|name| !name.is_empty()).unwrap_or_else(|| "model".to_owned())
+}

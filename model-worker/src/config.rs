@@ -1,0 +1,156 @@
+//! What a worker can be told.
+
+use std::fmt;
+use std::num::{NonZeroU32, NonZeroUsize};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use muster_shared::id::WorkerId;
+use muster_shared::secret::Secret;
+
+use crate::engine::EngineCapacity;
+use crate::model::fake::FakeOptions;
+use crate::model::onnx::runtime::LibrarySearch;
+
+/// Where a model comes from.
+#[derive(Debug, Clone, PartialEq)]
+pub enum ModelSource {
+    /// A folder with an ONNX graph, its configuration and its tokenizer.
+    Folder(PathBuf),
+    /// The chat model inside the binary.
+    #[cfg(feature = "demo")]
+    DemoChat,
+    /// The embedding model inside the binary.
+    #[cfg(feature = "demo")]
+    DemoEmbedding,
+    /// No model at all: a fixed sentence at a stated pace.
+    Fake(FakeOptions),
+}
+
+/// One model to serve.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ModelConfig {
+    /// Where it comes from.
+    pub source: ModelSource,
+    /// The name clients ask for; at least one character.
+    pub name: String,
+}
+
+/// The speed a worker states.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Speed {
+    /// Relative to its peers, as FastChat's workers state it.
+    Stated(f64),
+    /// Tokens per second as measured, sent with every heartbeat. For fleets in which every worker measures.
+    Measured,
+}
+
+/// How far the loading of a model has come.
+#[derive(Debug, Clone, PartialEq)]
+pub enum LoadProgress {
+    /// A step has begun.
+    Step {
+        /// What happens, for people.
+        step: &'static str,
+        /// Steps that are over.
+        done: u32,
+        /// Steps in all.
+        of: u32,
+    },
+    /// The model can be used.
+    Ready,
+    /// The model cannot be used.
+    Failed(String),
+}
+
+/// Takes the name of a model and what became of it.
+pub type Observe = dyn Fn(&str, LoadProgress) + Send + Sync;
+
+/// Is told of the loading of models.
+#[derive(Clone)]
+pub struct LoadObserver(pub Arc<Observe>);
+
+impl fmt::Debug for LoadObserver {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("LoadObserver")
+    }
+}
+
+/// Where the controller is, and what the worker says of itself there.
+#[derive(Debug, Clone)]
+pub struct RegistrationConfig {
+    /// Base URL of the controller, of muster's or of FastChat's.
+    pub controller: String,
+    /// The worker's name; its advertised address when absent.
+    pub id: Option<WorkerId>,
+    /// The speed it states.
+    pub speed: Speed,
+    /// Time between heartbeats to FastChat's controller; muster's says itself what it wants.
+    pub fastchat_heartbeat: Duration,
+}
+
+/// What a worker can be told.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// Models to serve, at least one; no name twice.
+    pub models: Vec<ModelConfig>,
+    /// Base URL at which peers reach this worker; made from the listener's address when absent.
+    pub address: Option<String>,
+    /// Where to register; absent: nowhere.
+    pub registration: Option<RegistrationConfig>,
+    /// The fleet's token, wanted of callers and sent to the controller.
+    pub token: Option<Secret>,
+    /// Sequences of a language model that run together, and that may wait.
+    pub capacity: EngineCapacity,
+    /// Requests that may be in an embedding model at once.
+    pub embedding_requests: NonZeroUsize,
+    /// Shortens the context of language models, in tokens.
+    pub context_length: Option<NonZeroU32>,
+    /// Threads of one model; the processors that the process may use when absent.
+    pub threads: Option<NonZeroUsize>,
+    /// Whether idle threads of the runtime spin: for machines with nothing else to do.
+    pub spin: bool,
+    /// Where ONNX Runtime may be.
+    pub library: LibrarySearch,
+    /// Longest request body, in bytes.
+    pub body_limit: usize,
+    /// Time that running requests get when the worker stops.
+    pub drain: Duration,
+    /// Is told how far loading has come.
+    pub observer: Option<LoadObserver>,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            models: Vec::new(),
+            address: None,
+            registration: None,
+            token: None,
+            capacity: EngineCapacity { slots: 8, waiting: 56 },
+            embedding_requests: NonZeroUsize::new(256).expect("not zero"),
+            context_length: None,
+            threads: None,
+            spin: false,
+            library: LibrarySearch::default(),
+            body_limit: 8 << 20,
+            drain: Duration::from_secs(30),
+            observer: None,
+        }
+    }
+}
+
+impl Config {
+    /// Threads of one model: as configured, or the processors that the process may use, cgroup quota included.
+    pub fn threads_in_force(&self) -> NonZeroUsize {
+        self.threads.unwrap_or_else(|| std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN))
+    }
+
+    /// Tells the observer, if there is one.
+    pub(crate) fn report(&self, model: &str, progress: LoadProgress) {
+        if let Some(LoadObserver(observer)) = &self.observer {
+            observer(model, progress);
+        }
+    }
+}

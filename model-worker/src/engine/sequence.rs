@@ -1,0 +1,195 @@
+//! One prompt with its answer: from chosen tokens to text, and the end of it.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use muster_shared::generate::{FinishReason, Sampling, TokenLogprob, TopLogprob};
+use tokio::sync::{OwnedSemaphorePermit, mpsc};
+
+use super::EngineError;
+use super::sampler::{Logprobs, Sampled, Sampler};
+use super::scheduler::Schedulable;
+use super::stop::StopFilter;
+use crate::tokenizer::{TextStream, Tokenizer};
+
+/// What to continue, and how.
+#[derive(Debug, Clone)]
+pub struct SequenceRequest {
+    /// Tokens of the prompt, at least one.
+    pub prompt: Arc<[u32]>,
+    /// How tokens are chosen.
+    pub sampling: Sampling,
+    /// Seed of the choice, already resolved.
+    pub seed: u64,
+    /// Longest answer in tokens, at least one; prompt and answer together fit the context.
+    pub max_tokens: usize,
+    /// The answer ends before the first of these.
+    pub stop: Vec<String>,
+    /// The answer ends at the first of these.
+    pub end_tokens: Arc<[u32]>,
+    /// Log-probabilities wanted: of the token itself, and of so many of its rivals.
+    pub logprobs: Option<u32>,
+}
+
+/// What becomes of a sequence.
+#[derive(Debug)]
+pub enum SequenceEvent {
+    /// A token was chosen.
+    Delta {
+        /// Text that is whole now; may be empty.
+        text: String,
+        /// The token, unless it is an end token.
+        tokens: Vec<u32>,
+        /// Its log-probabilities, where asked for.
+        logprobs: Vec<TokenLogprob>,
+    },
+    /// The answer has ended.
+    Finished {
+        /// Why.
+        reason: FinishReason,
+        /// Tokens chosen, an end token included.
+        tokens: usize,
+    },
+    /// The sequence broke off.
+    Failed(EngineError),
+}
+
+/// A sequence in the engine.
+#[derive(Debug)]
+pub(super) struct Sequence {
+    /// Prompt and answer.
+    pub(super) tokens: Vec<u32>,
+    /// Tokens whose keys and values the model holds.
+    pub(super) in_cache: usize,
+    pub(super) sampler: Sampler,
+    pub(super) arrived: Instant,
+    /// When the last token was chosen.
+    pub(super) last_token: Option<Instant>,
+    prompt: usize,
+    max_tokens: usize,
+    end_tokens: Arc<[u32]>,
+    text: TextStream,
+    stop: StopFilter,
+    tokenizer: Tokenizer,
+    events: mpsc::Sender<SequenceEvent>,
+    /// Room in the engine, given back when the sequence ends.
+    _permit: OwnedSemaphorePermit,
+}
+
+impl Sequence {
+    pub(super) fn new(
+        request: SequenceRequest,
+        tokenizer: &Tokenizer,
+        events: mpsc::Sender<SequenceEvent>,
+        permit: OwnedSemaphorePermit,
+    ) -> Self {
+        let mut text = tokenizer.stream();
+        text.start_after(&request.prompt);
+        Self {
+            tokens: request.prompt.to_vec(),
+            in_cache: 0,
+            sampler: Sampler::new(&request.sampling, request.logprobs, &request.prompt, request.seed),
+            arrived: Instant::now(),
+            last_token: None,
+            prompt: request.prompt.len(),
+            max_tokens: request.max_tokens,
+            end_tokens: request.end_tokens,
+            text,
+            stop: StopFilter::new(request.stop),
+            tokenizer: tokenizer.clone(),
+            events,
+            _permit: permit,
+        }
+    }
+
+    /// Tokens the model has not read.
+    pub(super) fn unread(&self) -> &[u32] {
+        &self.tokens[self.in_cache..]
+    }
+
+    /// Takes a chosen token and sends what follows from it; `true` when the answer has ended.
+    pub(super) fn accept(&mut self, sampled: &Sampled) -> bool {
+        self.tokens.push(sampled.token);
+        let end = if self.end_tokens.contains(&sampled.token) {
+            self.send_tail(FinishReason::Stop)
+        } else {
+            self.send_token(sampled)
+        };
+        if let Some(reason) = end {
+            self.send(SequenceEvent::Finished { reason, tokens: self.answered() });
+        }
+        end.is_some()
+    }
+
+    /// Breaks the sequence off.
+    pub(super) fn fail(&self, error: EngineError) {
+        self.send(SequenceEvent::Failed(error));
+    }
+
+    fn answered(&self) -> usize {
+        self.tokens.len() - self.prompt
+    }
+
+    fn send_token(&mut self, sampled: &Sampled) -> Option<FinishReason> {
+        let piece = self.text.push(sampled.token);
+        let filtered = self.stop.push(&piece);
+        let (tokens, logprobs) = (vec![sampled.token], self.logprobs(sampled.logprobs.as_ref()));
+        self.send(SequenceEvent::Delta { text: filtered.text, tokens, logprobs });
+        if filtered.stopped {
+            Some(FinishReason::Stop)
+        } else if self.answered() >= self.max_tokens {
+            self.send_tail(FinishReason::Length)
+        } else {
+            None
+        }
+    }
+
+    /// Sends the text that was held back; a stop string may come to light in it.
+    fn send_tail(&mut self, reason: FinishReason) -> Option<FinishReason> {
+        let piece = self.text.finish();
+        let filtered = self.stop.push(&piece);
+        let mut text = filtered.text;
+        if !filtered.stopped {
+            text.push_str(&self.stop.finish());
+        }
+        if !text.is_empty() {
+            self.send(SequenceEvent::Delta { text, tokens: Vec::new(), logprobs: Vec::new() });
+        }
+        Some(if filtered.stopped { FinishReason::Stop } else { reason })
+    }
+
+    fn logprobs(&self, logprobs: Option<&Logprobs>) -> Vec<TokenLogprob> {
+        let describe = |&(id, logprob): &(u32, f32)| TopLogprob {
+            id,
+            token: self.tokenizer.token_text(id),
+            bytes: self.tokenizer.token_bytes(id),
+            logprob,
+        };
+        let describe_all = |logprobs: &Logprobs| TokenLogprob {
+            chosen: describe(&logprobs.chosen),
+            top: logprobs.top.iter().map(describe).collect(),
+        };
+        logprobs.map(describe_all).into_iter().collect()
+    }
+
+    fn send(&self, event: SequenceEvent) {
+        // The channel holds an event for each token and the end, so it is never full;
+        // it may be closed, and then the next step drops the sequence.
+        let _ = self.events.try_send(event);
+    }
+}
+
+/// Room for every event of an answer: one a token, the tail, the end.
+pub(super) fn event_capacity(request: &SequenceRequest) -> usize {
+    request.max_tokens + 2
+}
+
+impl Schedulable for Sequence {
+    fn is_reading(&self) -> bool {
+        self.in_cache < self.prompt
+    }
+
+    fn is_abandoned(&self) -> bool {
+        self.events.is_closed()
+    }
+}

@@ -1,0 +1,65 @@
+//! Why a worker stops.
+
+use crate::model::ModelError;
+
+/// Why a worker could not start, or had to stop.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// Not one model could be loaded.
+    #[error("no model could be loaded: {}", reasons(.0))]
+    NoModel(Vec<(String, LoadError)>),
+    /// The configuration contradicts itself.
+    #[error("{0}")]
+    Config(String),
+    /// The listener failed.
+    #[error("serving failed")]
+    Serve(#[from] std::io::Error),
+}
+
+fn reasons(failures: &[(String, LoadError)]) -> String {
+    failures.iter().map(|(name, error)| format!("{name}: {}", chain(error))).collect::<Vec<_>>().join("; ")
+}
+
+/// Why one model could not be loaded.
+#[derive(Debug, thiserror::Error)]
+pub enum LoadError {
+    /// Its files, or ONNX Runtime.
+    #[error(transparent)]
+    Model(#[from] ModelError),
+    /// Its tokenizer.
+    #[error("{file} is not usable")]
+    Tokenizer {
+        /// The file.
+        file: String,
+        /// What is wrong with it.
+        #[source]
+        source: crate::tokenizer::TokenizerError,
+    },
+    /// Its chat template.
+    #[error("the chat template of {folder} is not usable")]
+    Template {
+        /// The model's folder.
+        folder: String,
+        /// What is wrong with it.
+        #[source]
+        source: crate::chat_template::TemplateError,
+    },
+    /// The system gave no thread.
+    #[error("cannot start a thread for the model")]
+    Thread(#[source] std::io::Error),
+}
+
+/// An error with its causes, on one line.
+pub fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        let words = error.to_string();
+        if !text.contains(&words) {
+            text.push_str(": ");
+            text.push_str(&words);
+        }
+        cause = error.source();
+    }
+    text
+}

@@ -1,0 +1,98 @@
+//! The worker's routes: muster's own, FastChat's, and those for operators.
+
+use std::sync::Arc;
+
+use axum::body::Body as ResponseBody;
+use axum::extract::{DefaultBodyLimit, State as Shared};
+use axum::http::header;
+use axum::response::{IntoResponse, Response};
+use axum::routing::{get, post};
+use axum::{Json, Router, middleware};
+use futures_util::StreamExt as _;
+use muster_shared::control::ModelCard;
+use muster_shared::embed::{EmbedRequest, EmbedResponse};
+use muster_shared::generate::GenerateRequest;
+use muster_shared::problem::{Kind, Problem};
+use muster_shared::secret::Secret;
+use muster_shared::serve::{self, Body};
+use muster_shared::sse;
+
+use crate::fastchat;
+use crate::state::State;
+
+/// The worker's router.
+pub(crate) fn router(state: Arc<State>, token: Option<Secret>, body_limit: usize) -> Router {
+    let guarded = Router::new()
+        .route("/generate", post(generate))
+        .route("/embed", post(embed))
+        .route("/models", get(models))
+        .merge(fastchat::routes())
+        .layer(DefaultBodyLimit::max(body_limit))
+        .layer(middleware::from_fn_with_state(token, serve::require_token));
+    let open = Router::new()
+        .route("/health", get(alive))
+        .route("/healthz", get(alive))
+        .route("/livez", get(alive))
+        .route("/ready", get(ready))
+        .route("/readyz", get(ready))
+        .route("/metrics", get(serve::metrics))
+        .route("/version", get(serve::version));
+    guarded
+        .merge(open)
+        .fallback(serve::not_found)
+        .method_not_allowed_fallback(serve::method_not_allowed)
+        .with_state(state)
+}
+
+async fn alive() -> Json<serde_json::Value> {
+    Json(serde_json::json!({ "status": "alive" }))
+}
+
+async fn ready(Shared(state): Shared<Arc<State>>) -> Result<Json<serde_json::Value>, Problem> {
+    state.ready()?;
+    Ok(Json(serde_json::json!({ "status": "ready" })))
+}
+
+async fn models(Shared(state): Shared<Arc<State>>) -> Result<Json<Vec<ModelCard>>, Problem> {
+    Ok(Json(state.catalog()?.cards()))
+}
+
+/// Continues a prompt as server-sent events. The body owns the request: dropping it cancels.
+async fn generate(
+    Shared(state): Shared<Arc<State>>,
+    Body(request): Body<GenerateRequest>,
+) -> Result<Response, Problem> {
+    let model = Arc::clone(state.catalog()?.language(&request.model)?);
+    tracing::debug!(request_id = request.request_id, model = request.model, "generate");
+    let (model, request, prompt) = blocking(move || {
+        let prompt = model.prepare(&request.prompt, request.echo)?;
+        Ok((model, request, prompt))
+    })
+    .await?;
+    let events = model.generate(&request, prompt)?;
+    let body = events.map(|event| Ok::<_, std::convert::Infallible>(sse::json_event(&event)));
+    let headers = [(header::CONTENT_TYPE, "text/event-stream"), (header::CACHE_CONTROL, "no-cache")];
+    Ok((headers, ResponseBody::from_stream(body)).into_response())
+}
+
+async fn embed(
+    Shared(state): Shared<Arc<State>>,
+    Body(request): Body<EmbedRequest>,
+) -> Result<Json<EmbedResponse>, Problem> {
+    let model = Arc::clone(state.catalog()?.embedding(&request.model)?);
+    let dimensions = request.dimensions;
+    let (model, texts) = blocking(move || {
+        let texts = model.prepare(&request)?;
+        Ok((model, texts))
+    })
+    .await?;
+    Ok(Json(model.embed(texts, dimensions).await?))
+}
+
+/// Runs work that takes time in proportion to a prompt's length, off the threads that serve.
+pub(crate) async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, Problem> + Send + 'static,
+) -> Result<T, Problem> {
+    let crashed = |_| Problem::new(Kind::Bug, "preparing the request crashed");
+    tokio::task::spawn_blocking(work).await.map_err(crashed)?
+}

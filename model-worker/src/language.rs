@@ -1,0 +1,288 @@
+//! A language model as requests see it: messages to prompt, prompt to tokens, tokens to events.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use futures_util::stream::{self, Stream, StreamExt as _};
+use muster_shared::control::{Capacity, ModelCard, ModelKind};
+use muster_shared::generate::{Chat, Event, GenerateRequest, Prompt, Usage};
+use muster_shared::problem::{Kind, Problem};
+use tokio_stream::wrappers::ReceiverStream;
+
+use crate::chat_template::{ChatTemplate, TemplateError};
+use crate::engine::sequence::{SequenceEvent, SequenceRequest};
+use crate::engine::{EngineError, EngineHandle};
+use crate::tokenizer::Tokenizer;
+
+/// When to come back after an overload, in milliseconds.
+const RETRY_AFTER_MS: u64 = 1000;
+
+/// A loaded language model.
+#[derive(Debug)]
+pub struct LanguageModel {
+    /// The name clients ask for.
+    pub name: String,
+    /// The model's own tokenizer.
+    pub tokenizer: Tokenizer,
+    /// The model's own chat template; absent in base models.
+    pub template: Option<Arc<ChatTemplate>>,
+    /// Tokens that end an answer.
+    pub end_tokens: Arc<[u32]>,
+    /// The engine.
+    pub engine: EngineHandle,
+}
+
+/// A prompt that fits the model.
+#[derive(Debug, Clone)]
+pub struct PreparedPrompt {
+    /// Its tokens, at least one.
+    pub tokens: Arc<[u32]>,
+    /// Its text, where the request wants it back.
+    echo: Option<String>,
+}
+
+impl LanguageModel {
+    /// What the controller is told.
+    pub fn card(&self) -> ModelCard {
+        let capacity = self.engine.capacity();
+        let count = |number: usize| u32::try_from(number).unwrap_or(u32::MAX);
+        ModelCard {
+            name: self.name.clone(),
+            kind: Some(ModelKind::Generate),
+            context_length: Some(count(self.context())),
+            capacity: Some(Capacity { running: count(capacity.slots), waiting: count(capacity.waiting) }),
+        }
+    }
+
+    /// Longest sequence, in tokens.
+    pub fn context(&self) -> usize {
+        self.engine.shape().context
+    }
+
+    /// Renders and tokenizes a prompt. Takes time in proportion to its length: not for a thread of the runtime.
+    ///
+    /// # Errors
+    /// [`Kind::Invalid`] when it cannot be rendered or holds nothing, [`Kind::PromptTooLong`] when it leaves no room
+    /// for an answer.
+    pub fn prepare(&self, prompt: &Prompt, echo: bool) -> Result<PreparedPrompt, Problem> {
+        let tokens = self.tokens(prompt)?;
+        let param = if matches!(prompt, Prompt::Chat(_)) { "messages" } else { "prompt" };
+        if tokens.is_empty() {
+            return Err(Problem::invalid(param, "the prompt is empty; it must hold at least one token"));
+        }
+        let (length, context) = (tokens.len(), self.context());
+        if length >= context {
+            let message = format!(
+                "the prompt has {length} tokens, and the context of this model is {context} tokens, answer included; \
+                 shorten the prompt"
+            );
+            return Err(Problem::new(Kind::PromptTooLong, message).with_param(param));
+        }
+        let echo = echo.then(|| match prompt {
+            Prompt::Text(text) => text.clone(),
+            _ => self.decode(&tokens),
+        });
+        Ok(PreparedPrompt { tokens: tokens.into(), echo })
+    }
+
+    /// Length of a prompt in tokens, whether it fits or not.
+    ///
+    /// # Errors
+    /// [`Kind::Invalid`] when it cannot be rendered or tokenized.
+    pub fn count(&self, prompt: &Prompt) -> Result<u32, Problem> {
+        let tokens = self.tokens(prompt)?;
+        Ok(u32::try_from(tokens.len()).unwrap_or(u32::MAX))
+    }
+
+    fn tokens(&self, prompt: &Prompt) -> Result<Vec<u32>, Problem> {
+        match prompt {
+            Prompt::Chat(chat) => self.encode(&self.render(chat)?, false),
+            Prompt::Text(text) => self.encode(text, true),
+            Prompt::Tokens(tokens) => Ok(self.check_ids(tokens)?.to_vec()),
+        }
+    }
+
+    /// The text of a conversation, by the model's own template.
+    fn render(&self, chat: &Chat) -> Result<String, Problem> {
+        let template = self.template.as_ref().ok_or_else(|| {
+            Problem::invalid("messages", format!("model `{}` has no chat template; use /v1/completions", self.name))
+        })?;
+        template.render(chat).map_err(|error| match error {
+            TemplateError::Raised(message) => {
+                Problem::invalid("messages", format!("the model's chat template refuses these messages: {message}"))
+            }
+            other => Problem::invalid(
+                "messages",
+                format!("the model's chat template cannot render these messages: {}", crate::error::chain(&other)),
+            ),
+        })
+    }
+
+    fn encode(&self, text: &str, add_special_tokens: bool) -> Result<Vec<u32>, Problem> {
+        self.tokenizer
+            .encode(text, add_special_tokens)
+            .map_err(|error| Problem::invalid("prompt", format!("the prompt cannot be tokenized: {error}")))
+    }
+
+    fn decode(&self, tokens: &[u32]) -> String {
+        let mut stream = self.tokenizer.stream();
+        let mut text: String = tokens.iter().map(|&token| stream.push(token)).collect();
+        text.push_str(&stream.finish());
+        text
+    }
+
+    fn check_ids<'a>(&self, tokens: &'a [u32]) -> Result<&'a [u32], Problem> {
+        let size = self.vocab();
+        match tokens.iter().find(|&&token| token >= size) {
+            Some(token) => {
+                Err(Problem::invalid("prompt", format!("token id {token} is out of range; the vocabulary has {size}")))
+            }
+            None => Ok(tokens),
+        }
+    }
+
+    fn vocab(&self) -> u32 {
+        self.tokenizer.vocab_size().min(u32::try_from(self.engine.shape().vocab).unwrap_or(u32::MAX))
+    }
+
+    /// Continues a prepared prompt. Dropping the stream cancels the request.
+    ///
+    /// # Errors
+    /// [`Kind::Invalid`] and [`Kind::PromptTooLong`] for parameters that do not fit, [`Kind::Overloaded`] at once
+    /// when there is no room.
+    pub fn generate(
+        &self,
+        request: &GenerateRequest,
+        prompt: PreparedPrompt,
+    ) -> Result<impl Stream<Item = Event> + Send + use<>, Problem> {
+        let sequences = self.sequences(request, &prompt)?;
+        crate::metrics::request(&self.name, "generate");
+        let receivers = self.engine.submit(sequences).map_err(problem)?;
+        let prompt_tokens = u32::try_from(prompt.tokens.len()).unwrap_or(u32::MAX);
+        let choices = receivers.len() as u32;
+        let echoes = prompt.echo.into_iter().flat_map(move |text| {
+            let delta = move |choice| Event::Delta { choice, text: text.clone(), tokens: vec![], logprobs: vec![] };
+            (0..choices).map(delta)
+        });
+        let head = stream::iter(std::iter::once(Event::Started { prompt_tokens }).chain(echoes));
+        Ok(head.chain(answers(receivers, prompt_tokens)))
+    }
+
+    fn sequences(&self, request: &GenerateRequest, prompt: &PreparedPrompt) -> Result<Vec<SequenceRequest>, Problem> {
+        self.check_bias(request)?;
+        let max_tokens = self.max_tokens(request, prompt.tokens.len())?;
+        let mut end_tokens = request.stop_token_ids.clone();
+        if !request.ignore_eos {
+            end_tokens.extend_from_slice(&self.end_tokens);
+        }
+        let seed = request.sampling.seed.unwrap_or_else(rand::random);
+        let sequence = SequenceRequest {
+            prompt: Arc::clone(&prompt.tokens),
+            sampling: request.sampling.clone(),
+            seed,
+            max_tokens,
+            stop: request.stop.clone(),
+            end_tokens: end_tokens.into(),
+            logprobs: request.logprobs,
+        };
+        let answer = |choice| SequenceRequest { seed: seed.wrapping_add(u64::from(choice)), ..sequence.clone() };
+        Ok((0..request.choices.max(1)).map(answer).collect())
+    }
+
+    fn max_tokens(&self, request: &GenerateRequest, prompt: usize) -> Result<usize, Problem> {
+        let (context, room) = (self.context(), self.context() - prompt);
+        match request.max_tokens.map(|wanted| wanted as usize) {
+            None => Ok(room),
+            Some(0) => Err(Problem::invalid("max_tokens", "max_tokens is 0; it must be at least 1")),
+            Some(wanted) if wanted > room => {
+                let message = format!(
+                    "the prompt has {prompt} tokens and {wanted} more are asked for, and the context of this model is \
+                     {context} tokens; lower max_tokens to {room}, or shorten the prompt"
+                );
+                Err(Problem::new(Kind::PromptTooLong, message).with_param("max_tokens"))
+            }
+            Some(wanted) => Ok(wanted),
+        }
+    }
+
+    fn check_bias(&self, request: &GenerateRequest) -> Result<(), Problem> {
+        let size = self.vocab();
+        match request.sampling.logit_bias.iter().find(|(id, _)| *id >= size) {
+            Some((id, _)) => Err(Problem::invalid(
+                "logit_bias",
+                format!("token id {id} in logit_bias is out of range; the vocabulary has {size}"),
+            )),
+            None => Ok(()),
+        }
+    }
+}
+
+/// Merges the events of all answers, and closes with what they cost.
+fn answers(
+    receivers: Vec<tokio::sync::mpsc::Receiver<SequenceEvent>>,
+    prompt_tokens: u32,
+) -> impl Stream<Item = Event> + Send + use<> {
+    let open = (0..receivers.len() as u32).collect();
+    let each = receivers.into_iter().zip(0_u32..).map(|(receiver, choice)| {
+        let closed = stream::once(std::future::ready(None));
+        ReceiverStream::new(receiver).map(Some).chain(closed).map(move |event| (choice, event))
+    });
+    let usage = Usage { prompt_tokens, ..Usage::default() };
+    stream::unfold(Merge { events: stream::select_all(each), open, usage, ended: false }, Merge::next)
+}
+
+/// Answers in progress.
+struct Merge<S> {
+    /// Events with the choice they belong to; `None` when its channel is closed.
+    events: stream::SelectAll<S>,
+    /// Choices that have not finished.
+    open: BTreeSet<u32>,
+    usage: Usage,
+    ended: bool,
+}
+
+impl<S: Stream<Item = (u32, Option<SequenceEvent>)> + Unpin> Merge<S> {
+    /// The next event, or `None` after the last.
+    async fn next(mut self) -> Option<(Event, Self)> {
+        while !self.ended {
+            if self.open.is_empty() {
+                self.ended = true;
+                return Some((Event::Done { usage: self.usage }, self));
+            }
+            let (choice, event) = self.events.next().await?;
+            match event {
+                // The channel closes after the end of an answer, or when the engine has died before it.
+                None if !self.open.contains(&choice) => {}
+                None => return Some(self.fail(EngineError::Stopped)),
+                Some(SequenceEvent::Failed(error)) => return Some(self.fail(error)),
+                Some(SequenceEvent::Delta { text, tokens, logprobs }) => {
+                    return Some((Event::Delta { choice, text, tokens, logprobs }, self));
+                }
+                Some(SequenceEvent::Finished { reason, tokens }) => {
+                    self.open.remove(&choice);
+                    self.usage.completion_tokens += u32::try_from(tokens).unwrap_or(u32::MAX);
+                    return Some((Event::Finished { choice, reason }, self));
+                }
+            }
+        }
+        None
+    }
+
+    fn fail(mut self, error: EngineError) -> (Event, Self) {
+        self.ended = true;
+        (Event::Failed { problem: problem(error) }, self)
+    }
+}
+
+/// What a caller is told of an engine's error.
+pub(crate) fn problem(error: EngineError) -> Problem {
+    match &error {
+        EngineError::Overloaded { .. } => {
+            Problem::new(Kind::Overloaded, error.to_string()).with_retry_after_ms(RETRY_AFTER_MS)
+        }
+        EngineError::TooMany { .. } => Problem::invalid("n", error.to_string()),
+        EngineError::Step(_) | EngineError::Sample(_) | EngineError::Stopped => {
+            Problem::new(Kind::Bug, crate::error::chain(&error))
+        }
+    }
+}

@@ -1,0 +1,105 @@
+//! What the worker counts. Labels hold names of this worker's own models only.
+
+use std::time::{Duration, Instant};
+
+use metrics::{
+    Counter, Gauge, Histogram, counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram,
+};
+
+/// Describes every metric of the worker.
+pub(crate) fn describe() {
+    describe_gauge!("muster_worker_sequences_running", "Sequences that hold a row, by model");
+    describe_gauge!("muster_worker_sequences_waiting", "Sequences that wait for a row, by model");
+    describe_counter!("muster_worker_prompt_tokens_total", "Prompt tokens read, by model");
+    describe_counter!("muster_worker_generation_tokens_total", "Tokens chosen, by model");
+    describe_histogram!("muster_worker_time_to_first_token_seconds", "From arrival in the engine to the first token");
+    describe_histogram!("muster_worker_inter_token_latency_seconds", "Between one token of a sequence and the next");
+    describe_histogram!("muster_worker_prefill_step_seconds", "One run over a piece of a prompt");
+    describe_histogram!("muster_worker_decode_step_seconds", "One run that adds a token");
+    describe_counter!("muster_worker_embedding_tokens_total", "Tokens embedded, by model");
+    describe_histogram!("muster_worker_encoder_batch_texts", "Texts in one run of an encoder");
+    describe_counter!("muster_worker_requests_total", "Requests taken, by model and kind");
+    describe_counter!("muster_worker_heartbeats_total", "Heartbeats sent, by outcome");
+}
+
+/// Counts of one engine.
+pub(crate) struct EngineMetrics {
+    running: Gauge,
+    waiting: Gauge,
+    prompt_tokens: Counter,
+    generation_tokens: Counter,
+    first_token: Histogram,
+    inter_token: Histogram,
+    prefill_step: Histogram,
+    decode_step: Histogram,
+}
+
+impl EngineMetrics {
+    pub(crate) fn new(model: &str) -> Self {
+        let model = model.to_owned();
+        Self {
+            running: gauge!("muster_worker_sequences_running", "model" => model.clone()),
+            waiting: gauge!("muster_worker_sequences_waiting", "model" => model.clone()),
+            prompt_tokens: counter!("muster_worker_prompt_tokens_total", "model" => model.clone()),
+            generation_tokens: counter!("muster_worker_generation_tokens_total", "model" => model.clone()),
+            first_token: histogram!("muster_worker_time_to_first_token_seconds", "model" => model.clone()),
+            inter_token: histogram!("muster_worker_inter_token_latency_seconds", "model" => model.clone()),
+            prefill_step: histogram!("muster_worker_prefill_step_seconds", "model" => model.clone()),
+            decode_step: histogram!("muster_worker_decode_step_seconds", "model" => model),
+        }
+    }
+
+    pub(crate) fn prefill(&self, tokens: usize, step: Duration) {
+        self.prompt_tokens.increment(tokens as u64);
+        self.prefill_step.record(step);
+    }
+
+    pub(crate) fn decode(&self, step: Duration) {
+        self.decode_step.record(step);
+    }
+
+    /// A token was chosen, for a sequence that arrived then and chose its last token then.
+    pub(crate) fn token(&self, arrived: Instant, last: Option<Instant>) {
+        self.generation_tokens.increment(1);
+        match last {
+            Some(last) => self.inter_token.record(last.elapsed()),
+            None => self.first_token.record(arrived.elapsed()),
+        }
+    }
+
+    pub(crate) fn load(&self, running: usize, waiting: usize) {
+        self.running.set(running as f64);
+        self.waiting.set(waiting as f64);
+    }
+}
+
+/// Counts of one encoder.
+pub(crate) struct EncoderMetrics {
+    tokens: Counter,
+    texts: Histogram,
+}
+
+impl EncoderMetrics {
+    pub(crate) fn new(model: &str) -> Self {
+        let model = model.to_owned();
+        Self {
+            tokens: counter!("muster_worker_embedding_tokens_total", "model" => model.clone()),
+            texts: histogram!("muster_worker_encoder_batch_texts", "model" => model),
+        }
+    }
+
+    pub(crate) fn run(&self, texts: usize, tokens: usize) {
+        self.tokens.increment(tokens as u64);
+        self.texts.record(texts as f64);
+    }
+}
+
+/// A request for a model was taken.
+pub(crate) fn request(model: &str, kind: &'static str) {
+    counter!("muster_worker_requests_total", "model" => model.to_owned(), "kind" => kind).increment(1);
+}
+
+/// A heartbeat was sent.
+pub(crate) fn heartbeat(outcome: &'static str) {
+    counter!("muster_worker_heartbeats_total", "outcome" => outcome).increment(1);
+}

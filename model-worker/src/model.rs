@@ -1,0 +1,154 @@
+//! Models as the engine and the encoder see them: tokens in, numbers out.
+//!
+//! [`CausalModel`] continues a sequence, [`EncoderModel`] reads one whole. Behind each stands ONNX Runtime
+//! ([`onnx`]), or for the first a seeded [`fake`] that needs no files. [`files`] and [`manifest`] find out what a
+//! folder holds.
+
+pub mod fake;
+pub mod files;
+pub mod manifest;
+pub mod onnx;
+
+use std::path::PathBuf;
+
+/// Room for one sequence's keys and values, counted from 0.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Row(pub usize);
+
+/// What a causal model is like.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct CausalShape {
+    /// Length of the logits; may exceed the tokenizer's vocabulary.
+    pub vocab: usize,
+    /// Longest sequence, in tokens.
+    pub context: usize,
+    /// Sequences whose keys and values it can hold at once.
+    pub rows: usize,
+}
+
+/// A language model that keeps the keys and values of several sequences.
+pub trait CausalModel: Send {
+    /// What it is like.
+    fn shape(&self) -> CausalShape;
+
+    /// Reads `tokens` after the `past` tokens that the row holds, and gives the logits `[vocab]` after the last.
+    ///
+    /// `tokens` is not empty, and `past + tokens.len()` does not exceed the context. With `past == 0` whatever the
+    /// row held is forgotten.
+    ///
+    /// # Errors
+    /// [`ModelError::Run`] when the runtime fails; the row is lost then, the others are not.
+    fn forward(&mut self, row: Row, tokens: &[u32], past: usize) -> Result<&mut [f32], ModelError>;
+
+    /// Gives up what a row holds.
+    fn release(&mut self, row: Row);
+}
+
+/// Several texts of one batch, padded at the end to the longest.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct EncoderBatch {
+    /// Number of texts.
+    pub rows: usize,
+    /// Tokens of the longest.
+    pub columns: usize,
+    /// `[rows, columns]`; padding holds the padding token.
+    pub ids: Vec<i64>,
+    /// `[rows, columns]`; 1 for a token, 0 for padding.
+    pub mask: Vec<i64>,
+}
+
+/// What an encoder gives for a batch.
+#[derive(Debug, Clone, PartialEq)]
+pub enum EncoderOutput {
+    /// `[rows, columns, width]`: one vector a token, to be pooled.
+    Tokens {
+        /// The numbers, row by row.
+        values: Vec<f32>,
+        /// Numbers in one vector.
+        width: usize,
+    },
+    /// `[rows, width]`: the graph has pooled already.
+    Pooled {
+        /// The numbers, row by row.
+        values: Vec<f32>,
+        /// Numbers in one vector.
+        width: usize,
+    },
+}
+
+/// A model that reads whole texts.
+pub trait EncoderModel: Send {
+    /// Encodes a batch.
+    ///
+    /// # Errors
+    /// [`ModelError::Run`] when the runtime fails.
+    fn encode(&mut self, batch: &EncoderBatch) -> Result<EncoderOutput, ModelError>;
+}
+
+/// Why a model cannot be loaded or run.
+#[derive(Debug, thiserror::Error)]
+pub enum ModelError {
+    /// The folder does not exist.
+    #[error("model folder {} does not exist; give a folder that holds an ONNX model", .0.display())]
+    FolderMissing(PathBuf),
+    /// The path is no folder.
+    #[error("{} is not a folder; give the folder that holds the ONNX model and its tokenizer", .0.display())]
+    NotAFolder(PathBuf),
+    /// A file cannot be read.
+    #[error("cannot read {file}")]
+    Read {
+        /// The file.
+        file: String,
+        /// The system's own words.
+        #[source]
+        source: std::io::Error,
+    },
+    /// A file that the layout needs is not there.
+    #[error("{file} is missing: {expected}")]
+    FileMissing {
+        /// The file.
+        file: String,
+        /// What it is needed for.
+        expected: String,
+    },
+    /// A file does not hold what it should.
+    #[error("{file} is not usable: {reason}")]
+    Malformed {
+        /// The file.
+        file: String,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// The graph is none that muster can serve.
+    #[error("{file}: no layout recognised: {reason}")]
+    UnknownLayout {
+        /// The graph.
+        file: String,
+        /// What was found, and what was expected.
+        reason: String,
+    },
+    /// The graph keeps weights where it must not.
+    #[error("{file}: external data `{location}` {reason}; weights must lie inside the model's folder")]
+    ExternalData {
+        /// The graph.
+        file: String,
+        /// Where it says its weights are.
+        location: String,
+        /// What is wrong with that place.
+        reason: String,
+    },
+    /// ONNX Runtime is not there, or is the wrong one.
+    #[error(transparent)]
+    Runtime(#[from] onnx::runtime::RuntimeError),
+    /// ONNX Runtime refused the graph.
+    #[error("ONNX Runtime cannot load {file}: {reason}")]
+    Load {
+        /// The graph.
+        file: String,
+        /// ONNX Runtime's own words.
+        reason: String,
+    },
+    /// A run failed.
+    #[error("a run of the model failed: {0}")]
+    Run(String),
+}

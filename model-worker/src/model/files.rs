@@ -1,0 +1,115 @@
+//! Where a model's files come from: a folder, or the binary itself.
+
+use std::borrow::Cow;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use super::ModelError;
+
+/// A model's files.
+#[derive(Debug, Clone)]
+pub enum ModelFiles {
+    /// In a folder.
+    Folder(PathBuf),
+    /// Inside the binary.
+    Embedded(&'static [(&'static str, &'static [u8])]),
+}
+
+/// A graph, as ONNX Runtime will load it.
+#[derive(Debug, Clone)]
+pub enum GraphSource {
+    /// A file; weights may lie beside it.
+    File(PathBuf),
+    /// Bytes that hold their weights.
+    Memory(&'static [u8]),
+}
+
+impl ModelFiles {
+    /// The files of a folder.
+    ///
+    /// # Errors
+    /// When there is no such folder.
+    pub fn folder(path: &Path) -> Result<Self, ModelError> {
+        match std::fs::metadata(path) {
+            Ok(metadata) if metadata.is_dir() => Ok(Self::Folder(path.to_owned())),
+            Ok(_) => Err(ModelError::NotAFolder(path.to_owned())),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Err(ModelError::FolderMissing(path.to_owned())),
+            Err(source) => Err(ModelError::Read { file: path.display().to_string(), source }),
+        }
+    }
+
+    /// A file's name as users know it.
+    pub fn describe(&self, name: &str) -> String {
+        match self {
+            Self::Folder(folder) => folder.join(name).display().to_string(),
+            Self::Embedded(_) => format!("(built in)/{name}"),
+        }
+    }
+
+    /// The content of a file, or `None` when it is not there.
+    ///
+    /// # Errors
+    /// When it is there and cannot be read.
+    pub fn read(&self, name: &str) -> Result<Option<Cow<'static, [u8]>>, ModelError> {
+        match self {
+            Self::Folder(folder) => match std::fs::read(folder.join(name)) {
+                Ok(bytes) => Ok(Some(Cow::Owned(bytes))),
+                Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+                Err(source) => Err(ModelError::Read { file: self.describe(name), source }),
+            },
+            Self::Embedded(files) => {
+                Ok(files.iter().find(|(file, _)| *file == name).map(|(_, bytes)| Cow::Borrowed(*bytes)))
+            }
+        }
+    }
+
+    /// The content of a text file, or `None` when it is not there.
+    ///
+    /// # Errors
+    /// When it is there and is not UTF-8, or cannot be read.
+    pub fn read_text(&self, name: &str) -> Result<Option<String>, ModelError> {
+        let Some(bytes) = self.read(name)? else { return Ok(None) };
+        String::from_utf8(bytes.into_owned())
+            .map(Some)
+            .map_err(|error| ModelError::Malformed { file: self.describe(name), reason: error.to_string() })
+    }
+
+    /// The content of a JSON file, or `None` when it is not there.
+    ///
+    /// # Errors
+    /// When it is there and is not JSON, or cannot be read.
+    pub fn read_json(&self, name: &str) -> Result<Option<serde_json::Value>, ModelError> {
+        let Some(bytes) = self.read(name)? else { return Ok(None) };
+        serde_json::from_slice(&bytes)
+            .map(Some)
+            .map_err(|error| ModelError::Malformed { file: self.describe(name), reason: error.to_string() })
+    }
+
+    /// Whether a file is there.
+    pub fn has(&self, name: &str) -> bool {
+        match self {
+            Self::Folder(folder) => folder.join(name).is_file(),
+            Self::Embedded(files) => files.iter().any(|(file, _)| *file == name),
+        }
+    }
+
+    /// A graph by its name; it must be there.
+    ///
+    /// # Errors
+    /// When it is not.
+    pub fn graph(&self, name: &str) -> Result<GraphSource, ModelError> {
+        let missing = || ModelError::FileMissing {
+            file: self.describe(name),
+            expected: "the model's configuration names it as the graph".to_owned(),
+        };
+        match self {
+            Self::Folder(folder) if self.has(name) => Ok(GraphSource::File(folder.join(name))),
+            Self::Folder(_) => Err(missing()),
+            Self::Embedded(files) => files
+                .iter()
+                .find(|(file, _)| *file == name)
+                .map(|(_, bytes)| GraphSource::Memory(bytes))
+                .ok_or_else(missing),
+        }
+    }
+}

@@ -1,0 +1,61 @@
+//! ONNX models: what is in a graph, and how to run it. The only folder that names `ort`.
+//!
+//! * [`runtime`] finds and starts ONNX Runtime.
+//! * [`graph`] reads what an ONNX file says of itself, and refuses weights outside the model's folder.
+//! * [`session`] loads a graph into ONNX Runtime.
+//! * [`gqa`] and [`concat`] run the two layouts of language models; [`encoder`] runs encoders.
+
+pub mod concat;
+pub mod encoder;
+pub mod gqa;
+pub mod graph;
+pub mod runtime;
+pub mod session;
+
+use super::ModelError;
+
+/// Names and sizes of a language model's inputs and outputs.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CausalIo {
+    /// Pairs of input and output that hold keys or values, in the order of layers.
+    pub caches: Vec<CacheIo>,
+    /// Key and value heads of one layer.
+    pub kv_heads: usize,
+    /// Numbers in one head.
+    pub head_size: usize,
+    /// Whether the graph wants the position of each token.
+    pub position_ids: bool,
+}
+
+/// One key or value cache of one layer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CacheIo {
+    /// Input that takes the past.
+    pub past: String,
+    /// Output that gives the present.
+    pub present: String,
+}
+
+/// Copies the logits of the last position out of `[1, positions, vocab]`.
+fn last_logits(logits: &[f32], into: &mut [f32]) -> Result<(), ModelError> {
+    let Some(start) = logits.len().checked_sub(into.len()) else {
+        return Err(ModelError::Run(format!("{} logits came out, {} were expected", logits.len(), into.len())));
+    };
+    into.copy_from_slice(&logits[start..]);
+    Ok(())
+}
+
+/// ONNX Runtime's words for a failed run.
+fn run_error(error: ort::Error) -> ModelError {
+    ModelError::Run(error.to_string())
+}
+
+/// Token ids as the graphs take them.
+fn as_i64(tokens: &[u32]) -> Vec<i64> {
+    tokens.iter().map(|&token| i64::from(token)).collect()
+}
+
+/// `[past, past + 1, …]`, as many as there are new tokens.
+fn positions(past: usize, new: usize) -> Vec<i64> {
+    (past as i64..(past + new) as i64).collect()
+}

@@ -1,0 +1,223 @@
+//! Registers with the controller, beats, registers again when forgotten, and says goodbye.
+//!
+//! The controller may be muster's or FastChat's: one that has no `/register` is taken for FastChat's. It may come
+//! later than the worker and may go away for as long as it likes; the worker tries for ever.
+
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use muster_shared::client::{ClientError, ControllerClient, Timeouts, http_client};
+use muster_shared::control::{Heartbeat, HeartbeatReply, Leave, Registration};
+use muster_shared::fastchat::{HeartBeat, HeartBeatReply, RegisterWorker};
+use muster_shared::id::WorkerId;
+use muster_shared::secret::Secret;
+use muster_shared::transport::Transport;
+use tokio_util::sync::CancellationToken;
+
+use crate::config::{RegistrationConfig, Speed};
+use crate::error::chain;
+use crate::fastchat::worker_status;
+use crate::metrics;
+use crate::state::State;
+
+/// First and longest pause between two attempts to register.
+const BACKOFF: [Duration; 2] = [Duration::from_millis(200), Duration::from_secs(5)];
+/// Time a call to the controller may take.
+const TIMEOUTS: Timeouts = Timeouts { connect: Duration::from_secs(2), read: Duration::from_secs(5) };
+
+/// The words the controller understands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Dialect {
+    Muster,
+    FastChat,
+}
+
+/// A registration that holds: until when the next heartbeat is due, and in which words.
+#[derive(Debug, Clone, Copy)]
+struct Membership {
+    dialect: Dialect,
+    heartbeat: Duration,
+}
+
+/// Keeps this worker known to its controller.
+#[derive(Debug)]
+pub(crate) struct Registrar {
+    config: RegistrationConfig,
+    client: ControllerClient,
+    http: reqwest::Client,
+    state: Arc<State>,
+    id: WorkerId,
+    incarnation: u64,
+}
+
+impl Registrar {
+    pub(crate) fn new(config: RegistrationConfig, token: Option<Secret>, state: Arc<State>) -> Self {
+        let http = http_client(TIMEOUTS);
+        let id = config.id.clone().unwrap_or_else(|| WorkerId::new(&state.address));
+        let started = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        Self {
+            client: ControllerClient::new(http.clone(), &config.controller, token),
+            http,
+            state,
+            id,
+            incarnation: u64::try_from(started.as_millis()).unwrap_or(u64::MAX),
+            config,
+        }
+    }
+
+    /// Registers and beats until `leaving`; then says goodbye.
+    pub(crate) async fn run(&self, leaving: CancellationToken) {
+        tokio::select! {
+            () = leaving.cancelled() => {}
+            never = self.stay() => match never {},
+        }
+        self.drain().await;
+    }
+
+    /// Registers and beats for ever.
+    async fn stay(&self) -> std::convert::Infallible {
+        loop {
+            let membership = self.join().await;
+            self.beat(membership).await;
+        }
+    }
+
+    /// Tries until the controller has taken the registration.
+    async fn join(&self) -> Membership {
+        let [mut pause, longest] = BACKOFF;
+        loop {
+            match self.register().await {
+                Ok(membership) => {
+                    tracing::info!(controller = self.client.address(), dialect = ?membership.dialect, "registered");
+                    return membership;
+                }
+                Err(reason) => {
+                    tracing::warn!(
+                        controller = self.client.address(),
+                        reason,
+                        ?pause,
+                        "cannot register; will try again"
+                    );
+                }
+            }
+            tokio::time::sleep(jittered(pause)).await;
+            pause = (pause * 2).min(longest);
+        }
+    }
+
+    /// Beats until the controller has forgotten this worker.
+    async fn beat(&self, membership: Membership) {
+        loop {
+            tokio::time::sleep(jittered(membership.heartbeat)).await;
+            let known = match membership.dialect {
+                Dialect::Muster => self.beat_muster().await,
+                Dialect::FastChat => self.beat_fastchat().await,
+            };
+            match known {
+                Ok(true) => metrics::heartbeat("renewed"),
+                Ok(false) => {
+                    metrics::heartbeat("unknown");
+                    tracing::info!("the controller does not know this worker; registering again");
+                    return;
+                }
+                // The lease outlives a lost beat; the next one is on its way.
+                Err(error) => {
+                    metrics::heartbeat("failed");
+                    tracing::warn!(error = chain(&error), "heartbeat failed");
+                }
+            }
+        }
+    }
+
+    async fn register(&self) -> Result<Membership, String> {
+        let registration = self.registration().map_err(|problem| problem.message)?;
+        match self.client.register(&registration).await {
+            Ok(lease) => {
+                Ok(Membership { dialect: Dialect::Muster, heartbeat: Duration::from_millis(lease.heartbeat_ms.max(1)) })
+            }
+            Err(ClientError::Unexpected { status: 404 | 405, .. }) => {
+                self.register_fastchat().await.map_err(|error| chain(&error))?;
+                Ok(Membership { dialect: Dialect::FastChat, heartbeat: self.config.fastchat_heartbeat })
+            }
+            Err(error) => Err(chain(&error)),
+        }
+    }
+
+    fn registration(&self) -> Result<Registration, muster_shared::problem::Problem> {
+        let catalog = self.state.catalog()?;
+        Ok(Registration {
+            id: self.id.clone(),
+            address: self.state.address.clone(),
+            incarnation: self.incarnation,
+            transport: Transport::Http,
+            models: catalog.cards(),
+            speed: self.measured().unwrap_or(self.state.stated_speed),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+        })
+    }
+
+    /// The measured speed, where it is to be told.
+    fn measured(&self) -> Option<f64> {
+        match self.config.speed {
+            Speed::Stated(_) => None,
+            Speed::Measured => self.state.catalog().ok()?.tokens_per_second(),
+        }
+    }
+
+    async fn beat_muster(&self) -> Result<bool, ClientError> {
+        let load = self.state.catalog().map(|catalog| catalog.load_report()).unwrap_or_default();
+        let heartbeat = Heartbeat { id: self.id.clone(), incarnation: self.incarnation, load, speed: self.measured() };
+        Ok(matches!(self.client.heartbeat(&heartbeat).await?, HeartbeatReply::Renewed(_)))
+    }
+
+    async fn register_fastchat(&self) -> Result<(), ClientError> {
+        let body = RegisterWorker {
+            worker_name: self.state.address.clone(),
+            check_heart_beat: true,
+            worker_status: Some(worker_status(&self.state)),
+            multimodal: false,
+        };
+        self.post_fastchat("/register_worker", &body).await.map(drop)
+    }
+
+    async fn beat_fastchat(&self) -> Result<bool, ClientError> {
+        let queue_length = worker_status(&self.state).queue_length;
+        let body = HeartBeat { worker_name: self.state.address.clone(), queue_length };
+        let response = self.post_fastchat("/receive_heart_beat", &body).await?;
+        let reply: HeartBeatReply = response.json().await.map_err(|error| self.network(error))?;
+        Ok(reply.exist)
+    }
+
+    async fn post_fastchat(&self, path: &str, body: &impl serde::Serialize) -> Result<reqwest::Response, ClientError> {
+        let url = format!("{}{path}", self.client.address());
+        let response = self.http.post(url).json(body).send().await.map_err(|error| self.network(error))?;
+        response.error_for_status().map_err(|error| self.network(error))
+    }
+
+    fn network(&self, error: reqwest::Error) -> ClientError {
+        ClientError::from_reqwest(self.client.address(), error)
+    }
+
+    fn leave(&self) -> Leave {
+        Leave { id: self.id.clone(), incarnation: Some(self.incarnation) }
+    }
+
+    /// Asks for no more requests. FastChat's controller has no word for it; there the lease runs out.
+    async fn drain(&self) {
+        if let Err(error) = self.client.drain(&self.leave()).await {
+            tracing::debug!(error = chain(&error), "could not tell the controller to drain");
+        }
+    }
+
+    /// Ends the lease, after the last request.
+    pub(crate) async fn deregister(&self) {
+        if let Err(error) = self.client.deregister(&self.leave()).await {
+            tracing::debug!(error = chain(&error), "could not deregister");
+        }
+    }
+}
+
+/// A duration some 10 % shorter at random, so that workers started together do not beat together.
+fn jittered(duration: Duration) -> Duration {
+    duration.mul_f64(rand::random_range(0.9..=1.0))
+}

@@ -1,0 +1,68 @@
+//! What the handlers of a worker share.
+
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use muster_shared::problem::{Kind, Problem};
+
+use crate::catalog::Catalog;
+
+/// When to come back while models are still loading, in milliseconds.
+const LOADING_RETRY_MS: u64 = 2000;
+
+/// The state of a worker.
+#[derive(Debug, Default)]
+pub(crate) struct State {
+    catalog: OnceLock<Catalog>,
+    draining: AtomicBool,
+    /// The worker's base URL, under which FastChat's peers know it.
+    pub(crate) address: String,
+    /// Relative speed as FastChat's peers are told.
+    pub(crate) stated_speed: f64,
+}
+
+impl State {
+    pub(crate) fn new(address: String, stated_speed: f64) -> Self {
+        Self { address, stated_speed, ..Self::default() }
+    }
+
+    /// Opens the worker for requests.
+    pub(crate) fn set_catalog(&self, catalog: Catalog) {
+        // Models are loaded once; a second catalog would be a fault, and the first one stays.
+        let _ = self.catalog.set(catalog);
+    }
+
+    /// The models.
+    ///
+    /// # Errors
+    /// [`Kind::NoWorker`] while they are loading.
+    pub(crate) fn catalog(&self) -> Result<&Catalog, Problem> {
+        self.catalog.get().ok_or_else(|| {
+            Problem::new(Kind::NoWorker, "the models of this worker are still loading")
+                .with_retry_after_ms(LOADING_RETRY_MS)
+        })
+    }
+
+    pub(crate) fn into_catalog(self) -> Option<Catalog> {
+        self.catalog.into_inner()
+    }
+
+    /// Closes the worker for new work, as far as load balancers look.
+    pub(crate) fn drain(&self) {
+        self.draining.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether requests are welcome.
+    ///
+    /// # Errors
+    /// The reason why not.
+    pub(crate) fn ready(&self) -> Result<(), Problem> {
+        if self.draining.load(Ordering::Relaxed) {
+            return Err(Problem::new(Kind::NoWorker, "this worker is draining"));
+        }
+        if !self.catalog()?.is_alive() {
+            return Err(Problem::new(Kind::NoWorker, "the thread of a model has died; restart the worker"));
+        }
+        Ok(())
+    }
+}

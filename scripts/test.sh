@@ -1,0 +1,25 @@
+#!/usr/bin/env bash
+# Runs every test: Rust's, those in its documentation, and OpenAI's own client against `muster up`.
+# Wants Rust and Python; ONNX Runtime goes to the user's cache, everything else to target/.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+target=${CARGO_TARGET_DIR:-target}
+
+[ -n "${ORT_DYLIB_PATH:-}" ] || scripts/fetch-onnxruntime.sh
+
+# All targets at once: the binary for the Python tests then shares its crates with the Rust tests.
+cargo build --workspace --all-targets
+if cargo nextest --version >/dev/null 2>&1; then
+    cargo nextest run --workspace
+else
+    cargo test --workspace --all-targets
+fi
+cargo test --workspace --doc
+
+venv=$target/python-tests
+if ! cmp --silent tests/python/requirements.txt "$venv/requirements.txt"; then
+    python3 -m venv --clear "$venv"
+    "$venv/bin/python" -m pip install --quiet --disable-pip-version-check -r tests/python/requirements.txt
+    cp tests/python/requirements.txt "$venv/"
+fi
+MUSTER_BINARY=$target/debug/muster "$venv/bin/python" -m pytest tests/python "$@"

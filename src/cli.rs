@@ -1,0 +1,178 @@
+//! The command line.
+
+use std::io::IsTerminal as _;
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use muster_shared::secret::Secret;
+use muster_shared::telemetry::{self, LogFormat};
+
+use crate::config::{ControllerSection, GatewaySection, WorkerSection};
+
+/// A fleet for ONNX models behind one OpenAI-compatible address.
+#[derive(Debug, Parser)]
+#[command(name = "muster", version, propagate_version = true)]
+pub(crate) struct Cli {
+    /// YAML or JSON file with the sections `controller`, `worker` and `gateway`.
+    #[arg(long, global = true, env = "MUSTER_CONFIG", value_name = "FILE")]
+    pub(crate) config: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) logs: Logs,
+    #[command(subcommand)]
+    pub(crate) verb: Verb,
+}
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Verb {
+    /// Run controller, worker and gateway in one process.
+    Up(Box<UpArgs>),
+    /// Run a controller: the registry of workers.
+    Controller(Box<ControllerArgs>),
+    /// Run a model worker.
+    Worker(Box<WorkerArgs>),
+    /// Run a gateway: the OpenAI API.
+    Gateway(Box<GatewayArgs>),
+    /// Show a controller's fleet.
+    Status(StatusArgs),
+    /// Chat in the terminal with any OpenAI-compatible gateway.
+    Chat(ChatArgs),
+    /// Show what muster finds on this machine.
+    Doctor(Box<DoctorArgs>),
+}
+
+/// Flags of `muster up`.
+#[derive(Debug, Args)]
+pub(crate) struct UpArgs {
+    #[command(flatten)]
+    pub(crate) gateway: GatewaySection,
+    /// Port of the controller inside; 21001, or a free one if that is taken.
+    #[arg(long, env = "MUSTER_UP_CONTROLLER_PORT")]
+    pub(crate) controller_port: Option<u16>,
+    /// Port of the worker inside; 21002, or a free one if that is taken.
+    #[arg(long, env = "MUSTER_UP_WORKER_PORT")]
+    pub(crate) worker_port: Option<u16>,
+    #[command(flatten)]
+    pub(crate) models: crate::config::ModelSection,
+    /// Rule by which a worker is picked.
+    #[arg(long, visible_alias = "dispatch-method", env = "MUSTER_CONTROLLER_POLICY")]
+    pub(crate) policy: Option<String>,
+}
+
+/// Flags of `muster controller`.
+#[derive(Debug, Args)]
+pub(crate) struct ControllerArgs {
+    #[command(flatten)]
+    pub(crate) section: ControllerSection,
+    #[command(flatten)]
+    pub(crate) print: Print,
+}
+
+/// Flags of `muster worker`.
+#[derive(Debug, Args)]
+pub(crate) struct WorkerArgs {
+    #[command(flatten)]
+    pub(crate) section: WorkerSection,
+    #[command(flatten)]
+    pub(crate) print: Print,
+}
+
+/// Flags of `muster gateway`.
+#[derive(Debug, Args)]
+pub(crate) struct GatewayArgs {
+    #[command(flatten)]
+    pub(crate) section: GatewaySection,
+    #[command(flatten)]
+    pub(crate) print: Print,
+}
+
+/// Shows the configuration instead of running.
+#[derive(Debug, Args)]
+pub(crate) struct Print {
+    /// Print the configuration in force as YAML, and end.
+    #[arg(long)]
+    pub(crate) print_config: bool,
+}
+
+/// Flags of `muster status`.
+#[derive(Debug, Args)]
+pub(crate) struct StatusArgs {
+    /// Base URL of the controller.
+    #[arg(long, env = "MUSTER_CONTROLLER_ADDRESS", default_value = "http://127.0.0.1:21001")]
+    pub(crate) controller_address: String,
+    /// The fleet's token.
+    #[arg(long, env = "MUSTER_FLEET_TOKEN", hide_env_values = true, value_parser = crate::config::secret)]
+    pub(crate) fleet_token: Option<Secret>,
+    /// Print the controller's answer as JSON.
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+/// Flags of `muster chat`.
+#[derive(Debug, Args)]
+pub(crate) struct ChatArgs {
+    /// Base URL of the gateway, with or without `/v1`.
+    #[arg(long, env = "OPENAI_BASE_URL", default_value = "http://127.0.0.1:8000/v1")]
+    pub(crate) base_url: String,
+    /// Key for the gateway.
+    #[arg(long, env = "OPENAI_API_KEY", hide_env_values = true, value_parser = crate::config::secret)]
+    pub(crate) api_key: Option<Secret>,
+    /// Model to talk with; the gateway's first that generates text when absent.
+    #[arg(long)]
+    pub(crate) model: Option<String>,
+    /// What the model is told first.
+    #[arg(long)]
+    pub(crate) system: Option<String>,
+    /// Randomness of the answers; 0 is greedy.
+    #[arg(long, default_value_t = 0.0)]
+    pub(crate) temperature: f32,
+    /// One question; without, a conversation line by line.
+    pub(crate) message: Option<String>,
+}
+
+/// Flags of `muster doctor`.
+#[derive(Debug, Args)]
+pub(crate) struct DoctorArgs {
+    #[command(flatten)]
+    pub(crate) worker: WorkerSection,
+}
+
+/// How logs are written, to standard error.
+#[derive(Debug, Args)]
+pub(crate) struct Logs {
+    /// Which messages: `info`, `debug`, `muster_gateway=debug,warn` and so on.
+    #[arg(
+        long,
+        global = true,
+        env = "RUST_LOG",
+        default_value = "warn,muster=info,muster_controller=info,muster_worker=info,muster_gateway=info",
+        hide_default_value = true
+    )]
+    log: String,
+    /// For people or for machines.
+    #[arg(long, global = true, env = "MUSTER_LOG_FORMAT", value_enum, default_value_t = Format::Text)]
+    log_format: Format,
+    /// Plain text without colours.
+    #[arg(long, global = true, env = "NO_COLOR", hide = true, num_args = 0..=1, default_missing_value = "1")]
+    no_color: Option<String>,
+}
+
+/// The values of `--log-format`.
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum Format {
+    Text,
+    Json,
+}
+
+impl Logs {
+    pub(crate) fn init(&self) -> anyhow::Result<()> {
+        let format = match self.log_format {
+            Format::Text => LogFormat::Text,
+            Format::Json => LogFormat::Json,
+        };
+        // Any value of NO_COLOR but the empty one counts (no-color.org).
+        let plain = self.no_color.as_deref().is_some_and(|value| !value.is_empty());
+        telemetry::init_logs(&self.log, format, std::io::stderr().is_terminal() && !plain)
+            .map_err(|error| anyhow::anyhow!("--log `{}` cannot be read: {error}", self.log))
+    }
+}

@@ -1,0 +1,132 @@
+//! The gateway's section.
+
+use std::num::{NonZeroU32, NonZeroUsize};
+use std::path::PathBuf;
+
+use bytesize::ByteSize;
+use clap::Args;
+use muster_gateway::Config;
+use muster_shared::secret::Secret;
+use serde::{Deserialize, Serialize};
+
+use super::{Span, base_url, fleet_token, or, secrets_of_file};
+
+/// What a gateway can be told.
+#[derive(Debug, Clone, Default, Args, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct GatewaySection {
+    /// Interface to listen on.
+    #[arg(long, env = "MUSTER_GATEWAY_HOST")]
+    pub(crate) host: Option<String>,
+    /// Port to listen on; 0 takes a free one.
+    #[arg(long, env = "MUSTER_GATEWAY_PORT")]
+    pub(crate) port: Option<u16>,
+    /// Base URL of the controller.
+    #[arg(long, env = "MUSTER_CONTROLLER_ADDRESS")]
+    pub(crate) controller_address: Option<String>,
+    /// Key that clients must show; may be given several times.
+    #[arg(long, visible_alias = "api-keys", env = "MUSTER_API_KEY", hide_env_values = true, value_parser = super::secret, value_delimiter = ',')]
+    #[serde(alias = "api_keys")]
+    pub(crate) api_key: Option<Vec<Secret>>,
+    /// File that holds keys, one a line.
+    #[arg(long, env = "MUSTER_API_KEY_FILE")]
+    pub(crate) api_key_file: Option<PathBuf>,
+    /// Token that every service of the fleet shows to the others.
+    #[arg(long, env = "MUSTER_FLEET_TOKEN", hide_env_values = true, value_parser = super::secret)]
+    pub(crate) fleet_token: Option<Secret>,
+    /// File that holds the fleet's token.
+    #[arg(long, env = "MUSTER_FLEET_TOKEN_FILE")]
+    pub(crate) fleet_token_file: Option<PathBuf>,
+    /// Workers tried for one request.
+    #[arg(long, env = "MUSTER_GATEWAY_ATTEMPTS")]
+    pub(crate) attempts: Option<NonZeroU32>,
+    /// Longest wait for room on a worker.
+    #[arg(long, env = "MUSTER_GATEWAY_DISPATCH_WAIT")]
+    pub(crate) dispatch_wait: Option<Span>,
+    /// Longest wait for a connection.
+    #[arg(long, env = "MUSTER_GATEWAY_CONNECT_TIMEOUT")]
+    pub(crate) connect_timeout: Option<Span>,
+    /// Longest silence of a worker.
+    #[arg(long, env = "FASTCHAT_WORKER_API_TIMEOUT")]
+    pub(crate) read_timeout: Option<Span>,
+    /// Longest wait for the first byte of an answer.
+    #[arg(long, env = "MUSTER_GATEWAY_REQUEST_TIMEOUT")]
+    pub(crate) request_timeout: Option<Span>,
+    /// Longest request body.
+    #[arg(long, env = "MUSTER_GATEWAY_BODY_LIMIT")]
+    pub(crate) body_limit: Option<ByteSize>,
+    /// Time between two looks at the fleet.
+    #[arg(long, env = "MUSTER_GATEWAY_SYNC_INTERVAL")]
+    pub(crate) sync_interval: Option<Span>,
+    /// Texts sent to a FastChat worker in one embeddings call.
+    #[arg(long, env = "FASTCHAT_WORKER_API_EMBEDDING_BATCH_SIZE")]
+    pub(crate) fastchat_embedding_batch: Option<NonZeroUsize>,
+    /// Time that running requests get when the gateway stops.
+    #[arg(long, env = "MUSTER_GATEWAY_DRAIN")]
+    pub(crate) drain: Option<Span>,
+    /// Listen on an open interface without a key.
+    #[arg(long, env = "MUSTER_INSECURE", num_args = 0..=1, default_missing_value = "true")]
+    pub(crate) insecure: Option<bool>,
+}
+
+impl GatewaySection {
+    /// What is not said here is taken from `other`.
+    pub(crate) fn or(self, other: Self) -> Self {
+        or!(self, other; host, port, controller_address, api_key, api_key_file, fleet_token, fleet_token_file, attempts,
+            dispatch_wait, connect_timeout, read_timeout, request_timeout, body_limit, sync_interval,
+            fastchat_embedding_batch, drain, insecure)
+    }
+
+    /// Everything said.
+    pub(crate) fn defaults() -> Self {
+        let usual = Config::default();
+        Self {
+            host: Some("127.0.0.1".to_owned()),
+            port: Some(8000),
+            controller_address: Some(usual.controller),
+            api_key: None,
+            api_key_file: None,
+            fleet_token: None,
+            fleet_token_file: None,
+            attempts: Some(usual.attempts),
+            dispatch_wait: Some(Span(usual.dispatch_wait)),
+            connect_timeout: Some(Span(usual.connect_timeout)),
+            read_timeout: Some(Span(usual.read_timeout)),
+            request_timeout: Some(Span(usual.request_timeout)),
+            body_limit: Some(ByteSize(usual.body_limit as u64)),
+            sync_interval: Some(Span(usual.sync_interval)),
+            fastchat_embedding_batch: Some(usual.fastchat_embedding_batch),
+            drain: Some(Span(usual.drain)),
+            insecure: Some(false),
+        }
+    }
+
+    /// Checks everything, and makes it the gateway's configuration.
+    pub(crate) fn config(&self) -> anyhow::Result<Config> {
+        let usual = Config::default();
+        let span = |given: Option<Span>, usual| given.map_or(usual, |Span(duration)| duration);
+        let mut keys = self.api_key.clone().unwrap_or_default();
+        if let Some(path) = &self.api_key_file {
+            keys.extend(secrets_of_file(path)?);
+        }
+        let sync_interval = span(self.sync_interval, usual.sync_interval);
+        anyhow::ensure!(!sync_interval.is_zero(), "sync_interval is 0; it must be longer");
+        Ok(Config {
+            controller: match &self.controller_address {
+                Some(url) => base_url("controller_address", url)?,
+                None => usual.controller,
+            },
+            token: fleet_token(self.fleet_token.clone(), self.fleet_token_file.as_deref())?,
+            keys,
+            attempts: self.attempts.unwrap_or(usual.attempts),
+            dispatch_wait: span(self.dispatch_wait, usual.dispatch_wait),
+            connect_timeout: span(self.connect_timeout, usual.connect_timeout),
+            read_timeout: span(self.read_timeout, usual.read_timeout),
+            request_timeout: span(self.request_timeout, usual.request_timeout),
+            body_limit: self.body_limit.map_or(usual.body_limit, |size| size.0 as usize),
+            sync_interval,
+            fastchat_embedding_batch: self.fastchat_embedding_batch.unwrap_or(usual.fastchat_embedding_batch),
+            drain: span(self.drain, usual.drain),
+        })
+    }
+}

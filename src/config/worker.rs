@@ -1,0 +1,274 @@
+//! The worker's section.
+
+use std::num::{NonZeroU32, NonZeroUsize};
+use std::path::{Path, PathBuf};
+
+use bytesize::ByteSize;
+use clap::Args;
+use muster_shared::id::WorkerId;
+use muster_shared::secret::Secret;
+use muster_worker::catalog::name_of_folder;
+use muster_worker::config::{Config, ModelConfig, ModelSource, RegistrationConfig, Speed};
+use muster_worker::engine::EngineCapacity;
+use muster_worker::model::fake::FakeOptions;
+use muster_worker::model::onnx::runtime::LibrarySearch;
+use serde::{Deserialize, Serialize};
+
+use super::{Span, base_url, cache_folder, fleet_token, or};
+
+/// Name under which `--model` means a model without files.
+const FAKE: &str = "fake";
+
+/// Which models to serve, and how they use the machine.
+#[derive(Debug, Clone, Default, Args, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct ModelSection {
+    /// Folder of an ONNX model, as `DIR` or `NAME=DIR`; may be given several times. Without: the demo models.
+    #[arg(long, visible_alias = "model-path", env = "MUSTER_MODEL", value_name = "[NAME=]DIR", value_delimiter = ',')]
+    #[serde(alias = "models")]
+    pub(crate) model: Option<Vec<String>>,
+    /// Names of the models, in their order.
+    #[arg(long, visible_alias = "served-model-name", env = "MUSTER_MODEL_NAMES", value_delimiter = ',')]
+    pub(crate) model_names: Option<Vec<String>>,
+    /// Sequences of a language model that run together.
+    #[arg(long, visible_alias = "limit-worker-concurrency", env = "MUSTER_WORKER_SLOTS")]
+    #[serde(alias = "limit_worker_concurrency")]
+    pub(crate) slots: Option<NonZeroUsize>,
+    /// Sequences of a language model that may wait besides.
+    #[arg(long, env = "MUSTER_WORKER_WAITING")]
+    pub(crate) waiting: Option<usize>,
+    /// Requests that may be in an embedding model at once.
+    #[arg(long, env = "MUSTER_WORKER_EMBEDDING_REQUESTS")]
+    pub(crate) embedding_requests: Option<NonZeroUsize>,
+    /// Shortens the context of language models, in tokens.
+    #[arg(long, env = "MUSTER_WORKER_CONTEXT_LENGTH")]
+    pub(crate) context_length: Option<NonZeroU32>,
+    /// Threads of one model; the processors this process may use when absent.
+    #[arg(long, env = "MUSTER_WORKER_THREADS")]
+    pub(crate) threads: Option<NonZeroUsize>,
+    /// Let idle threads of ONNX Runtime spin; only for machines that do nothing else.
+    #[arg(long, env = "MUSTER_WORKER_SPIN", num_args = 0..=1, default_missing_value = "true")]
+    pub(crate) spin: Option<bool>,
+    /// ONNX Runtime's shared library.
+    #[arg(long, env = "ORT_DYLIB_PATH", value_name = "FILE")]
+    pub(crate) onnxruntime: Option<PathBuf>,
+    /// Time one token of `--model fake` takes.
+    #[arg(long, env = "MUSTER_WORKER_FAKE_TOKEN_TIME", hide = true)]
+    pub(crate) fake_token_time: Option<Span>,
+    /// Tokens of an answer of `--model fake`.
+    #[arg(long, env = "MUSTER_WORKER_FAKE_ANSWER", hide = true)]
+    pub(crate) fake_answer: Option<usize>,
+}
+
+/// What a worker can be told.
+#[derive(Debug, Clone, Default, Args, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct WorkerSection {
+    /// Interface to listen on.
+    #[arg(long, env = "MUSTER_WORKER_HOST")]
+    pub(crate) host: Option<String>,
+    /// Port to listen on; 0 takes a free one.
+    #[arg(long, env = "MUSTER_WORKER_PORT")]
+    pub(crate) port: Option<u16>,
+    /// Base URL at which peers reach this worker; made from host and port when absent.
+    #[arg(long, env = "MUSTER_WORKER_ADDRESS")]
+    pub(crate) worker_address: Option<String>,
+    /// Base URL of the controller, muster's or FastChat's.
+    #[arg(long, env = "MUSTER_CONTROLLER_ADDRESS")]
+    pub(crate) controller_address: Option<String>,
+    /// Serve without registering anywhere.
+    #[arg(long, env = "MUSTER_WORKER_NO_REGISTER", num_args = 0..=1, default_missing_value = "true")]
+    pub(crate) no_register: Option<bool>,
+    /// Name of this worker; its address when absent.
+    #[arg(long, env = "MUSTER_WORKER_ID")]
+    pub(crate) worker_id: Option<String>,
+    /// Speed relative to the other workers, or `measured`: tokens per second, for fleets in which all measure.
+    #[arg(long, env = "MUSTER_WORKER_SPEED")]
+    pub(crate) speed: Option<String>,
+    /// Time between heartbeats to a FastChat controller; muster's says itself what it wants.
+    #[arg(long, env = "FASTCHAT_WORKER_HEART_BEAT_INTERVAL")]
+    pub(crate) fastchat_heartbeat: Option<Span>,
+    /// Token that every service of the fleet shows to the others.
+    #[arg(long, env = "MUSTER_FLEET_TOKEN", hide_env_values = true, value_parser = super::secret)]
+    pub(crate) fleet_token: Option<Secret>,
+    /// File that holds the fleet's token.
+    #[arg(long, env = "MUSTER_FLEET_TOKEN_FILE")]
+    pub(crate) fleet_token_file: Option<PathBuf>,
+    /// Longest request body.
+    #[arg(long, env = "MUSTER_WORKER_BODY_LIMIT")]
+    pub(crate) body_limit: Option<ByteSize>,
+    /// Time that running requests get when the worker stops.
+    #[arg(long, env = "MUSTER_WORKER_DRAIN")]
+    pub(crate) drain: Option<Span>,
+    /// Listen on an open interface without a token.
+    #[arg(long, env = "MUSTER_INSECURE", num_args = 0..=1, default_missing_value = "true")]
+    pub(crate) insecure: Option<bool>,
+    /// A section of its own in the file, since `muster up` reads it too.
+    #[command(flatten)]
+    #[serde(skip)]
+    pub(crate) models: ModelSection,
+}
+
+impl ModelSection {
+    /// What is not said here is taken from `other`.
+    pub(crate) fn or(self, other: Self) -> Self {
+        or!(self, other; model, model_names, slots, waiting, embedding_requests, context_length, threads, spin,
+            onnxruntime, fake_token_time, fake_answer)
+    }
+
+    fn defaults() -> Self {
+        let usual = Config::default();
+        Self {
+            slots: NonZeroUsize::new(usual.capacity.slots),
+            waiting: Some(usual.capacity.waiting),
+            embedding_requests: Some(usual.embedding_requests),
+            spin: Some(usual.spin),
+            ..Self::default()
+        }
+    }
+
+    /// The models to serve.
+    fn models(&self) -> anyhow::Result<Vec<ModelConfig>> {
+        let mut models = match self.model.as_deref() {
+            Some(given) if !given.is_empty() => given.iter().map(|text| self.model(text)).collect(),
+            _ => demo_models()?,
+        };
+        if let Some(names) = &self.model_names {
+            anyhow::ensure!(
+                names.len() == models.len(),
+                "model_names holds {} names for {} models; give one for each",
+                names.len(),
+                models.len()
+            );
+            models.iter_mut().zip(names).for_each(|(model, name)| model.name.clone_from(name));
+        }
+        Ok(models)
+    }
+
+    fn model(&self, text: &str) -> ModelConfig {
+        let (name, place) = match text.split_once('=') {
+            Some((name, place)) => (Some(name), place),
+            None => (None, text),
+        };
+        let named = |usual: String| name.map_or(usual, str::to_owned);
+        match place {
+            FAKE => ModelConfig { source: ModelSource::Fake(self.fake()), name: named(FAKE.to_owned()) },
+            #[cfg(feature = "demo")]
+            muster_worker::demo::CHAT => ModelConfig { source: ModelSource::DemoChat, name: named(place.to_owned()) },
+            #[cfg(feature = "demo")]
+            muster_worker::demo::EMBEDDING => {
+                ModelConfig { source: ModelSource::DemoEmbedding, name: named(place.to_owned()) }
+            }
+            folder => ModelConfig {
+                source: ModelSource::Folder(folder.into()),
+                name: named(name_of_folder(Path::new(folder))),
+            },
+        }
+    }
+
+    fn fake(&self) -> FakeOptions {
+        let usual = FakeOptions::default();
+        FakeOptions {
+            token_time: self.fake_token_time.map_or(usual.token_time, |Span(time)| time),
+            answer: self.fake_answer.unwrap_or(usual.answer),
+            context: self.context_length.map_or(usual.context, |length| length.get() as usize),
+        }
+    }
+}
+
+#[cfg(feature = "demo")]
+fn demo_models() -> anyhow::Result<Vec<ModelConfig>> {
+    use muster_worker::demo;
+    Ok(vec![
+        ModelConfig { source: ModelSource::DemoChat, name: demo::CHAT.to_owned() },
+        ModelConfig { source: ModelSource::DemoEmbedding, name: demo::EMBEDDING.to_owned() },
+    ])
+}
+
+#[cfg(not(feature = "demo"))]
+fn demo_models() -> anyhow::Result<Vec<ModelConfig>> {
+    anyhow::bail!("this build has no demo models; give a folder with --model DIR")
+}
+
+impl WorkerSection {
+    /// What is not said here is taken from `other`.
+    pub(crate) fn or(self, other: Self) -> Self {
+        or!(self, other; host, port, worker_address, controller_address, no_register, worker_id, speed,
+            fastchat_heartbeat, fleet_token, fleet_token_file, body_limit, drain, insecure, models)
+    }
+
+    /// Everything said.
+    pub(crate) fn defaults() -> Self {
+        let usual = Config::default();
+        Self {
+            host: Some("127.0.0.1".to_owned()),
+            port: Some(21002),
+            controller_address: Some("http://127.0.0.1:21001".to_owned()),
+            no_register: Some(false),
+            speed: Some("1".to_owned()),
+            fastchat_heartbeat: Some(Span::seconds(45)),
+            body_limit: Some(ByteSize(usual.body_limit as u64)),
+            drain: Some(Span(usual.drain)),
+            insecure: Some(false),
+            models: ModelSection::defaults(),
+            ..Self::default()
+        }
+    }
+
+    /// Checks everything, and makes it the worker's configuration.
+    pub(crate) fn config(&self) -> anyhow::Result<Config> {
+        let usual = Config::default();
+        let flags = &self.models;
+        Ok(Config {
+            models: flags.models()?,
+            address: self.worker_address.as_deref().map(|url| base_url("worker_address", url)).transpose()?,
+            registration: self.registration()?,
+            token: fleet_token(self.fleet_token.clone(), self.fleet_token_file.as_deref())?,
+            capacity: EngineCapacity {
+                slots: flags.slots.map_or(usual.capacity.slots, NonZeroUsize::get),
+                waiting: flags.waiting.unwrap_or(usual.capacity.waiting),
+            },
+            embedding_requests: flags.embedding_requests.unwrap_or(usual.embedding_requests),
+            context_length: flags.context_length,
+            threads: flags.threads,
+            spin: flags.spin.unwrap_or(usual.spin),
+            library: self.library(),
+            body_limit: self.body_limit.map_or(usual.body_limit, |size| size.0 as usize),
+            drain: self.drain.map_or(usual.drain, |Span(time)| time),
+            observer: None,
+        })
+    }
+
+    fn registration(&self) -> anyhow::Result<Option<RegistrationConfig>> {
+        if self.no_register == Some(true) {
+            return Ok(None);
+        }
+        let Some(controller) = &self.controller_address else { return Ok(None) };
+        Ok(Some(RegistrationConfig {
+            controller: base_url("controller_address", controller)?,
+            id: self.worker_id.as_deref().map(WorkerId::new),
+            speed: speed(self.speed.as_deref().unwrap_or("1"))?,
+            fastchat_heartbeat: self.fastchat_heartbeat.map_or(Span::seconds(45).0, |Span(time)| time),
+        }))
+    }
+
+    /// Where ONNX Runtime may be.
+    pub(crate) fn library(&self) -> LibrarySearch {
+        let executable = std::env::current_exe().ok();
+        LibrarySearch {
+            explicit: self.models.onnxruntime.clone(),
+            beside: executable.as_deref().and_then(Path::parent).map(Path::to_owned),
+            cache: cache_folder(),
+        }
+    }
+}
+
+fn speed(text: &str) -> anyhow::Result<Speed> {
+    if text.eq_ignore_ascii_case("measured") {
+        return Ok(Speed::Measured);
+    }
+    match text.parse::<f64>() {
+        Ok(speed) if speed.is_finite() && speed > 0.0 => Ok(Speed::Stated(speed)),
+        _ => anyhow::bail!("speed is `{text}`; it must be a number above 0, or `measured`"),
+    }
+}

@@ -1,0 +1,91 @@
+//! One service in this process: `muster controller`, `muster worker`, `muster gateway`.
+
+use std::io::Write as _;
+
+use serde::Serialize;
+use tokio::net::TcpListener;
+
+use crate::bind::{Guard, bind};
+use crate::cli::{ControllerArgs, GatewayArgs, WorkerArgs};
+use crate::config::{ControllerSection, File, GatewaySection, WorkerSection};
+use crate::stop;
+
+/// Runs a controller until it is told to stop.
+pub(crate) async fn controller(args: Box<ControllerArgs>, file: File) -> anyhow::Result<()> {
+    let section = args.section.or(file.controller).or(ControllerSection::defaults());
+    let config = section.config()?;
+    if args.print.print_config {
+        return print(&Printed { controller: Some(&section), ..Printed::default() });
+    }
+    let stop = stop::on_signal();
+    let guard = Guard { locked: config.token.is_some(), insecure: said(section.insecure), flag: "--fleet-token-file" };
+    let listener = listen("controller", &section.host, section.port, guard).await?;
+    Ok(muster_controller::run(config, listener, stop).await?)
+}
+
+/// Runs a worker until it is told to stop.
+pub(crate) async fn worker(args: Box<WorkerArgs>, file: File) -> anyhow::Result<()> {
+    let section = args.section.or(file.worker).or(WorkerSection::defaults());
+    let config = section.config()?;
+    if args.print.print_config {
+        return print(&Printed { worker: Some(&section), models: Some(&section.models), ..Printed::default() });
+    }
+    let stop = stop::on_signal();
+    let guard = Guard { locked: config.token.is_some(), insecure: said(section.insecure), flag: "--fleet-token-file" };
+    let listener = listen("worker", &section.host, section.port, guard).await?;
+    anyhow::ensure!(
+        config.address.is_some() || !listener.local_addr()?.ip().is_unspecified(),
+        "worker: {} is no address at which peers can reach it; say which with --worker-address http://HOST:PORT",
+        listener.local_addr()?
+    );
+    Ok(muster_worker::run(config, listener, stop).await?)
+}
+
+/// Runs a gateway until it is told to stop.
+pub(crate) async fn gateway(args: Box<GatewayArgs>, file: File) -> anyhow::Result<()> {
+    let section = args.section.or(file.gateway).or(GatewaySection::defaults());
+    let config = section.config()?;
+    if args.print.print_config {
+        return print(&Printed { gateway: Some(&section), ..Printed::default() });
+    }
+    let stop = stop::on_signal();
+    let guard = Guard { locked: !config.keys.is_empty(), insecure: said(section.insecure), flag: "--api-key-file" };
+    let listener = listen("gateway", &section.host, section.port, guard).await?;
+    Ok(muster_gateway::run(config, listener, stop).await?)
+}
+
+/// Listens, and says where on standard output.
+async fn listen(service: &str, host: &Option<String>, port: Option<u16>, guard: Guard) -> anyhow::Result<TcpListener> {
+    let listener = bind(service, host.as_deref().unwrap_or("127.0.0.1"), port.unwrap_or(0), guard).await?;
+    say(&format!("{service} listening on http://{}", listener.local_addr()?));
+    Ok(listener)
+}
+
+/// A line on standard output, for people and for the programs that started this one.
+pub(crate) fn say(line: &str) {
+    let mut out = std::io::stdout();
+    // Nobody may be reading; the service runs all the same.
+    let _ = writeln!(out, "{line}").and_then(|()| out.flush());
+}
+
+fn said(flag: Option<bool>) -> bool {
+    flag == Some(true)
+}
+
+/// What `--print-config` shows: the sections of a file.
+#[derive(Default, Serialize)]
+struct Printed<'a> {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    controller: Option<&'a ControllerSection>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    worker: Option<&'a WorkerSection>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    gateway: Option<&'a GatewaySection>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    models: Option<&'a crate::config::ModelSection>,
+}
+
+fn print(printed: &Printed<'_>) -> anyhow::Result<()> {
+    say(serde_saphyr::to_string(printed)?.trim_end());
+    Ok(())
+}

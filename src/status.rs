@@ -1,0 +1,86 @@
+//! `muster status`: a controller's fleet as a table.
+
+use anyhow::Context as _;
+use muster_shared::client::{ControllerClient, Timeouts, http_client};
+use muster_shared::control::{Fleet, WorkerState, WorkerStatus};
+
+use crate::cli::StatusArgs;
+use crate::config::base_url;
+use crate::services::say;
+
+/// Asks the controller and prints its answer.
+pub(crate) async fn run(args: StatusArgs) -> anyhow::Result<()> {
+    let address = base_url("controller_address", &args.controller_address)?;
+    let client = ControllerClient::new(http_client(Timeouts::default()), address, args.fleet_token);
+    let fleet = client.fleet().await.context("no status; is a controller running there? (--controller-address)")?;
+    if args.json {
+        say(&serde_json::to_string_pretty(&fleet)?);
+    } else {
+        say(table(&fleet).trim_end());
+    }
+    Ok(())
+}
+
+fn table(fleet: &Fleet) -> String {
+    let mut text = format!(
+        "controller {} · up {} · policy {} · {} waiting\n\n",
+        fleet.version,
+        humantime::format_duration(std::time::Duration::from_secs(fleet.uptime_ms / 1000)),
+        fleet.policy,
+        fleet.waiting
+    );
+    if fleet.workers.is_empty() {
+        text.push_str("no worker has registered\n");
+        return text;
+    }
+    let mut rows = vec![["WORKER", "STATE", "TRANSPORT", "TICKETS", "SPEED", "LEASE", "MODELS"].map(str::to_owned)];
+    rows.extend(fleet.workers.iter().map(row));
+    text.push_str(&aligned(&rows));
+    text
+}
+
+fn row(worker: &WorkerStatus) -> [String; 7] {
+    let lease = worker.lease_ms.map_or("-".to_owned(), |ms| format!("{:.1}s", ms as f64 / 1000.0));
+    let models: Vec<&str> = worker.models.iter().map(|model| model.name.as_str()).collect();
+    [
+        worker.id.to_string(),
+        state(worker.state).to_owned(),
+        worker.transport.to_string(),
+        worker.tickets.to_string(),
+        format!("{:.1}", worker.speed),
+        lease,
+        models.join(", "),
+    ]
+}
+
+fn state(state: WorkerState) -> &'static str {
+    match state {
+        WorkerState::Ready => "ready",
+        WorkerState::Suspect => "suspect",
+        WorkerState::Open => "open",
+        WorkerState::Draining => "draining",
+        WorkerState::Gone => "gone",
+    }
+}
+
+/// Columns two spaces apart; the last is as long as it likes.
+fn aligned<const N: usize>(rows: &[[String; N]]) -> String {
+    let widths: [usize; N] =
+        std::array::from_fn(|column| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0));
+    let line = |row: &[String; N]| {
+        let cells = row.iter().zip(widths).map(|(cell, width)| format!("{cell:width$}"));
+        cells.collect::<Vec<_>>().join("  ").trim_end().to_owned()
+    };
+    rows.iter().map(|row| line(row) + "\n").collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn columns_line_up() {
+        let rows = [["a", "bb"], ["ccc", "d"]].map(|row| row.map(str::to_owned));
+        assert_eq!(aligned(&rows), "a    bb\nccc  d\n");
+    }
+}
