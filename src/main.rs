@@ -33,6 +33,7 @@ fn main() -> ExitCode {
 
 async fn run(cli: Cli) -> anyhow::Result<()> {
     cli.logs.init()?;
+    muster_shared::telemetry::init_metrics();
     let file = config::File::load(cli.config.as_deref())?;
     match cli.verb {
         Verb::Up(args) => up::run(args, file).await,

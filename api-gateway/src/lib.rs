@@ -8,7 +8,11 @@ pub use error::Error;
 ///
 /// # Errors
 /// See [`Error`].
-pub async fn run(_config: Config, _listener: tokio::net::TcpListener, shutdown: tokio_util::sync::CancellationToken) -> Result<(), Error> {
+pub async fn run(
+    _config: Config,
+    _listener: tokio::net::TcpListener,
+    shutdown: tokio_util::sync::CancellationToken,
+) -> Result<(), Error> {
     shutdown.cancelled().await;
     Ok(())
 }

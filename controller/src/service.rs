@@ -259,3 +259,54 @@ impl Drop for TicketGuard {
         self.service.release(Holder::Relay, self.ticket, self.outcome);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use muster_shared::id::GatewayId;
+
+    use super::*;
+    use crate::fixtures::{asker, worker};
+    use crate::registry::Origin;
+
+    /// Asks in a service with one worker for one request; its ticket is on the way.
+    fn asked() -> (Service, Holder, oneshot::Receiver<Answer>) {
+        let service = Service::new(&Config::default(), CancellationToken::new());
+        service
+            .change(|registry, now| registry.register(worker("w", 1), Origin::Native, now))
+            .expect("it is not stale");
+        let receiver = ask(&service);
+        (service, Holder::Relay, receiver)
+    }
+
+    fn ask(service: &Service) -> oneshot::Receiver<Answer> {
+        let (sender, receiver) = oneshot::channel();
+        let patience = Patience { wait: Duration::from_secs(1), priority: 0 };
+        let asker = Asker { holder: Holder::Relay, ..asker(GatewayId::new()) };
+        service.with(|desk, now| desk.ask(asker, patience, Reply { holder: Holder::Relay, sender }, now));
+        receiver
+    }
+
+    fn held(service: &Service) -> usize {
+        service.read(|registry, _| registry.held())
+    }
+
+    #[test]
+    fn a_grant_that_nobody_takes_out_of_its_channel_is_given_back() {
+        let (service, holder, receiver) = asked();
+        assert_eq!(held(&service), 1);
+        drop(Pending { service: &service, holder, place: None, receiver: Some(receiver) });
+        assert_eq!(held(&service), 0);
+    }
+
+    #[test]
+    fn a_grant_whose_channel_is_closed_goes_to_the_next_who_waits() {
+        let (service, holder, mut first) = asked();
+        // Gone without giving up its place, as between the answer and its delivery.
+        drop(ask(&service));
+        let mut third = ask(&service);
+        let grant = first.try_recv().expect("it is answered").expect("it is granted");
+        service.release(holder, grant.ticket, Outcome::Done);
+        third.try_recv().expect("it is answered").expect("it is granted");
+        assert_eq!(held(&service), 1);
+    }
+}

@@ -13,17 +13,15 @@ use crate::chat_template::ChatTemplate;
 use crate::config::{Config, LoadProgress, ModelConfig, ModelSource};
 use crate::embedding::EmbeddingModel;
 use crate::encoder::{EncoderHandle, EncoderSettings};
-use crate::engine::{EngineCapacity, EngineHandle};
+use crate::engine::EngineHandle;
 use crate::error::LoadError;
 use crate::language::LanguageModel;
 use crate::model::fake::{self, FakeModel};
 use crate::model::files::ModelFiles;
-use crate::model::manifest::{CausalManifest, EncoderManifest, Graph, Layout, Manifest};
-use crate::model::onnx::concat::ConcatModel;
-use crate::model::onnx::encoder::OnnxEncoder;
-use crate::model::onnx::gqa::GqaModel;
-use crate::model::onnx::{runtime, session};
-use crate::model::{CausalModel, CausalShape, EncoderBatch, EncoderModel, ModelError, Row};
+use crate::model::manifest::{CausalManifest, EncoderManifest, Manifest};
+use crate::model::onnx::runtime::{self, Runtime};
+use crate::model::onnx::session::SessionOptions;
+use crate::model::{CausalModel, EncoderBatch, ModelError, Row, onnx};
 use crate::tokenizer::Tokenizer;
 
 /// Steps that loading a model takes, for progress bars.
@@ -251,28 +249,22 @@ impl Loader<'_> {
         Tokenizer::from_json(&bytes).map_err(|source| LoadError::Tokenizer { file, source })
     }
 
-    fn session(&self, graph: &Graph) -> Result<ort::session::Session, LoadError> {
+    fn runtime(&self) -> Result<(&'static Runtime, SessionOptions), ModelError> {
         self.step("loading the graph into ONNX Runtime", 2);
-        let runtime = runtime::start(&self.config.library).map_err(ModelError::from)?;
-        let options = session::SessionOptions { threads: self.config.threads_in_force(), spin: self.config.spin };
-        Ok(session::open(runtime, &graph.source, options, &graph.name)?)
+        let options = SessionOptions { threads: self.config.threads_in_force(), spin: self.config.spin };
+        Ok((runtime::start(&self.config.library)?, options))
     }
 
     fn language(&self, manifest: CausalManifest) -> Result<Loaded, LoadError> {
         let tokenizer = self.tokenizer()?;
         let template = self.template()?;
-        let session = self.session(&manifest.graph)?;
-        let limit = self.config.context_length.map_or(usize::MAX, |limit| limit.get() as usize);
-        let EngineCapacity { slots, .. } = self.config.capacity;
-        let shape = CausalShape { vocab: manifest.vocab, context: manifest.context.min(limit), rows: slots };
-        let mut model: Box<dyn CausalModel> = match manifest.layout {
-            Layout::Gqa => Box::new(GqaModel::new(session, manifest.io, shape)),
-            Layout::Concat => Box::new(ConcatModel::new(session, manifest.io, shape)),
-        };
+        let mut end_tokens = manifest.end_ids.clone();
+        end_tokens.extend(manifest.end_tokens.iter().filter_map(|token| tokenizer.id_of(token)));
+        let (runtime, options) = self.runtime()?;
+        let context = self.config.context_length.map_or(usize::MAX, |limit| limit.get() as usize);
+        let mut model = onnx::load_causal(runtime, options, manifest, (self.config.capacity.slots, context))?;
         self.step("warming up", 3);
         warm_up(model.as_mut())?;
-        let mut end_tokens = manifest.end_ids;
-        end_tokens.extend(manifest.end_tokens.iter().filter_map(|token| tokenizer.id_of(token)));
         start_language(self.config, self.name, LanguageParts { model, tokenizer, template, end_tokens })
     }
 
@@ -285,8 +277,8 @@ impl Loader<'_> {
 
     fn embedding(&self, manifest: EncoderManifest) -> Result<Loaded, LoadError> {
         let tokenizer = self.tokenizer()?;
-        let session = self.session(&manifest.graph)?;
-        let mut model = OnnxEncoder::new(session, manifest.io);
+        let (runtime, options) = self.runtime()?;
+        let mut model = onnx::load_encoder(runtime, options, &manifest)?;
         self.step("warming up", 3);
         model.encode(&EncoderBatch { rows: 1, columns: 2, ids: vec![0, 0], mask: vec![1, 1] })?;
         let requests: NonZeroUsize = self.config.embedding_requests;
@@ -296,8 +288,7 @@ impl Loader<'_> {
             padding: manifest.padding,
             requests: requests.get(),
         };
-        let (encoder, thread) =
-            EncoderHandle::start(self.name, Box::new(model), settings).map_err(LoadError::Thread)?;
+        let (encoder, thread) = EncoderHandle::start(self.name, model, settings).map_err(LoadError::Thread)?;
         let model = EmbeddingModel {
             name: self.name.to_owned(),
             tokenizer,

@@ -301,3 +301,6 @@ fn choose(sequence: &mut Sequence, logits: &mut [f32]) -> Result<Sampled, Engine
     let position = sequence.tokens.len() as u64;
     Ok(sequence.sampler.sample(logits, position)?)
 }
+
+#[cfg(test)]
+mod tests;

@@ -2,7 +2,7 @@
 //!
 //! [`Tokenizer`] wraps a `tokenizer.json`. [`TextStream`] turns the ids of a growing answer into text that is always whole
 //! UTF-8. Most vocabularies of language models are bytes in disguise, and for these a token's bytes are known by
-//! themselves ([`pieces`]): streaming is then exact and costs the same for every token. For the rest a short window of
+//! themselves (`pieces`): streaming is then exact and costs the same for every token. For the rest a short window of
 //! the last tokens is decoded again.
 
 mod pieces;
@@ -208,7 +208,7 @@ impl Window {
     fn push(&mut self, id: u32, tokenizer: &Tokenizer) -> String {
         self.ids.push(id);
         let text = self.text(tokenizer);
-        // A character takes four bytes at most: what is still broken after more tokens than that stays broken.
+        // A character takes four bytes at most: what is broken after more tokens than that stays broken, or the model means it.
         let unfinished = text.ends_with('\u{FFFD}') && self.ids.len() - self.context < CONTEXT_TOKENS;
         if unfinished || text.len() <= self.shown.len() {
             return String::new();

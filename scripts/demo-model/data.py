@@ -49,6 +49,23 @@ def conversation(rng: Random, curriculum: Curriculum) -> dict:
     return {"tools": tools, "messages": messages}
 
 
+def examination(curriculum: Curriculum, per_skill: int = 48) -> dict[str, list[dict]]:
+    """Conversations by skill that no training has seen, always the same; their last message is the right answer."""
+    rng = Random(999_999_937)
+    conversations = {}
+    for skill in curriculum.skills:
+        if skill is story:
+            continue
+        ask = (lambda: skill(rng, curriculum.easy)) if skill in SCALED else (lambda: skill(rng))
+        conversations[skill.__name__] = [{"tools": None, "messages": turn(*ask())} for _ in range(per_skill)]
+    offers = [tool_conversation(rng, curriculum.easy) for _ in range(per_skill)]
+    conversations["tools"] = [{"tools": tools, "messages": messages} for tools, messages in offers]
+    conversations["memory"] = [
+        {"tools": None, "messages": memory_conversation(rng, curriculum)} for _ in range(per_skill)
+    ]
+    return conversations
+
+
 def say(role: str, content: str) -> Message:
     return {"role": role, "content": content}
 

@@ -326,7 +326,7 @@ def accuracy(
     """Share of greedy answers that are right to the letter, on unseen conversations, by skill."""
     wrapped.padding_side = "left"
     score = {}
-    for name, conversations in examination(curriculum, per_skill).items():
+    for name, conversations in data.examination(curriculum, per_skill).items():
         prompts, answers = [], []
         for conversation in conversations:
             pieces = segments(conversation)
@@ -338,22 +338,6 @@ def accuracy(
         wrong = next(((p[-120:], g, a) for p, g, a in zip(prompts, given, answers) if g != a), None)
         print(f"{name:14s} {score[name]:.2f}", f"e.g. {wrong}" if wrong else "", flush=True)
     return score
-
-
-def examination(curriculum: Curriculum, per_skill: int) -> dict[str, list[dict]]:
-    rng = Random(999_999_937)
-    questions = {}
-    for skill in curriculum.skills:
-        if skill is data.story:
-            continue
-        ask = (lambda: skill(rng, curriculum.easy)) if skill in data.SCALED else (lambda: skill(rng))
-        questions[skill.__name__] = [{"tools": None, "messages": data.turn(*ask())} for _ in range(per_skill)]
-    offers = [data.tool_conversation(rng, curriculum.easy) for _ in range(per_skill)]
-    questions["tools"] = [{"tools": tools, "messages": messages} for tools, messages in offers]
-    questions["memory"] = [
-        {"tools": None, "messages": data.memory_conversation(rng, curriculum)} for _ in range(per_skill)
-    ]
-    return questions
 
 
 def greedy(model: LlamaForCausalLM, wrapped: PreTrainedTokenizerFast, prompts: list[str], device: str) -> list[str]:

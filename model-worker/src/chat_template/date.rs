@@ -48,7 +48,9 @@ fn strftime(format: &str, seconds: u64) -> Result<String, Error> {
         let text = field.and_then(|field| time.field(field)).ok_or_else(|| {
             Error::new(ErrorKind::InvalidOperation, format!("strftime_now does not know all of the format {format:?}"))
         })?;
-        result.push_str(if bare && text.len() > 1 { text.trim_start_matches(['0', ' ']) } else { &text });
+        // All but the last character may go: midnight is hour 0.
+        let zeros = text.bytes().take(text.len() - 1).take_while(|byte| matches!(byte, b'0' | b' ')).count();
+        result.push_str(if bare { &text[zeros..] } else { &text });
     }
     Ok(result)
 }

@@ -26,6 +26,8 @@ pub(super) fn environment() -> Environment<'static> {
     environment.add_test("sequence", |value: &Value| {
         matches!(value.kind(), ValueKind::Seq | ValueKind::String | ValueKind::Map)
     });
+    environment.add_test("iterable", |value: &Value| !value.is_none() && value.try_iter().is_ok());
+    environment.add_test("number", |value: &Value| matches!(value.kind(), ValueKind::Number | ValueKind::Bool));
     environment
 }
 
@@ -236,7 +238,7 @@ impl Json {
                 '\x08' => out.push_str("\\b"),
                 '\x0C' => out.push_str("\\f"),
                 '\0'..=' ' if character != ' ' => write_hex(out, "\\u", 4, u32::from(character)),
-                '\x7F'.. if self.ensure_ascii && character != '\x7F' => {
+                '\x7F'.. if self.ensure_ascii => {
                     character
                         .encode_utf16(&mut [0; 2])
                         .iter()

@@ -5,9 +5,9 @@
 //! temperature is 0 and the likeliest token is taken, temperature, top-k, min-p, top-p, and a draw.
 //!
 //! The vocabulary is never sorted. Sets of likely tokens come from one pass with a rising threshold or from selection
-//! ([`select`]), and sums of exponentials are taken only where a parameter needs them ([`softmax`]).
+//! (`select`), and sums of exponentials are taken only where a parameter needs them (`softmax`).
 //!
-//! Draws are a pure function of seed and position ([`uniform`]), so an answer can be continued elsewhere from its tokens.
+//! Draws are a pure function of seed and position (`uniform`), so an answer can be continued elsewhere from its tokens.
 
 mod select;
 mod softmax;

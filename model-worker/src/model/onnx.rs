@@ -12,7 +12,10 @@ pub mod graph;
 pub mod runtime;
 pub mod session;
 
-use super::ModelError;
+use super::manifest::{CausalManifest, EncoderManifest, Layout};
+use super::{CausalModel, CausalShape, EncoderModel, ModelError};
+use runtime::Runtime;
+use session::SessionOptions;
 
 /// Names and sizes of a language model's inputs and outputs.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -34,6 +37,37 @@ pub struct CacheIo {
     pub past: String,
     /// Output that gives the present.
     pub present: String,
+}
+
+/// Loads a language model with room for `rows` sequences of at most `context` tokens.
+///
+/// # Errors
+/// [`ModelError::Load`] with ONNX Runtime's words.
+pub fn load_causal(
+    runtime: &Runtime,
+    options: SessionOptions,
+    manifest: CausalManifest,
+    (rows, context): (usize, usize),
+) -> Result<Box<dyn CausalModel>, ModelError> {
+    let session = session::open(runtime, &manifest.graph.source, options, &manifest.graph.name)?;
+    let shape = CausalShape { vocab: manifest.vocab, context: manifest.context.min(context), rows };
+    Ok(match manifest.layout {
+        Layout::Gqa => Box::new(gqa::GqaModel::new(session, manifest.io, shape)),
+        Layout::Concat => Box::new(concat::ConcatModel::new(session, manifest.io, shape)),
+    })
+}
+
+/// Loads an encoder.
+///
+/// # Errors
+/// [`ModelError::Load`] with ONNX Runtime's words.
+pub fn load_encoder(
+    runtime: &Runtime,
+    options: SessionOptions,
+    manifest: &EncoderManifest,
+) -> Result<Box<dyn EncoderModel>, ModelError> {
+    let session = session::open(runtime, &manifest.graph.source, options, &manifest.graph.name)?;
+    Ok(Box::new(encoder::OnnxEncoder::new(session, manifest.io.clone())))
 }
 
 /// Copies the logits of the last position out of `[1, positions, vocab]`.

@@ -234,6 +234,8 @@ proptest! {
 
     #[test]
     fn a_window_gives_the_same_text_as_known_bytes(text in text()) {
+        // The one thing that a window cannot tell from an unfinished character.
+        let text = text.replace('\u{FFFD}', "?");
         for tokenizer in [&*CHAT, &*SPELLED] {
             let ids = tokenizer.encode(&text, false).unwrap();
             let mut stream = tokenizer.stream();

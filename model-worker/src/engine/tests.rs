@@ -1,0 +1,182 @@
+//! The engine with models that need no files.
+
+use std::sync::atomic::AtomicBool;
+
+use muster_shared::generate::{FinishReason, Sampling};
+
+use super::*;
+use crate::model::fake::{END, FakeModel, FakeOptions};
+
+const CAPACITY: EngineCapacity = EngineCapacity { slots: 2, waiting: 2 };
+
+/// A fake model that can be held before its next run, and broken in one row.
+struct Gated {
+    fake: FakeModel,
+    open: Arc<(std::sync::Mutex<bool>, std::sync::Condvar)>,
+    broken: Option<u32>,
+    nan: Arc<AtomicBool>,
+}
+
+impl CausalModel for Gated {
+    fn shape(&self) -> CausalShape {
+        self.fake.shape()
+    }
+
+    fn forward(&mut self, row: Row, tokens: &[u32], past: usize) -> Result<&mut [f32], ModelError> {
+        let (open, changed) = &*self.open;
+        let guard = open.lock().expect("no panic while holding it");
+        drop(changed.wait_while(guard, |open| !*open).expect("no panic while holding it"));
+        if self.broken.is_some_and(|token| tokens.contains(&token)) {
+            return Err(ModelError::Run("broken".to_owned()));
+        }
+        let logits = self.fake.forward(row, tokens, past)?;
+        if self.nan.load(Ordering::Relaxed) {
+            logits.fill(f32::NAN);
+        }
+        Ok(logits)
+    }
+
+    fn release(&mut self, row: Row) {
+        self.fake.release(row);
+    }
+}
+
+struct Bench {
+    engine: EngineHandle,
+    thread: JoinHandle<()>,
+    open: Arc<(std::sync::Mutex<bool>, std::sync::Condvar)>,
+    nan: Arc<AtomicBool>,
+}
+
+impl Bench {
+    fn new(answer: usize, broken: Option<u32>) -> Self {
+        let (open, nan) = (Arc::new((std::sync::Mutex::new(true), std::sync::Condvar::new())), Arc::default());
+        let fake = FakeModel::new(FakeOptions { answer, ..FakeOptions::default() }, CAPACITY.slots);
+        let model = Gated { fake, open: Arc::clone(&open), broken, nan: Arc::clone(&nan) };
+        let tokenizer = FakeModel::tokenizer().expect("the fake's tokenizer");
+        let (engine, thread) = EngineHandle::start("test", Box::new(model), tokenizer, CAPACITY).expect("a thread");
+        Self { engine, thread, open, nan }
+    }
+
+    fn gate(&self, open: bool) {
+        *self.open.0.lock().expect("no panic while holding it") = open;
+        self.open.1.notify_all();
+    }
+
+    fn submit(&self, request: SequenceRequest) -> mpsc::Receiver<SequenceEvent> {
+        self.engine.submit(vec![request]).expect("there is room").remove(0)
+    }
+
+    fn close(self) {
+        drop(self.engine);
+        self.thread.join().expect("the engine ends with its last handle");
+    }
+}
+
+fn request(prompt: &str, max_tokens: usize) -> SequenceRequest {
+    SequenceRequest {
+        prompt: prompt.bytes().map(u32::from).collect::<Vec<_>>().into(),
+        sampling: Sampling { temperature: 0.0, ..Sampling::default() },
+        seed: 0,
+        max_tokens,
+        stop: Vec::new(),
+        end_tokens: vec![END].into(),
+        logprobs: None,
+    }
+}
+
+/// The text of an answer, and how it ended.
+async fn read(mut events: mpsc::Receiver<SequenceEvent>) -> (String, Result<(FinishReason, usize), EngineError>) {
+    let mut text = String::new();
+    loop {
+        match events.recv().await.expect("an end before the channel closes") {
+            SequenceEvent::Delta { text: more, .. } => text.push_str(&more),
+            SequenceEvent::Finished { reason, tokens } => return (text, Ok((reason, tokens))),
+            SequenceEvent::Failed(error) => return (text, Err(error)),
+        }
+    }
+}
+
+#[tokio::test]
+async fn an_answer_ends_by_itself_or_at_its_limit() {
+    let bench = Bench::new(10, None);
+    let (text, end) = read(bench.submit(request("hello", 50))).await;
+    assert_eq!((text.as_str(), end.expect("an end")), ("All models", (FinishReason::Stop, 11)));
+    let (text, end) = read(bench.submit(request("hello", 3))).await;
+    assert_eq!((text.as_str(), end.expect("an end")), ("All", (FinishReason::Length, 3)));
+    bench.close();
+}
+
+#[tokio::test]
+async fn a_prompt_longer_than_a_chunk_is_read_in_pieces_and_answered_alike() {
+    let bench = Bench::new(10, None);
+    let (long, short) = (bench.submit(request(&"x".repeat(700), 50)), bench.submit(request("x", 50)));
+    let (long, short) = tokio::join!(read(long), read(short));
+    assert_eq!((long.0.as_str(), short.0.as_str()), ("All models", "All models"));
+    bench.close();
+}
+
+#[tokio::test]
+async fn a_stop_string_ends_an_answer_and_is_not_shown() {
+    let bench = Bench::new(40, None);
+    let stop = SequenceRequest { stop: vec!["del".to_owned()], ..request("hello", 50) };
+    let (text, end) = read(bench.submit(stop)).await;
+    assert_eq!((text.as_str(), end.expect("an end").0), ("All mo", FinishReason::Stop));
+    // What might have become a stop string is shown when the answer ends without it.
+    let held = SequenceRequest { stop: vec!["models!".to_owned()], ..request("hello", 9) };
+    assert_eq!(read(bench.submit(held)).await.0, "All model");
+    bench.close();
+}
+
+#[tokio::test]
+async fn a_full_engine_refuses_at_once_and_takes_more_when_there_is_room() {
+    let bench = Bench::new(4, None);
+    bench.gate(false);
+    let held: Vec<_> = (0..4).map(|_| bench.submit(request("hello", 8))).collect();
+    let refused = bench.engine.submit(vec![request("hello", 8)]);
+    assert!(matches!(refused, Err(EngineError::Overloaded { slots: 2, waiting: 2 })), "{refused:?}");
+    let never = bench.engine.submit(vec![request("hello", 8); 5]);
+    assert!(matches!(never, Err(EngineError::TooMany { wanted: 5, limit: 4 })), "{never:?}");
+    bench.gate(true);
+    for events in held {
+        assert_eq!(read(events).await.0, "All ");
+    }
+    assert_eq!(read(bench.submit(request("hello", 8))).await.0, "All ");
+    bench.close();
+}
+
+#[tokio::test]
+async fn an_abandoned_sequence_gives_its_row_back_before_the_next_step() {
+    let bench = Bench::new(1_000_000, None);
+    let mut endless: Vec<_> = (0..2).map(|_| bench.submit(request("hello", 4000))).collect();
+    for events in &mut endless {
+        events.recv().await.expect("a token");
+    }
+    drop(endless);
+    let (text, _) = read(bench.submit(request("hello", 3))).await;
+    assert_eq!(text, "All");
+    let room = Arc::clone(&bench.engine.room);
+    bench.close();
+    assert_eq!(room.available_permits(), CAPACITY.slots + CAPACITY.waiting);
+}
+
+#[tokio::test]
+async fn a_failed_step_ends_its_sequence_and_no_other() {
+    let bench = Bench::new(10, Some(u32::from(b'!')));
+    let (bad, good) = (bench.submit(request("oh!", 50)), bench.submit(request("hello", 50)));
+    let ((_, bad), (text, good)) = tokio::join!(read(bad), read(good));
+    assert!(matches!(bad, Err(EngineError::Step(_))), "{bad:?}");
+    assert_eq!((text.as_str(), good.expect("an end").0), ("All models", FinishReason::Stop));
+    bench.close();
+}
+
+#[tokio::test]
+async fn logits_that_are_no_numbers_end_a_sequence_with_an_error() {
+    let bench = Bench::new(10, None);
+    bench.nan.store(true, Ordering::Relaxed);
+    let (_, end) = read(bench.submit(request("hello", 50))).await;
+    assert!(matches!(end, Err(EngineError::Sample(_))), "{end:?}");
+    bench.nan.store(false, Ordering::Relaxed);
+    assert_eq!(read(bench.submit(request("hello", 50))).await.0, "All models");
+    bench.close();
+}

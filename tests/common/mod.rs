@@ -1,0 +1,265 @@
+//! Real processes of the real binary, on free ports of the loopback interface.
+#![allow(dead_code, reason = "each test file uses its own part")]
+
+pub mod facts;
+
+use std::io::{BufRead as _, BufReader, Read};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::mpsc::{Receiver, channel};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+
+/// Longest wait for anything; far more than a healthy run needs on a busy machine.
+pub const PATIENCE: Duration = Duration::from_secs(60);
+/// Name of the chat model in the binary.
+pub const CHAT: &str = "muster-demo-chat";
+/// Name of the embedding model in the binary.
+pub const EMBEDDING: &str = "muster-demo-embedding";
+
+/// A running process; killed when dropped.
+pub struct Process {
+    child: Child,
+    lines: Receiver<String>,
+    errors: Arc<Mutex<String>>,
+    /// The base URL it listens on.
+    pub address: String,
+}
+
+/// The binary with these arguments, and nothing of this process's muster settings.
+pub fn muster(arguments: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_muster"));
+    for (name, _) in std::env::vars_os() {
+        let name = name.to_string_lossy().into_owned();
+        if ["MUSTER_", "FASTCHAT_", "OPENAI_"].iter().any(|prefix| name.starts_with(prefix)) {
+            command.env_remove(name);
+        }
+    }
+    command.args(arguments).env("NO_COLOR", "1").stdin(Stdio::null());
+    command
+}
+
+/// Runs the binary to its end; gives its exit status, standard output and standard error.
+pub fn run(arguments: &[&str]) -> (ExitStatus, String, String) {
+    let output = muster(arguments).output().expect("the binary runs");
+    let text = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).into_owned();
+    (output.status, text(output.stdout), text(output.stderr))
+}
+
+impl Process {
+    /// Starts a service and waits for the line that says where it listens.
+    pub fn start(arguments: &[&str]) -> Self {
+        let mut child =
+            muster(arguments).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("the binary starts");
+        let (sender, lines) = channel();
+        let stdout = BufReader::new(child.stdout.take().expect("piped"));
+        std::thread::spawn(move || {
+            for line in stdout.lines().map_while(Result::ok) {
+                // The test may be over.
+                let _ = sender.send(line);
+            }
+        });
+        let errors = collect(child.stderr.take().expect("piped"));
+        let mut process = Self { child, lines, errors, address: String::new() };
+        process.address = process.next_address();
+        process
+    }
+
+    fn next_address(&mut self) -> String {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let left = deadline.saturating_duration_since(Instant::now());
+            match self.lines.recv_timeout(left) {
+                Ok(line) => {
+                    if let Some(address) = line.split_whitespace().find(|word| word.starts_with("http://")) {
+                        return address.trim_end_matches(['/', ',']).trim_end_matches("/v1").to_owned();
+                    }
+                }
+                Err(_) => panic!("no address was printed; standard error:\n{}", self.errors()),
+            }
+        }
+    }
+
+    /// The lines printed since the last look.
+    pub fn output(&self) -> Vec<String> {
+        self.lines.try_iter().collect()
+    }
+
+    /// What it has written to standard error so far.
+    pub fn errors(&self) -> String {
+        self.errors.lock().expect("no panic while holding it").clone()
+    }
+
+    /// Ends it at once, as a crash would.
+    pub fn kill(&mut self) {
+        self.child.kill().expect("it runs");
+        self.child.wait().expect("it ends");
+    }
+
+    /// Sends a signal by its name.
+    pub fn signal(&self, name: &str) {
+        let status = Command::new("kill").args([&format!("-{name}"), &self.child.id().to_string()]).status();
+        assert!(status.expect("kill runs").success());
+    }
+
+    /// Waits for its end.
+    pub async fn ended(&mut self) -> ExitStatus {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            if let Some(status) = self.child.try_wait().expect("it can be asked") {
+                return status;
+            }
+            assert!(Instant::now() < deadline, "it still runs; standard error:\n{}", self.errors());
+            tick().await;
+        }
+    }
+
+    /// A `GET` of one of its paths, as JSON.
+    pub async fn get(&self, path: &str) -> Value {
+        let response = reqwest::get(format!("{}{path}", self.address)).await.expect("an answer");
+        response.json().await.expect("JSON")
+    }
+
+    /// A `POST` to one of its paths; gives status and JSON body.
+    pub async fn post(&self, path: &str, body: &Value) -> (u16, Value) {
+        let request = reqwest::Client::new().post(format!("{}{path}", self.address)).json(body);
+        let response = request.send().await.expect("an answer");
+        let status = response.status().as_u16();
+        (status, response.json().await.unwrap_or_default())
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+        if std::thread::panicking() {
+            eprintln!("--- standard error of {} ---\n{}", self.address, self.errors());
+        }
+    }
+}
+
+fn collect(mut stream: impl Read + Send + 'static) -> Arc<Mutex<String>> {
+    let text = Arc::new(Mutex::new(String::new()));
+    let sink = Arc::clone(&text);
+    std::thread::spawn(move || {
+        let mut bytes = [0; 4096];
+        while let Ok(length @ 1..) = stream.read(&mut bytes) {
+            sink.lock().expect("no panic while holding it").push_str(&String::from_utf8_lossy(&bytes[..length]));
+        }
+    });
+    text
+}
+
+/// The pause between two looks at something that cannot call back.
+pub async fn tick() {
+    tokio::time::sleep(Duration::from_millis(10)).await;
+}
+
+/// Looks until it holds; panics when it never does.
+pub async fn eventually(what: &str, mut holds: impl AsyncFnMut() -> bool) {
+    let deadline = Instant::now() + PATIENCE;
+    while !holds().await {
+        assert!(Instant::now() < deadline, "never happened: {what}");
+        tick().await;
+    }
+}
+
+/// A controller, a gateway and workers, each a process.
+pub struct Cluster {
+    pub controller: Process,
+    pub gateway: Process,
+    pub workers: Vec<Process>,
+}
+
+impl Cluster {
+    /// A cluster whose workers serve the given models, one list of flags for each.
+    pub async fn start(workers: &[&[&str]]) -> Self {
+        Self::with_controller(&["--heartbeat", "1s"], workers).await
+    }
+
+    /// The same, with flags for the controller.
+    pub async fn with_controller(flags: &[&str], workers: &[&[&str]]) -> Self {
+        let controller = Process::start(&[&["controller", "--port", "0"], flags].concat());
+        let workers: Vec<Process> = workers.iter().map(|flags| worker(&controller.address, flags)).collect();
+        let gateway = gateway(&controller.address, &[]);
+        let cluster = Self { controller, gateway, workers };
+        cluster.registered(cluster.workers.len()).await;
+        eventually("the gateway is ready", async || is_ready(&cluster.gateway.address).await).await;
+        cluster
+    }
+
+    /// Waits until so many workers are ready.
+    pub async fn registered(&self, count: usize) {
+        let ready = async || {
+            let fleet = self.controller.get("/fleet").await;
+            let workers = fleet["workers"].as_array().expect("workers");
+            workers.iter().filter(|worker| worker["state"] == "ready").count() == count
+        };
+        eventually("the workers are registered", ready).await;
+    }
+
+    /// Tickets of all workers.
+    pub async fn tickets(&self) -> u64 {
+        let fleet = self.controller.get("/fleet").await;
+        fleet["workers"]
+            .as_array()
+            .expect("workers")
+            .iter()
+            .map(|worker| worker["tickets"].as_u64().expect("a count"))
+            .sum()
+    }
+
+    /// One greedy answer.
+    pub async fn ask(&self, model: &str, question: &str) -> String {
+        ask(&self.gateway.address, model, question).await
+    }
+}
+
+/// A worker process.
+pub fn worker(controller: &str, flags: &[&str]) -> Process {
+    Process::start(&[&["worker", "--port", "0", "--controller-address", controller], flags].concat())
+}
+
+/// A gateway process.
+pub fn gateway(controller: &str, flags: &[&str]) -> Process {
+    Process::start(&[&["gateway", "--port", "0", "--controller-address", controller], flags].concat())
+}
+
+/// Whether a service says that it is ready.
+pub async fn is_ready(address: &str) -> bool {
+    reqwest::get(format!("{address}/ready")).await.is_ok_and(|response| response.status().is_success())
+}
+
+/// The body of a greedy chat.
+pub fn chat_body(model: &str, question: &str) -> Value {
+    json!({ "model": model, "temperature": 0, "messages": [{ "role": "user", "content": question }] })
+}
+
+/// One greedy answer of a gateway.
+pub async fn ask(gateway: &str, model: &str, question: &str) -> String {
+    let request =
+        reqwest::Client::new().post(format!("{gateway}/v1/chat/completions")).json(&chat_body(model, question));
+    let response = request.send().await.expect("an answer");
+    let status = response.status();
+    let body: Value = response.json().await.expect("JSON");
+    assert!(status.is_success(), "{question}: {status} {body}");
+    body["choices"][0]["message"]["content"].as_str().expect("a text").to_owned()
+}
+
+/// A streamed answer, read to its end: the data of each event.
+pub async fn stream(gateway: &str, mut body: Value) -> Vec<String> {
+    body["stream"] = json!(true);
+    let request = reqwest::Client::new().post(format!("{gateway}/v1/chat/completions")).json(&body);
+    let response = request.send().await.expect("an answer");
+    assert!(response.status().is_success(), "{}", response.text().await.unwrap_or_default());
+    let text = response.text().await.expect("a whole stream");
+    text.lines().filter_map(|line| line.strip_prefix("data: ")).map(str::to_owned).collect()
+}
+
+/// The text of a streamed answer's first choice.
+pub fn text_of(events: &[String]) -> String {
+    let chunks = events.iter().filter_map(|event| serde_json::from_str::<Value>(event).ok());
+    chunks.filter_map(|chunk| chunk["choices"][0]["delta"]["content"].as_str().map(str::to_owned)).collect()
+}

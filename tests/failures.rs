@@ -1,0 +1,173 @@
+//! What fails, and what must not fail with it: workers killed, controllers restarted, workers drained.
+
+mod common;
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use common::{Cluster, Process, chat_body, facts, is_ready, worker};
+use futures_util::future::join_all;
+use serde_json::{Value, json};
+
+/// A model whose answers take a while: 40 tokens of 10 ms.
+const STEADY: [&str; 6] = ["--model", "fake", "--fake-token-time", "10ms", "--fake-answer", "40"];
+/// The chat model in the binary, alone.
+const DEMO: [&str; 2] = ["--model", "muster-demo-chat"];
+const CLIENTS: usize = 64;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn killing_one_of_two_workers_loses_no_request_that_had_not_begun_to_stream() {
+    let mut cluster = Cluster::start(&[&DEMO, &DEMO]).await;
+    let (address, answered) = (cluster.gateway.address.clone(), AtomicUsize::new(0));
+    // Whole answers have not begun to stream until they are complete.
+    let clients = join_all((0..CLIENTS).map(|client| {
+        let (address, answered) = (&address, &answered);
+        async move {
+            for round in 0..4 {
+                let (question, right) = facts::capital(client + round);
+                assert_eq!(common::ask(address, "muster-demo-chat", &question).await, right);
+                answered.fetch_add(1, Ordering::Relaxed);
+            }
+        }
+    }));
+    let killer = async {
+        let some = async || answered.load(Ordering::Relaxed) >= CLIENTS / 2;
+        common::eventually("a part is answered", some).await;
+        cluster.workers[0].kill();
+    };
+    tokio::join!(clients, killer);
+    assert_eq!(answered.load(Ordering::Relaxed), CLIENTS * 4);
+    common::eventually("all tickets are back", async || cluster.tickets().await == 0).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn streams_that_had_not_begun_survive_a_killed_worker_and_the_others_say_so() {
+    let mut cluster = Cluster::start(&[&STEADY, &STEADY]).await;
+    let (address, begun) = (cluster.gateway.address.clone(), AtomicUsize::new(0));
+    let clients = join_all((0..CLIENTS).map(|_| follow(&address, &begun)));
+    let killer = async {
+        common::eventually("some streams have begun", async || begun.load(Ordering::Relaxed) >= 8).await;
+        cluster.workers[0].kill();
+    };
+    let (ends, ()) = tokio::join!(clients, killer);
+    for end in &ends {
+        match end {
+            End::Whole => {}
+            End::Broken { tokens } => assert!(*tokens > 0, "a stream that had not begun was lost"),
+        }
+    }
+    let whole = ends.iter().filter(|end| matches!(end, End::Whole)).count();
+    assert!(
+        whole >= CLIENTS - 16,
+        "only the streams running on the killed worker may break: {whole} of {CLIENTS} are whole"
+    );
+}
+
+enum End {
+    Whole,
+    Broken { tokens: usize },
+}
+
+/// Reads one stream to its end, whatever that is.
+async fn follow(gateway: &str, begun: &AtomicUsize) -> End {
+    let mut body = chat_body("fake", "hello");
+    body["stream"] = json!(true);
+    let request = reqwest::Client::new().post(format!("{gateway}/v1/chat/completions")).json(&body);
+    let mut response = request.send().await.expect("an answer");
+    let status = response.status();
+    assert!(status.is_success(), "{status}: {}", response.text().await.unwrap_or_default());
+    let mut text = String::new();
+    while let Some(chunk) = response.chunk().await.expect("the gateway ends the stream itself") {
+        let had = text.contains("\"content\":\"A\"");
+        text.push_str(&String::from_utf8_lossy(&chunk));
+        if !had && text.contains("\"content\":\"A\"") {
+            begun.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+    if text.ends_with("data: [DONE]\n\n") {
+        return End::Whole;
+    }
+    assert!(text.contains("\"error\""), "a broken stream says so: {text}");
+    let contents = text.lines().filter_map(|line| serde_json::from_str::<Value>(line.strip_prefix("data: ")?).ok());
+    let tokens =
+        contents.filter(|chunk| chunk["choices"][0]["delta"]["content"].as_str().is_some_and(|text| !text.is_empty()));
+    End::Broken { tokens: tokens.count() }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_restart_of_the_controller_under_load_fails_no_request() {
+    let mut cluster = Cluster::start(&[&DEMO, &DEMO]).await;
+    let port = cluster.controller.address.rsplit(':').next().expect("a port").to_owned();
+    let (address, answered) = (cluster.gateway.address.clone(), AtomicUsize::new(0));
+    let clients = join_all((0..16).map(|client| {
+        let (address, answered) = (&address, &answered);
+        async move {
+            for round in 0..20 {
+                let (question, right) = facts::capital(client + round);
+                assert_eq!(common::ask(address, "muster-demo-chat", &question).await, right);
+                answered.fetch_add(1, Ordering::Relaxed);
+            }
+        }
+    }));
+    let restart = async {
+        common::eventually("a part is answered", async || answered.load(Ordering::Relaxed) >= 40).await;
+        cluster.controller.kill();
+        let before = answered.load(Ordering::Relaxed);
+        // The gateway's last view serves while there is no controller at all.
+        common::eventually("answers go on", async || answered.load(Ordering::Relaxed) > before + 20).await;
+        cluster.controller = Process::start(&["controller", "--port", &port, "--heartbeat", "1s"]);
+    };
+    tokio::join!(clients, restart);
+    cluster.registered(2).await;
+    let (question, right) = facts::capital(3);
+    assert_eq!(cluster.ask("muster-demo-chat", &question).await, right);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_worker_told_to_stop_finishes_what_it_runs_and_gets_nothing_new() {
+    let mut cluster = Cluster::start(&[&STEADY]).await;
+    let body = chat_body("fake", "hello");
+    let running = common::stream(&cluster.gateway.address, body);
+    let stopping = async {
+        common::eventually("the request runs", async || cluster.tickets().await == 1).await;
+        cluster.workers[0].signal("TERM");
+        let fleet = async || cluster.controller.get("/fleet").await["workers"][0]["state"] == "draining";
+        common::eventually("the worker drains", fleet).await;
+        // A second worker takes what comes now.
+        let second = worker(&cluster.controller.address, &STEADY);
+        cluster.registered(1).await;
+        second
+    };
+    let (events, _second) = tokio::join!(running, stopping);
+    assert_eq!(events.last().map(String::as_str), Some("[DONE]"), "the running stream ends whole");
+    assert!(cluster.workers[0].ended().await.success(), "a drained worker ends with success");
+    let gone = async || {
+        let fleet = cluster.controller.get("/fleet").await;
+        let workers = fleet["workers"].as_array().expect("workers").clone();
+        workers.iter().any(|worker| worker["state"] == "gone")
+            && workers.iter().any(|worker| worker["state"] == "ready")
+    };
+    common::eventually("the lease has ended", gone).await;
+    assert_eq!(cluster.ask("fake", "hello").await.len(), 40);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_worker_may_come_before_its_controller() {
+    let first = Process::start(&["controller", "--port", "0"]);
+    let (address, port) = (first.address.clone(), first.address.rsplit(':').next().expect("a port").to_owned());
+    drop(first);
+    let worker = worker(&address, &["--model", "fake"]);
+    common::eventually("the worker is ready", async || is_ready(&worker.address).await).await;
+    let controller = Process::start(&["controller", "--port", &port]);
+    let known = async || controller.get("/fleet").await["workers"][0]["state"] == "ready";
+    common::eventually("the worker has registered", known).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_killed_worker_is_gone_after_its_lease() {
+    let mut cluster = Cluster::start(&[&["--model", "fake"]]).await;
+    cluster.workers[0].kill();
+    let gone = async || cluster.controller.get("/fleet").await["workers"][0]["state"] == "gone";
+    common::eventually("the lease ends", gone).await;
+    let (status, body) = cluster.gateway.post("/v1/chat/completions", &chat_body("fake", "hi")).await;
+    assert_eq!(status, 503, "{body}");
+}
