@@ -2,8 +2,10 @@
 
 use std::io::IsTerminal as _;
 use std::path::PathBuf;
+use std::process::ExitCode;
 
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::error::ErrorKind;
+use clap::{Args, Command, CommandFactory as _, Parser, Subcommand, ValueEnum};
 use muster_shared::secret::Secret;
 use muster_shared::telemetry::{self, LogFormat};
 
@@ -20,6 +22,33 @@ pub(crate) struct Cli {
     pub(crate) logs: Logs,
     #[command(subcommand)]
     pub(crate) verb: Verb,
+}
+
+impl Cli {
+    /// Reads the command line; a word that is unknown is answered with those that are legal in its place.
+    pub(crate) fn read() -> Result<Self, ExitCode> {
+        Self::try_parse().map_err(|error| {
+            // Help and version are "errors" that go to standard output.
+            let _ = error.print();
+            if matches!(error.kind(), ErrorKind::UnknownArgument | ErrorKind::InvalidSubcommand) {
+                eprintln!("\nlegal here: {}", legal(std::env::args().skip(1)));
+            }
+            ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(1))
+        })
+    }
+}
+
+/// The flags of the verb among `words`, or the verbs when there is none.
+fn legal(words: impl Iterator<Item = String>) -> String {
+    let command = Cli::command();
+    let verb = words.into_iter().find_map(|word| command.find_subcommand(word));
+    match verb {
+        None => command.get_subcommands().map(Command::get_name).collect::<Vec<_>>().join(", "),
+        Some(verb) => {
+            let flags = verb.get_arguments().chain(command.get_arguments()).filter(|flag| !flag.is_hide_set());
+            flags.filter_map(|flag| Some(format!("--{}", flag.get_long()?))).collect::<Vec<_>>().join(", ")
+        }
+    }
 }
 
 /// What to do.

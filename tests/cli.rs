@@ -59,8 +59,8 @@ fn weights_outside_the_folder_are_refused() {
 #[test]
 fn mistakes_on_the_command_line_are_explained() {
     for (arguments, parts) in [
-        (&["up", "--prot", "1"][..], &["--prot", "--port"][..]),
-        (&["fly"], &["fly", "up"]),
+        (&["up", "--prot", "1"][..], &["--prot", "--port", "--api-key-file"][..]),
+        (&["fly"], &["fly", "up, controller, worker"]),
         (&["controller", "--policy", "coin"], &["coin", "lottery, shortest_queue"]),
         (&["controller", "--heartbeat", "soon"], &["soon", "15s"]),
         (&["worker", "--speed", "fast"], &["fast", "measured"]),

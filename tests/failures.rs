@@ -8,8 +8,8 @@ use common::{Cluster, Process, chat_body, facts, is_ready, worker};
 use futures_util::future::join_all;
 use serde_json::{Value, json};
 
-/// A model whose answers take a while: 40 tokens of 10 ms.
-const STEADY: [&str; 6] = ["--model", "fake", "--fake-token-time", "10ms", "--fake-answer", "40"];
+/// A model whose answers take a while: 40 tokens of 3 ms, one after another for every request.
+const STEADY: [&str; 6] = ["--model", "fake", "--fake-token-time", "3ms", "--fake-answer", "40"];
 /// The chat model in the binary, alone.
 const DEMO: [&str; 2] = ["--model", "muster-demo-chat"];
 const CLIENTS: usize = 64;

@@ -1,18 +1,96 @@
-//! stub
+//! The gateway: the OpenAI API in front of a fleet of workers.
+//!
+//! ```text
+//!   client ──▶ routes ─▶ chat, completion, embedding ─▶ upstream ──which worker?──▶ controller
+//!                 ▲              │                          └──generate (token events)──▶ worker
+//!                 └── openai ◀───┘ bodies in and out
+//! ```
+//!
+//! The gateway knows OpenAI and no tokens. In reading order:
+//!
+//! * [`config`] and [`error`]: what it can be told, and why it stops.
+//! * `routes`: every route and layer; `observe` and `auth` are the layers.
+//! * `chat`, `completion`, `embedding`, `models`: the handlers.
+//! * `openai`: bodies, checked once on the way in; the table from our errors to OpenAI's.
+//! * `upstream`: attempts, tickets, the last known fleet, FastChat's workers.
+
+mod auth;
+mod body;
+mod chat;
+mod completion;
 pub mod config;
+mod embedding;
 pub mod error;
+mod metrics;
+mod models;
+mod observe;
+mod openai;
+mod routes;
+mod state;
+mod upstream;
+
+use muster_shared::id::GatewayId;
+use muster_shared::serve;
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+
 pub use config::Config;
 pub use error::Error;
+use state::{State, now_seconds};
+use upstream::{Upstream, controller_client, ticket};
 
-/// Serves until `shutdown`.
+/// Serves clients until `shutdown`; then finishes what runs, gives back its tickets, and ends.
 ///
 /// # Errors
-/// See [`Error`].
-pub async fn run(
-    _config: Config,
-    _listener: tokio::net::TcpListener,
-    shutdown: tokio_util::sync::CancellationToken,
-) -> Result<(), Error> {
-    shutdown.cancelled().await;
-    Ok(())
+/// When the listener fails.
+pub async fn run(config: Config, listener: TcpListener, shutdown: CancellationToken) -> Result<(), Error> {
+    metrics::describe();
+    let (gateway, (releases, released)) = (GatewayId::new(), ticket::channel());
+    let delivery = tokio::spawn(ticket::deliver(controller_client(&config), gateway, released));
+    let upstream = Upstream::new(config.clone(), gateway, releases);
+    let router = routes::router(State {
+        upstream: upstream.clone(),
+        keys: config.keys.clone().into(),
+        body_limit: config.body_limit,
+        started: now_seconds(),
+    });
+
+    let served = tokio::select! {
+        served = serve::serve(listener, router, shutdown, config.drain) => served,
+        never = keep_in_touch(&upstream, config.sync_interval) => match never {},
+    };
+    // The last ticket's release ends the delivery, unless a request outlived the time to drain.
+    drop(upstream);
+    if tokio::time::timeout(config.connect_timeout * 2, delivery).await.is_err() {
+        tracing::warn!("some tickets were not given back; they lapse at the controller");
+    }
+    served.map_err(Error::Serve)
+}
+
+/// Renews the gateway's tickets and its view of the fleet, for ever.
+async fn keep_in_touch(upstream: &Upstream, interval: std::time::Duration) -> std::convert::Infallible {
+    let mut beat = tokio::time::interval(interval);
+    beat.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let mut silent = false;
+    loop {
+        tokio::select! {
+            _ = beat.tick() => {}
+            () = upstream.met_a_stranger() => {}
+        }
+        match upstream.renew().await {
+            Ok(_) if silent => {
+                tracing::info!("the controller answers again");
+                silent = false;
+            }
+            Ok(_) => {}
+            Err(error) if !silent => {
+                tracing::warn!(
+                    error = upstream::chain(&error),
+                    "the controller does not answer; requests go to the workers last known"
+                );
+                silent = true;
+            }
+            Err(_) => {}
+        }
+    }
 }

@@ -10,6 +10,7 @@ use muster_shared::id::WorkerId;
 use muster_shared::secret::Secret;
 
 use crate::engine::EngineCapacity;
+use crate::error::Error;
 use crate::model::fake::FakeOptions;
 use crate::model::onnx::runtime::LibrarySearch;
 
@@ -142,6 +143,26 @@ impl Default for Config {
 }
 
 impl Config {
+    /// Whether a worker could start with this.
+    ///
+    /// # Errors
+    /// [`Error::Config`] when there is no model, or models whose names do not tell them apart.
+    pub fn check(&self) -> Result<(), Error> {
+        if self.models.is_empty() {
+            return Err(Error::Config("no model is configured; a worker serves at least one".to_owned()));
+        }
+        for (index, model) in self.models.iter().enumerate() {
+            if model.name.is_empty() {
+                return Err(Error::Config("a model has an empty name".to_owned()));
+            }
+            if self.models[..index].iter().any(|other| other.name == model.name) {
+                let message = format!("two models are named `{}`; give each a name of its own", model.name);
+                return Err(Error::Config(message));
+            }
+        }
+        Ok(())
+    }
+
     /// Threads of one model: as configured, or the processors that the process may use, cgroup quota included.
     pub fn threads_in_force(&self) -> NonZeroUsize {
         self.threads.unwrap_or_else(|| std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN))

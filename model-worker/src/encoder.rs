@@ -104,7 +104,7 @@ struct Pending {
     /// One for each text; empty until it is embedded.
     vectors: Vec<Vec<f32>>,
     missing: usize,
-    _permit: OwnedSemaphorePermit,
+    permit: OwnedSemaphorePermit,
 }
 
 /// One text that waits.
@@ -145,7 +145,7 @@ impl Encoder {
         let request = self.next_request;
         self.next_request += 1;
         let (vectors, missing) = (vec![Vec::new(); texts.len()], texts.len());
-        self.pending.insert(request, Pending { reply, vectors, missing, _permit: permit });
+        self.pending.insert(request, Pending { reply, vectors, missing, permit });
         let texts = texts.into_iter().enumerate();
         self.queue.extend(texts.map(|(index, tokens)| Text { request, index, tokens }));
     }
@@ -195,8 +195,9 @@ impl Encoder {
         pending.vectors[text.index] = vector;
         pending.missing -= 1;
         if pending.missing == 0
-            && let Some(Pending { reply, vectors, .. }) = self.pending.remove(&text.request)
+            && let Some(Pending { reply, vectors, permit, .. }) = self.pending.remove(&text.request)
         {
+            drop(permit); // whoever has the answer may ask again at once
             // The client may have gone away meanwhile.
             let _ = reply.send(Ok(vectors));
         }

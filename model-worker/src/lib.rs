@@ -44,7 +44,7 @@ use tokio_util::sync::CancellationToken;
 
 use catalog::Catalog;
 pub use config::Config;
-use config::{ModelConfig, Speed};
+use config::Speed;
 pub use error::Error;
 use registration::Registrar;
 use state::State;
@@ -56,7 +56,7 @@ use state::State;
 /// # Errors
 /// When not one model could be loaded, or the listener fails.
 pub async fn run(config: Config, listener: TcpListener, shutdown: CancellationToken) -> Result<(), Error> {
-    check(&config.models)?;
+    config.check()?;
     telemetry::init_metrics();
     metrics::describe();
     let address = match &config.address {
@@ -126,19 +126,4 @@ async fn close(state: Arc<State>) {
     let Some(catalog) = Arc::into_inner(state).and_then(State::into_catalog) else { return };
     // Joining a thread blocks, however shortly.
     let _ = tokio::task::spawn_blocking(move || catalog.close()).await;
-}
-
-fn check(models: &[ModelConfig]) -> Result<(), Error> {
-    if models.is_empty() {
-        return Err(Error::Config("no model is configured; a worker serves at least one".to_owned()));
-    }
-    for (index, model) in models.iter().enumerate() {
-        if model.name.is_empty() {
-            return Err(Error::Config("a model has an empty name".to_owned()));
-        }
-        if models[..index].iter().any(|other| other.name == model.name) {
-            return Err(Error::Config(format!("two models are named `{}`; give each a name of its own", model.name)));
-        }
-    }
-    Ok(())
 }

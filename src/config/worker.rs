@@ -219,7 +219,7 @@ impl WorkerSection {
     pub(crate) fn config(&self) -> anyhow::Result<Config> {
         let usual = Config::default();
         let flags = &self.models;
-        Ok(Config {
+        let config = Config {
             models: flags.models()?,
             address: self.worker_address.as_deref().map(|url| base_url("worker_address", url)).transpose()?,
             registration: self.registration()?,
@@ -236,7 +236,9 @@ impl WorkerSection {
             body_limit: self.body_limit.map_or(usual.body_limit, |size| size.0 as usize),
             drain: self.drain.map_or(usual.drain, |Span(time)| time),
             observer: None,
-        })
+        };
+        config.check()?;
+        Ok(config)
     }
 
     fn registration(&self) -> anyhow::Result<Option<RegistrationConfig>> {

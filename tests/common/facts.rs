@@ -45,7 +45,7 @@ const CAPITALS: [(&str, &str); 40] = [
 ];
 
 /// The `index`-th question and its right answer; begins anew after forty.
-pub fn capital(index: usize) -> (String, String) {
+pub(crate) fn capital(index: usize) -> (String, String) {
     let (country, city) = CAPITALS[index % CAPITALS.len()];
     (format!("What is the capital of {country}?"), format!("The capital of {country} is {city}."))
 }

@@ -1,7 +1,7 @@
 //! Real processes of the real binary, on free ports of the loopback interface.
 #![allow(dead_code, reason = "each test file uses its own part")]
 
-pub mod facts;
+pub(crate) mod facts;
 
 use std::io::{BufRead as _, BufReader, Read};
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -12,23 +12,23 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 
 /// Longest wait for anything; far more than a healthy run needs on a busy machine.
-pub const PATIENCE: Duration = Duration::from_secs(60);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 /// Name of the chat model in the binary.
-pub const CHAT: &str = "muster-demo-chat";
+pub(crate) const CHAT: &str = "muster-demo-chat";
 /// Name of the embedding model in the binary.
-pub const EMBEDDING: &str = "muster-demo-embedding";
+pub(crate) const EMBEDDING: &str = "muster-demo-embedding";
 
 /// A running process; killed when dropped.
-pub struct Process {
+pub(crate) struct Process {
     child: Child,
     lines: Receiver<String>,
     errors: Arc<Mutex<String>>,
     /// The base URL it listens on.
-    pub address: String,
+    pub(crate) address: String,
 }
 
 /// The binary with these arguments, and nothing of this process's muster settings.
-pub fn muster(arguments: &[&str]) -> Command {
+pub(crate) fn muster(arguments: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_muster"));
     for (name, _) in std::env::vars_os() {
         let name = name.to_string_lossy().into_owned();
@@ -41,7 +41,7 @@ pub fn muster(arguments: &[&str]) -> Command {
 }
 
 /// Runs the binary to its end; gives its exit status, standard output and standard error.
-pub fn run(arguments: &[&str]) -> (ExitStatus, String, String) {
+pub(crate) fn run(arguments: &[&str]) -> (ExitStatus, String, String) {
     let output = muster(arguments).output().expect("the binary runs");
     let text = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).into_owned();
     (output.status, text(output.stdout), text(output.stderr))
@@ -49,7 +49,7 @@ pub fn run(arguments: &[&str]) -> (ExitStatus, String, String) {
 
 impl Process {
     /// Starts a service and waits for the line that says where it listens.
-    pub fn start(arguments: &[&str]) -> Self {
+    pub(crate) fn start(arguments: &[&str]) -> Self {
         let mut child =
             muster(arguments).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("the binary starts");
         let (sender, lines) = channel();
@@ -82,29 +82,29 @@ impl Process {
     }
 
     /// The lines printed since the last look.
-    pub fn output(&self) -> Vec<String> {
+    pub(crate) fn output(&self) -> Vec<String> {
         self.lines.try_iter().collect()
     }
 
     /// What it has written to standard error so far.
-    pub fn errors(&self) -> String {
+    pub(crate) fn errors(&self) -> String {
         self.errors.lock().expect("no panic while holding it").clone()
     }
 
     /// Ends it at once, as a crash would.
-    pub fn kill(&mut self) {
+    pub(crate) fn kill(&mut self) {
         self.child.kill().expect("it runs");
         self.child.wait().expect("it ends");
     }
 
     /// Sends a signal by its name.
-    pub fn signal(&self, name: &str) {
+    pub(crate) fn signal(&self, name: &str) {
         let status = Command::new("kill").args([&format!("-{name}"), &self.child.id().to_string()]).status();
         assert!(status.expect("kill runs").success());
     }
 
     /// Waits for its end.
-    pub async fn ended(&mut self) -> ExitStatus {
+    pub(crate) async fn ended(&mut self) -> ExitStatus {
         let deadline = Instant::now() + PATIENCE;
         loop {
             if let Some(status) = self.child.try_wait().expect("it can be asked") {
@@ -116,13 +116,13 @@ impl Process {
     }
 
     /// A `GET` of one of its paths, as JSON.
-    pub async fn get(&self, path: &str) -> Value {
+    pub(crate) async fn get(&self, path: &str) -> Value {
         let response = reqwest::get(format!("{}{path}", self.address)).await.expect("an answer");
         response.json().await.expect("JSON")
     }
 
     /// A `POST` to one of its paths; gives status and JSON body.
-    pub async fn post(&self, path: &str, body: &Value) -> (u16, Value) {
+    pub(crate) async fn post(&self, path: &str, body: &Value) -> (u16, Value) {
         let request = reqwest::Client::new().post(format!("{}{path}", self.address)).json(body);
         let response = request.send().await.expect("an answer");
         let status = response.status().as_u16();
@@ -153,12 +153,12 @@ fn collect(mut stream: impl Read + Send + 'static) -> Arc<Mutex<String>> {
 }
 
 /// The pause between two looks at something that cannot call back.
-pub async fn tick() {
+pub(crate) async fn tick() {
     tokio::time::sleep(Duration::from_millis(10)).await;
 }
 
 /// Looks until it holds; panics when it never does.
-pub async fn eventually(what: &str, mut holds: impl AsyncFnMut() -> bool) {
+pub(crate) async fn eventually(what: &str, mut holds: impl AsyncFnMut() -> bool) {
     let deadline = Instant::now() + PATIENCE;
     while !holds().await {
         assert!(Instant::now() < deadline, "never happened: {what}");
@@ -167,20 +167,20 @@ pub async fn eventually(what: &str, mut holds: impl AsyncFnMut() -> bool) {
 }
 
 /// A controller, a gateway and workers, each a process.
-pub struct Cluster {
-    pub controller: Process,
-    pub gateway: Process,
-    pub workers: Vec<Process>,
+pub(crate) struct Cluster {
+    pub(crate) controller: Process,
+    pub(crate) gateway: Process,
+    pub(crate) workers: Vec<Process>,
 }
 
 impl Cluster {
     /// A cluster whose workers serve the given models, one list of flags for each.
-    pub async fn start(workers: &[&[&str]]) -> Self {
+    pub(crate) async fn start(workers: &[&[&str]]) -> Self {
         Self::with_controller(&["--heartbeat", "1s"], workers).await
     }
 
     /// The same, with flags for the controller.
-    pub async fn with_controller(flags: &[&str], workers: &[&[&str]]) -> Self {
+    pub(crate) async fn with_controller(flags: &[&str], workers: &[&[&str]]) -> Self {
         let controller = Process::start(&[&["controller", "--port", "0"], flags].concat());
         let workers: Vec<Process> = workers.iter().map(|flags| worker(&controller.address, flags)).collect();
         let gateway = gateway(&controller.address, &[]);
@@ -191,7 +191,7 @@ impl Cluster {
     }
 
     /// Waits until so many workers are ready.
-    pub async fn registered(&self, count: usize) {
+    pub(crate) async fn registered(&self, count: usize) {
         let ready = async || {
             let fleet = self.controller.get("/fleet").await;
             let workers = fleet["workers"].as_array().expect("workers");
@@ -201,7 +201,7 @@ impl Cluster {
     }
 
     /// Tickets of all workers.
-    pub async fn tickets(&self) -> u64 {
+    pub(crate) async fn tickets(&self) -> u64 {
         let fleet = self.controller.get("/fleet").await;
         fleet["workers"]
             .as_array()
@@ -212,33 +212,33 @@ impl Cluster {
     }
 
     /// One greedy answer.
-    pub async fn ask(&self, model: &str, question: &str) -> String {
+    pub(crate) async fn ask(&self, model: &str, question: &str) -> String {
         ask(&self.gateway.address, model, question).await
     }
 }
 
 /// A worker process.
-pub fn worker(controller: &str, flags: &[&str]) -> Process {
+pub(crate) fn worker(controller: &str, flags: &[&str]) -> Process {
     Process::start(&[&["worker", "--port", "0", "--controller-address", controller], flags].concat())
 }
 
 /// A gateway process.
-pub fn gateway(controller: &str, flags: &[&str]) -> Process {
+pub(crate) fn gateway(controller: &str, flags: &[&str]) -> Process {
     Process::start(&[&["gateway", "--port", "0", "--controller-address", controller], flags].concat())
 }
 
 /// Whether a service says that it is ready.
-pub async fn is_ready(address: &str) -> bool {
+pub(crate) async fn is_ready(address: &str) -> bool {
     reqwest::get(format!("{address}/ready")).await.is_ok_and(|response| response.status().is_success())
 }
 
 /// The body of a greedy chat.
-pub fn chat_body(model: &str, question: &str) -> Value {
+pub(crate) fn chat_body(model: &str, question: &str) -> Value {
     json!({ "model": model, "temperature": 0, "messages": [{ "role": "user", "content": question }] })
 }
 
 /// One greedy answer of a gateway.
-pub async fn ask(gateway: &str, model: &str, question: &str) -> String {
+pub(crate) async fn ask(gateway: &str, model: &str, question: &str) -> String {
     let request =
         reqwest::Client::new().post(format!("{gateway}/v1/chat/completions")).json(&chat_body(model, question));
     let response = request.send().await.expect("an answer");
@@ -249,7 +249,7 @@ pub async fn ask(gateway: &str, model: &str, question: &str) -> String {
 }
 
 /// A streamed answer, read to its end: the data of each event.
-pub async fn stream(gateway: &str, mut body: Value) -> Vec<String> {
+pub(crate) async fn stream(gateway: &str, mut body: Value) -> Vec<String> {
     body["stream"] = json!(true);
     let request = reqwest::Client::new().post(format!("{gateway}/v1/chat/completions")).json(&body);
     let response = request.send().await.expect("an answer");
@@ -259,7 +259,7 @@ pub async fn stream(gateway: &str, mut body: Value) -> Vec<String> {
 }
 
 /// The text of a streamed answer's first choice.
-pub fn text_of(events: &[String]) -> String {
+pub(crate) fn text_of(events: &[String]) -> String {
     let chunks = events.iter().filter_map(|event| serde_json::from_str::<Value>(event).ok());
     chunks.filter_map(|chunk| chunk["choices"][0]["delta"]["content"].as_str().map(str::to_owned)).collect()
 }

@@ -73,7 +73,7 @@ pub(super) struct Sequence {
     tokenizer: Tokenizer,
     events: mpsc::Sender<SequenceEvent>,
     /// Room in the engine, given back when the sequence ends.
-    _permit: OwnedSemaphorePermit,
+    permit: Option<OwnedSemaphorePermit>,
 }
 
 impl Sequence {
@@ -98,7 +98,7 @@ impl Sequence {
             stop: StopFilter::new(request.stop),
             tokenizer: tokenizer.clone(),
             events,
-            _permit: permit,
+            permit: Some(permit),
         }
     }
 
@@ -116,13 +116,15 @@ impl Sequence {
             self.send_token(sampled)
         };
         if let Some(reason) = end {
+            self.permit = None; // whoever has the answer may ask again at once
             self.send(SequenceEvent::Finished { reason, tokens: self.answered() });
         }
         end.is_some()
     }
 
     /// Breaks the sequence off.
-    pub(super) fn fail(&self, error: EngineError) {
+    pub(super) fn fail(&mut self, error: EngineError) {
+        self.permit = None;
         self.send(SequenceEvent::Failed(error));
     }
 

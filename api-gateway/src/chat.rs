@@ -1,0 +1,96 @@
+//! `POST /v1/chat/completions`.
+
+use std::collections::VecDeque;
+use std::hash::{DefaultHasher, Hash as _, Hasher as _};
+
+use axum::Json;
+use axum::body::Bytes;
+use axum::extract::{Extension, State as Shared};
+use axum::response::{IntoResponse as _, Response};
+use futures_util::{Stream, stream};
+use muster_shared::generate::{Event, Prompt, Usage};
+use muster_shared::problem::Problem;
+use uuid::Uuid;
+
+use crate::body::{Raw, event_stream};
+use crate::openai::ReplyHead;
+use crate::openai::chat::{ChatChunks, ChatReply, ChatRequest};
+use crate::openai::error;
+use crate::state::{RequestId, State, now_seconds};
+use crate::upstream::answer::Answer;
+
+/// Characters of a prompt's start that say which worker may have it in a cache.
+const AFFINITY: usize = 256;
+
+/// Answers a conversation.
+pub(crate) async fn create(
+    Shared(state): Shared<State>,
+    Extension(RequestId(id)): Extension<RequestId>,
+    Raw(body): Raw,
+) -> Response {
+    match answer(&state, &id, &body).await {
+        Ok(response) => response,
+        Err(problem) => error::response(&problem),
+    }
+}
+
+async fn answer(state: &State, id: &str, body: &[u8]) -> Result<Response, Problem> {
+    let mut request = ChatRequest::parse(body)?;
+    request.generate.request_id = id.to_owned();
+    let mut job = state.upstream.job(id, &request.model);
+    job.priority = request.priority;
+    job.affinity = affinity(&request.generate.prompt);
+    let head = head("chatcmpl", &request.model);
+    let answer = state.upstream.generate(request.generate.clone(), job).await?;
+    if request.stream {
+        let chunks = ChatChunks::new(head, &request);
+        return Ok(event_stream(chunked(answer, chunks)));
+    }
+    let events = answer.whole().await?;
+    let mut reply = ChatReply::new(head, request.generate.choices);
+    for event in &events {
+        reply.push(event);
+    }
+    Ok(Json(reply.finish(usage(&events))).into_response())
+}
+
+/// The events of an answer as OpenAI's chunks.
+fn chunked(answer: Answer, chunks: ChatChunks) -> impl Stream<Item = Bytes> + Send {
+    stream::unfold((answer, chunks, VecDeque::new()), |(mut answer, mut chunks, mut ready)| async move {
+        loop {
+            if let Some(chunk) = ready.pop_front() {
+                return Some((chunk, (answer, chunks, ready)));
+            }
+            let event = answer.next().await?;
+            ready.extend(chunks.event(&event.unwrap_or_else(|problem| Event::Failed { problem })));
+        }
+    })
+}
+
+/// What every chunk of a reply has in common.
+pub(crate) fn head(prefix: &str, model: &str) -> ReplyHead {
+    ReplyHead { id: format!("{prefix}-{}", Uuid::now_v7().simple()), created: now_seconds(), model: model.to_owned() }
+}
+
+/// What an answer has cost.
+pub(crate) fn usage(events: &[Event]) -> Usage {
+    let done = events.iter().rev().find_map(|event| match event {
+        Event::Done { usage } => Some(*usage),
+        _ => None,
+    });
+    done.unwrap_or_default()
+}
+
+/// A hash of the start of a prompt.
+pub(crate) fn affinity(prompt: &Prompt) -> Option<u64> {
+    let mut hasher = DefaultHasher::new();
+    match prompt {
+        Prompt::Chat(chat) => {
+            let texts = chat.messages.iter().filter_map(|message| message.content.as_deref());
+            texts.flat_map(str::chars).take(AFFINITY).for_each(|character| character.hash(&mut hasher));
+        }
+        Prompt::Text(text) => text.chars().take(AFFINITY).for_each(|character| character.hash(&mut hasher)),
+        Prompt::Tokens(tokens) => tokens.iter().take(AFFINITY).for_each(|token| token.hash(&mut hasher)),
+    }
+    Some(hasher.finish())
+}

@@ -1,0 +1,23 @@
+//! OpenAI's bodies, in and out, and nothing else.
+//!
+//! In: [`fields`] reads a JSON object field by field; [`options`] and [`sampling`] read what chat and completions have in
+//! common, [`unsupported`] refuses what would change the answer and cannot be done. Out: [`reply`] is the frame of every
+//! answer and of every chunk of a stream, [`answer`] collects one choice, [`logprobs`] has both forms of
+//! log-probabilities. [`error`] is the only place that knows OpenAI's error types.
+
+pub(crate) mod answer;
+pub(crate) mod chat;
+pub(crate) mod completion;
+pub(crate) mod embedding;
+pub(crate) mod error;
+pub(crate) mod fields;
+pub(crate) mod logprobs;
+pub(crate) mod models;
+pub(crate) mod options;
+pub(crate) mod reply;
+pub(crate) mod sampling;
+#[cfg(test)]
+mod tests;
+pub(crate) mod unsupported;
+
+pub(crate) use reply::ReplyHead;

@@ -1,0 +1,70 @@
+//! Foreign bytes of all kinds.
+
+use proptest::prelude::*;
+use serde_json::{Value, json};
+
+use super::chat::ChatRequest;
+use super::completion::CompletionRequest;
+use super::embedding::EmbeddingRequest;
+
+/// Any JSON, not too deep.
+fn any_json() -> impl Strategy<Value = Value> {
+    let leaf = prop_oneof![
+        Just(Value::Null),
+        any::<bool>().prop_map(Value::from),
+        any::<i64>().prop_map(Value::from),
+        any::<u64>().prop_map(Value::from),
+        any::<f64>().prop_map(Value::from),
+        "\\PC{0,12}".prop_map(Value::from),
+        prop::sample::select(vec!["user", "text", "assistant", "1"]).prop_map(Value::from),
+    ];
+    leaf.prop_recursive(4, 24, 4, |inner| {
+        let key = prop_oneof![
+            prop::sample::select(vec!["role", "content", "type", "text", "tool_calls", "7"]).prop_map(str::to_owned),
+            "\\PC{0,6}",
+        ];
+        prop_oneof![
+            proptest::collection::vec(inner.clone(), 0..4).prop_map(Value::from),
+            proptest::collection::hash_map(key, inner, 0..4).prop_map(|map| Value::Object(map.into_iter().collect())),
+        ]
+    })
+}
+
+const NAMES: [&str; 14] = [
+    "model",
+    "messages",
+    "prompt",
+    "input",
+    "temperature",
+    "stop",
+    "logit_bias",
+    "seed",
+    "n",
+    "stream_options",
+    "stream",
+    "tools",
+    "logprobs",
+    "top_k",
+];
+
+proptest! {
+    #[test]
+    fn any_json_is_either_understood_or_refused(
+        fields in proptest::collection::vec((prop::sample::select(NAMES.to_vec()), any_json()), 0..6),
+    ) {
+        let messages = json!([{ "role": "user", "content": "hi" }]);
+        let mut body = json!({ "model": "m", "messages": messages, "prompt": "hi", "input": "hi" });
+        for (name, value) in fields {
+            body[name] = value;
+        }
+        let body = body.to_string();
+        let _ = ChatRequest::parse(body.as_bytes());
+        let _ = CompletionRequest::parse(body.as_bytes()).map(|request| request.requests());
+        let _ = EmbeddingRequest::parse(body.as_bytes());
+    }
+
+    #[test]
+    fn any_bytes_are_either_understood_or_refused(bytes in proptest::collection::vec(any::<u8>(), 0..64)) {
+        let _ = ChatRequest::parse(&bytes);
+    }
+}

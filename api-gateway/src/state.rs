@@ -1,0 +1,30 @@
+//! What the handlers of a gateway share, and what a request brings along.
+
+use std::sync::Arc;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use muster_shared::secret::Secret;
+
+use crate::upstream::Upstream;
+
+/// The state of a gateway. Cheap to clone.
+#[derive(Debug, Clone)]
+pub(crate) struct State {
+    /// The way to the workers.
+    pub(crate) upstream: Upstream,
+    /// Keys of which clients must show one; empty: everybody may ask.
+    pub(crate) keys: Arc<[Secret]>,
+    /// Largest body of a request, in bytes.
+    pub(crate) body_limit: usize,
+    /// When the gateway started, in seconds since 1970; the age of every model, as far as clients ask.
+    pub(crate) started: u64,
+}
+
+/// The name of a request, from the client or made up here.
+#[derive(Debug, Clone)]
+pub(crate) struct RequestId(pub(crate) Arc<str>);
+
+/// Seconds since 1970.
+pub(crate) fn now_seconds() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
+}
