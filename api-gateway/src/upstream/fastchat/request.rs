@@ -23,13 +23,14 @@ pub(super) fn check(request: &GenerateRequest) -> Result<(), Problem> {
             format!("this model is served by a FastChat worker, which does not know {param}; leave it out"),
         ));
     }
-    if request.logprobs.is_some_and(|rivals| rivals > 0) {
-        let param = if is_chat(request) { "top_logprobs" } else { "logprobs" };
+    // Clients of FastChat ask for a completion's log-probabilities with 1, and get the chosen token's.
+    let (param, most) = if is_chat(request) { ("top_logprobs", 0) } else { ("logprobs", 1) };
+    if request.logprobs.is_some_and(|rivals| rivals > most) {
         return Err(Problem::invalid(
             param,
             format!(
                 "this model is served by a FastChat worker, which tells the log-probability of the chosen token only; \
-                 set {param} to 0"
+                 set {param} to {most}"
             ),
         ));
     }

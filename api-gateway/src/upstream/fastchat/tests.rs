@@ -244,7 +244,7 @@ fn what_fastchat_cannot_do_is_refused_by_name() {
         (sampling(Sampling { logit_bias: vec![(1, 1.0)], ..Sampling::default() }), "logit_bias"),
         (sampling(Sampling { seed: Some(1), ..Sampling::default() }), "seed"),
         (GenerateRequest { ignore_eos: true, ..text_request() }, "ignore_eos"),
-        (GenerateRequest { logprobs: Some(1), ..text_request() }, "logprobs"),
+        (GenerateRequest { logprobs: Some(2), ..text_request() }, "logprobs"),
         (GenerateRequest { logprobs: Some(1), ..chat }, "top_logprobs"),
         (GenerateRequest { max_tokens: Some(0), ..text_request() }, "max_tokens"),
         (request(Prompt::Tokens(vec![1])), "prompt"),
