@@ -6,9 +6,9 @@ use axum::Json;
 use axum::body::Bytes;
 use axum::extract::{Extension, State as Shared};
 use axum::response::{IntoResponse as _, Response};
-use futures_util::stream::{self, FuturesUnordered};
+use futures_util::stream::{self, BoxStream};
 use futures_util::{Stream, StreamExt as _, TryStreamExt as _};
-use muster_shared::generate::{Event, Usage};
+use muster_shared::generate::{Event, GenerateRequest, Usage};
 use muster_shared::problem::Problem;
 
 use crate::body::{Raw, event_stream};
@@ -17,6 +17,9 @@ use crate::openai::completion::{CompletionChunks, CompletionReply, CompletionReq
 use crate::openai::error;
 use crate::state::{RequestId, State};
 use crate::upstream::answer::Answer;
+
+/// Prompts of one request that run at once: the others wait here, not in the room that other clients want.
+const AT_ONCE: usize = 8;
 
 /// Continues texts.
 pub(crate) async fn create(
@@ -33,33 +36,77 @@ pub(crate) async fn create(
 async fn answer(state: &State, id: &str, body: &[u8]) -> Result<Response, Problem> {
     let request = CompletionRequest::parse(body)?;
     let head = head("cmpl", &request.model);
-    let answers = start(state, id, &request).await?;
+    let prompts = Prompts { state: state.clone(), id: id.to_owned(), priority: request.priority };
     if request.stream {
         let chunks = CompletionChunks::new(head, &request);
-        return Ok(event_stream(chunked(answers, chunks)));
+        let events = prompts.events(request.requests()).await?;
+        return Ok(event_stream(chunked(events, chunks)));
     }
-    let whole = answers.into_iter().enumerate().map(async |(index, answer)| Ok((index, answer.whole().await?)));
-    let whole: Vec<(usize, Vec<Event>)> = whole.collect::<FuturesUnordered<_>>().try_collect().await?;
     let (mut reply, mut total) = (CompletionReply::new(head, &request), Usage::default());
-    for (index, events) in &whole {
-        add(&mut total, &usage(events));
-        for event in events {
-            reply.push(*index, event);
-        }
+    for (index, events) in prompts.whole(request.requests()).await? {
+        add(&mut total, &usage(&events));
+        events.iter().for_each(|event| reply.push(index, event));
     }
     Ok(Json(reply.finish(total)).into_response())
 }
 
-/// One answer for each prompt, in their order, each accepted by a worker.
-async fn start(state: &State, id: &str, request: &CompletionRequest) -> Result<Vec<Answer>, Problem> {
-    let answers = request.requests().into_iter().map(|mut generate| {
-        generate.request_id = id.to_owned();
-        let mut job = state.upstream.job(id, &request.model);
-        job.priority = request.priority;
-        job.affinity = affinity(&generate.prompt);
-        state.upstream.generate(generate, job)
-    });
-    futures_util::future::try_join_all(answers).await
+/// What the prompts of one request have in common.
+#[derive(Clone)]
+struct Prompts {
+    state: State,
+    id: String,
+    priority: i8,
+}
+
+impl Prompts {
+    /// Finds a worker for one prompt.
+    async fn start(&self, mut request: GenerateRequest) -> Result<Answer, Problem> {
+        request.request_id.clone_from(&self.id);
+        let mut job = self.state.upstream.job(&self.id, &request.model);
+        job.priority = self.priority;
+        job.affinity = affinity(&request.prompt);
+        self.state.upstream.generate(request, job).await
+    }
+
+    /// Every answer as a whole, in any order, each with the number of its prompt.
+    async fn whole(&self, requests: Vec<GenerateRequest>) -> Result<Vec<(usize, Vec<Event>)>, Problem> {
+        let answers = requests
+            .into_iter()
+            .enumerate()
+            .map(async |(index, request)| Ok((index, self.start(request).await?.whole().await?)));
+        stream::iter(answers).buffer_unordered(AT_ONCE).try_collect().await
+    }
+
+    /// The events of all answers as they come. Resolves when a worker has accepted the first prompt: until then
+    /// a refusal can be a status.
+    async fn events(
+        self,
+        requests: Vec<GenerateRequest>,
+    ) -> Result<impl Stream<Item = (usize, Event)> + Send + Unpin + use<>, Problem> {
+        let mut requests = requests.into_iter();
+        let first = match requests.next() {
+            Some(request) => Some(events_of(0, self.start(request).await?)),
+            None => None,
+        };
+        let others = requests.zip(1..).map(move |(request, index)| {
+            let prompts = self.clone();
+            stream::once(async move { prompts.start(request).await })
+                .flat_map(move |answer| match answer {
+                    Ok(answer) => events_of(index, answer),
+                    Err(problem) => stream::iter([(index, Event::Failed { problem })]).boxed(),
+                })
+                .boxed()
+        });
+        Ok(stream::iter(first.into_iter().chain(others)).flatten_unordered(AT_ONCE))
+    }
+}
+
+fn events_of(index: usize, answer: Answer) -> BoxStream<'static, (usize, Event)> {
+    stream::unfold(answer, move |mut answer| async move {
+        let event = answer.next().await?.unwrap_or_else(|problem| Event::Failed { problem });
+        Some(((index, event), answer))
+    })
+    .boxed()
 }
 
 fn add(total: &mut Usage, usage: &Usage) {
@@ -78,21 +125,11 @@ struct Merged<S> {
 }
 
 /// The events of all answers as OpenAI's chunks.
-fn chunked(answers: Vec<Answer>, chunks: CompletionChunks) -> impl Stream<Item = Bytes> + Send {
-    let each = answers.into_iter().enumerate().map(|(index, answer)| {
-        stream::unfold(answer, move |mut answer| async move {
-            let event = answer.next().await?.unwrap_or_else(|problem| Event::Failed { problem });
-            Some(((index, event), answer))
-        })
-        .boxed()
-    });
-    let merged = Merged {
-        events: stream::select_all(each),
-        chunks,
-        ready: VecDeque::new(),
-        usage: Usage::default(),
-        ended: false,
-    };
+fn chunked(
+    events: impl Stream<Item = (usize, Event)> + Send + Unpin,
+    chunks: CompletionChunks,
+) -> impl Stream<Item = Bytes> + Send {
+    let merged = Merged { events, chunks, ready: VecDeque::new(), usage: Usage::default(), ended: false };
     stream::unfold(merged, Merged::next)
 }
 

@@ -9,7 +9,7 @@ const TOKENS: usize = 128;
 const WINDOW: usize = 256;
 
 /// Chooses from the lengths of the waiting texts, oldest first, those that run now: the oldest, and others while the
-/// run stays below [`TOKENS`] and a tenth of padding. Gives indices in ascending order.
+/// run stays below 128 tokens and a tenth of padding. Gives indices in ascending order.
 pub fn choose(lengths: &[usize]) -> Vec<usize> {
     let Some((&oldest, others)) = lengths.split_first() else { return Vec::new() };
     let mut candidates: Vec<usize> = (1..=others.len().min(WINDOW)).collect();

@@ -3,7 +3,7 @@
 //! * [`runtime`] finds and starts ONNX Runtime.
 //! * [`graph`] reads what an ONNX file says of itself, and refuses weights outside the model's folder.
 //! * [`session`] loads a graph into ONNX Runtime.
-//! * [`gqa`] and [`concat`] run the two layouts of language models; [`encoder`] runs encoders.
+//! * [`gqa`] and [`mod@concat`] run the two layouts of language models; [`encoder`] runs encoders.
 
 pub mod concat;
 pub mod encoder;

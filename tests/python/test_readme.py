@@ -1,0 +1,91 @@
+"""What README.md tells the reader to type works as it says."""
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from muster import Muster
+
+README = (Path(__file__).parents[2] / "README.md").read_text()
+VERBS = ("up", "controller", "worker", "gateway", "status", "chat", "doctor")
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
+
+
+def block(language: str, part: str) -> str:
+    (found,) = (text for text in blocks(language) if part in text)
+    return found
+
+
+def here(text: str, fleet: Muster) -> str:
+    return text.replace("http://127.0.0.1:8000", fleet.url)
+
+
+def shell(command: str, **more: str) -> str:
+    done = subprocess.run(["bash", "-euc", command], capture_output=True, text=True, timeout=60, env=more or None)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_the_curl_line_gives_the_answer_that_is_shown(fleet: Muster):
+    answer = json.loads(shell(here(block("sh", "curl "), fleet)))
+    shown = json.loads(block("json", "chatcmpl"))
+    for changing in ("id", "created"):
+        answer.pop(changing), shown.pop(changing)
+    assert answer == shown
+
+
+def test_the_python_example_prints_what_its_comments_say(fleet: Muster):
+    source = here(block("python", "OpenAI("), fleet)
+    done = subprocess.run([sys.executable, "-c", source], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.splitlines()
+    assert lines[0] == "The chemical symbol for gold is Au."
+    assert "fox" in done.stdout
+    assert lines[-1].endswith("128")
+
+
+def test_the_chat_line_answers(fleet: Muster, binary: Path):
+    command = re.search(r"`target/release/muster (chat .*?)`", README)
+    assert command
+    answer = shell(f"{binary} {command[1]} --base-url {fleet.url}")
+    assert answer.startswith("Muster is a serving fleet for ONNX models.")
+
+
+def test_the_configuration_file_is_read(binary: Path, tmp_path: Path):
+    file = tmp_path / "muster.yaml"
+    file.write_text(block("yaml", "controller:"))
+    printed = {
+        verb: shell(f"{binary} --config {file} {verb} --print-config", MY_KEY="k", HOME=str(tmp_path), PATH="/usr/bin:/bin")
+        for verb in ("controller", "worker", "gateway")
+    }
+    assert "policy: lottery" in printed["controller"]
+    assert "slots: 16" in printed["worker"]
+    assert "***" in printed["gateway"]
+
+
+@pytest.mark.parametrize("script", sorted(set(re.findall(r"scripts/[a-z-]+\.sh", README))))
+def test_the_scripts_exist(script: str):
+    path = Path(__file__).parents[2] / script
+    assert path.stat().st_mode & 0o111, "it can be run"
+
+
+def test_the_flags_and_variables_exist(binary: Path):
+    known = "".join(shell(f"{binary} {verb} --help") for verb in VERBS)
+    ours = README.replace("cargo install --path", "")
+    for flag in set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", ours)):
+        assert flag in known, flag
+    for variable in set(re.findall(r"\bMUSTER_[A-Z_]+[A-Z]\b", ours)):
+        assert variable in known, variable
+
+
+def test_the_commands_of_a_fleet_are_commands(binary: Path):
+    for line in block("sh", "muster controller").splitlines():
+        _, verb, *flags = line.split()
+        shell(f"{binary} {verb} {' '.join(flags)} --help")
