@@ -9,6 +9,7 @@ mod progress;
 mod services;
 mod status;
 mod stop;
+mod telemetry;
 mod up;
 
 use std::process::ExitCode;
@@ -16,6 +17,7 @@ use std::process::ExitCode;
 use cli::{Cli, Verb};
 
 fn main() -> ExitCode {
+    telemetry::off();
     let cli = match Cli::read() {
         Ok(cli) => cli,
         Err(code) => return code,

@@ -133,6 +133,24 @@ fn a_missing_runtime_names_the_command_that_gets_it() {
     assert!(errors.contains("/no/such/library.so") && errors.contains("scripts/fetch-onnxruntime.sh"), "{errors}");
 }
 
+#[test]
+fn onnx_runtime_leaves_no_telemetry_behind() {
+    // The official library writes a device id and a database below HOME as soon as it opens its telemetry.
+    let (_, report, _) = run(&["doctor"]);
+    let line = report.lines().find(|line| line.starts_with("ONNX Runtime")).expect("the library's place");
+    let library = line.split_whitespace().nth(2).expect("a path");
+    let home = tempfile::tempdir().expect("a folder");
+    let output = common::muster(&["doctor"])
+        .env("HOME", home.path())
+        .env_remove("XDG_CACHE_HOME")
+        .env_remove("ORT_DISABLE_TELEMETRY")
+        .env("ORT_DYLIB_PATH", library)
+        .output()
+        .expect("the binary runs");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    assert_eq!(std::fs::read_dir(home.path()).expect("a folder").count(), 0, "something was written below HOME");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn status_chat_and_doctor_tell_what_there_is() {
     let up = Process::start(&["up", "--port", "0"]);

@@ -120,7 +120,7 @@ impl Registry {
             }
         }
         for (model, count) in lost {
-            self.end_lost(&beat.id, &model, count);
+            self.end_lost(&beat.id, Some(&model), count);
         }
         Ok(HeartbeatReply::Renewed(reply))
     }
@@ -128,6 +128,7 @@ impl Registry {
     /// Takes a FastChat worker's heartbeat, and says whether the worker is known.
     pub(crate) fn fastchat_beat(&mut self, id: &WorkerId, queue_length: u32, now: Instant) -> bool {
         self.settle(now);
+        let settled = self.settled_tickets(id, now).values().sum();
         let Some(worker) = self.workers.get_mut(id) else { return false };
         if worker.origin == Origin::Native || worker.gone_since.is_some() {
             return false;
@@ -137,6 +138,10 @@ impl Registry {
         let excess = queue_length.saturating_sub(worker.tickets());
         worker.unattributed.beat(excess, vouched);
         worker.report_total(queue_length);
+        let lost = worker.missing.beat(queue_length, settled);
+        if lost > 0 {
+            self.end_lost(id, None, lost);
+        }
         true
     }
 

@@ -34,6 +34,23 @@ impl Foreign {
     }
 }
 
+/// Tickets beyond what a worker had at its last beat, though they had time to become requests.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Missing(u32);
+
+impl Missing {
+    /// Takes one heartbeat, and says how many tickets it proves lost: their grant or their release never arrived.
+    ///
+    /// `settled`: held tickets that had time to become requests of the worker. Those beyond what it has are lost if two
+    /// beats in a row miss them.
+    pub(crate) fn beat(&mut self, reported: u32, settled: u32) -> u32 {
+        let missing = settled.saturating_sub(reported);
+        let lost = missing.min(self.0);
+        self.0 = missing - lost;
+        lost
+    }
+}
+
 /// One model of a worker, with the requests in flight on it.
 #[derive(Debug, Clone)]
 pub(crate) struct Offer {
@@ -45,14 +62,13 @@ pub(crate) struct Offer {
     anonymous: VecDeque<Instant>,
     /// Traffic that bypassed the controller.
     foreign: Foreign,
-    /// Tickets beyond what the worker had at its last beat, though they had time to arrive.
-    missing: u32,
+    missing: Missing,
 }
 
 impl Offer {
     /// An offer without load.
     pub(crate) fn new(card: ModelCard) -> Self {
-        Self { card, held: 0, anonymous: VecDeque::new(), foreign: Foreign::default(), missing: 0 }
+        Self { card, held: 0, anonymous: VecDeque::new(), foreign: Foreign::default(), missing: Missing::default() }
     }
 
     /// The load of `old` under the card of `self`.
@@ -109,20 +125,14 @@ impl Offer {
         self.held = 0;
         self.anonymous.clear();
         self.foreign = Foreign::default();
-        self.missing = 0;
+        self.missing = Missing::default();
     }
 
-    /// Takes the load of a heartbeat, and says how many tickets it proves lost.
-    ///
-    /// `settled`: held tickets that had time to become requests of the worker. Those beyond what it has are lost if the
-    /// next beat misses them too: their grant or their release never arrived.
+    /// Takes the load of a heartbeat, and says how many of the `settled` tickets it proves lost ([`Missing::beat`]).
     pub(crate) fn beat(&mut self, reported: u32, settled: u32) -> u32 {
         let vouched = self.end_anonymous();
         self.foreign.beat(reported.saturating_sub(self.held), vouched);
-        let missing = settled.saturating_sub(reported);
-        let lost = missing.min(self.missing);
-        self.missing = missing - lost;
-        lost
+        self.missing.beat(reported, settled)
     }
 }
 

@@ -290,6 +290,28 @@ fn an_address_given_away_counts_until_the_next_beat() {
 }
 
 #[test]
+fn a_ticket_that_a_fastchat_worker_never_saw_is_lost_after_two_beats() {
+    let mut f = Fixture::new();
+    f.registry.register(fastchat_worker("w"), FASTCHAT, f.now).expect("it is not stale");
+    f.granted();
+    let seen = f.granted();
+    let beat = |f: &mut Fixture, queue_length| {
+        f.registry.renew(f.gateway, f.now);
+        assert!(f.registry.fastchat_beat(&WorkerId::new("w"), queue_length, f.now));
+        f.status().tickets
+    };
+    f.pass(secs(9));
+    assert_eq!(beat(&mut f, 1), 2, "the request may still be on its way");
+    f.pass(secs(9));
+    assert_eq!(beat(&mut f, 1), 2, "one beat may have been overtaken");
+    f.pass(secs(9));
+    assert_eq!(beat(&mut f, 1), 1);
+    f.pass(secs(9));
+    assert_eq!(beat(&mut f, 1), 1, "the other one is real");
+    f.release(seen, Outcome::Done);
+}
+
+#[test]
 fn an_address_is_given_though_all_are_full_but_then_counts_nothing() {
     let mut f = Fixture::with_worker(1);
     f.granted();

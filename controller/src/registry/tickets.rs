@@ -210,12 +210,14 @@ impl Registry {
 
     /// Ends tickets that stand for no request of the worker. Which ones cannot be known, but their number is right;
     /// should the release of one come after all, it is unknown, and no error.
-    pub(super) fn end_lost(&mut self, id: &WorkerId, model: &str, count: u32) {
-        tracing::warn!(worker = %id, model, count, "tickets are lost: two heartbeats do not know their requests");
+    ///
+    /// `model`: theirs, or `None` where the worker does not tell its models apart.
+    pub(super) fn end_lost(&mut self, id: &WorkerId, model: Option<&str>, count: u32) {
+        tracing::warn!(worker = %id, ?model, count, "tickets are lost: two heartbeats do not know their requests");
         let mut ids: Vec<_> = self
             .tickets
             .iter()
-            .filter(|(_, ticket)| ticket.worker == *id && ticket.model == model)
+            .filter(|(_, ticket)| ticket.worker == *id && model.is_none_or(|model| ticket.model == model))
             .map(|(&id, ticket)| (ticket.given, id))
             .collect();
         ids.sort_unstable();

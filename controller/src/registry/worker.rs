@@ -7,7 +7,7 @@ use muster_shared::id::{TicketId, WorkerId};
 use muster_shared::transport::Transport;
 
 use super::breaker::{Breaker, Circuit};
-use super::load::{Foreign, Offer};
+use super::load::{Foreign, Missing, Offer};
 
 /// Through which interface a worker registered.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -38,6 +38,8 @@ pub(crate) struct Worker {
     pub(crate) offers: Vec<Offer>,
     /// Foreign requests whose model is not known: a FastChat worker tells one number for all its models.
     pub(crate) unattributed: Foreign,
+    /// Tickets that a FastChat worker's beats do not know, whatever their models.
+    pub(crate) missing: Missing,
     /// Its load in its own words.
     pub(crate) reported: Vec<ModelLoad>,
     pub(crate) breaker: Breaker,
@@ -64,6 +66,7 @@ impl Worker {
             speed: registration.speed,
             offers: registration.models.into_iter().map(Offer::new).collect(),
             unattributed: Foreign::default(),
+            missing: Missing::default(),
             reported: Vec::new(),
             breaker: Breaker::new(),
             full_until: None,
