@@ -134,6 +134,30 @@ fn a_missing_runtime_names_the_command_that_gets_it() {
 }
 
 #[test]
+fn a_library_of_the_wrong_version_is_a_clear_error() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let (source, library) = (folder.path().join("old.c"), folder.path().join("libonnxruntime.so"));
+    // The two functions by which a library tells its version.
+    let old = "struct Base { const void *(*api)(unsigned); const char *(*version)(void); };\n\
+        static const void *api(unsigned wanted) { return 0; }\n\
+        static const char *version(void) { return \"1.14.0\"; }\n\
+        static const struct Base base = { api, version };\n\
+        const struct Base *OrtGetApiBase(void) { return &base; }\n";
+    std::fs::write(&source, old).expect("a file");
+    let built = std::process::Command::new("cc").args(["-shared", "-fPIC", "-o"]).arg(&library).arg(&source).status();
+    assert!(built.expect("the C compiler that Rust links with").success());
+    let output = common::muster(&["worker", "--port", "0", "--no-register"])
+        .env("ORT_DYLIB_PATH", &library)
+        .output()
+        .expect("the binary runs");
+    let errors = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(1), "{errors}");
+    for part in ["1.14.0", "1.17", "scripts/fetch-onnxruntime.sh"] {
+        assert!(errors.contains(part), "no `{part}` in:\n{errors}");
+    }
+}
+
+#[test]
 fn onnx_runtime_leaves_no_telemetry_behind() {
     // The official library writes a device id and a database below HOME as soon as it opens its telemetry.
     let (_, report, _) = run(&["doctor"]);

@@ -40,7 +40,7 @@ pub fn open(
 fn configure(runtime: &Runtime, options: SessionOptions) -> Result<SessionBuilder, String> {
     // The builder's errors carry the builder, which cannot leave this thread: only their words are kept.
     let builder = Session::builder(&runtime.environment).map_err(|error| error.to_string())?;
-    let builder = builder.with_optimization_level(GraphOptimizationLevel::Level3).map_err(|error| error.to_string())?;
+    let builder = builder.with_optimization_level(GraphOptimizationLevel::All).map_err(|error| error.to_string())?;
     let builder = builder.with_intra_threads(options.threads.get()).map_err(|error| error.to_string())?;
     let builder = builder.with_inter_threads(1).map_err(|error| error.to_string())?;
     let builder = builder.with_intra_op_spinning(options.spin).map_err(|error| error.to_string())?;
