@@ -151,6 +151,31 @@ async fn a_worker_told_to_stop_finishes_what_it_runs_and_gets_nothing_new() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_draining_worker_keeps_its_lease_until_its_last_request_has_ended() {
+    let long = ["--model", "fake", "--fake-token-time", "10ms", "--fake-answer", "300"];
+    let mut cluster = Cluster::with_controller(&["--heartbeat", "200ms"], &[&long]).await;
+    let running = common::stream(&cluster.gateway.address, chat_body("fake", "hello"));
+    let watching = async {
+        common::eventually("the request runs", async || cluster.tickets().await == 1).await;
+        cluster.workers[0].signal("TERM");
+        let mut states = Vec::new();
+        // Three seconds of answer are five leases; the ticket counts until the end.
+        let gone = async || {
+            let fleet = cluster.controller.get("/fleet").await;
+            states.push((fleet["workers"][0]["state"].clone(), fleet["workers"][0]["tickets"].clone()));
+            fleet["workers"][0]["state"] == "gone"
+        };
+        common::eventually("the worker has left", gone).await;
+        states
+    };
+    let (events, states) = tokio::join!(running, watching);
+    assert_eq!(events.last().map(String::as_str), Some("[DONE]"));
+    let drained = states.iter().filter(|(state, tickets)| state == "draining" && *tickets == 1).count();
+    assert!(drained > 100, "it was draining with its ticket for most of the answer: {drained} looks");
+    assert!(cluster.workers[0].ended().await.success());
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_worker_may_come_before_its_controller() {
     let first = Process::start(&["controller", "--port", "0"]);
     let (address, port) = (first.address.clone(), first.address.rsplit(':').next().expect("a port").to_owned());

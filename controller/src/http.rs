@@ -54,7 +54,7 @@ pub(crate) fn router(config: &Config, service: Arc<Service>) -> Router {
         .method_not_allowed_fallback(serve::method_not_allowed)
         .layer(DefaultBodyLimit::max(config.body_limit))
         .layer(CatchPanicLayer::custom(panicked))
-        .layer(TraceLayer::new_for_http())
+        .layer(TraceLayer::new_for_http().on_failure(())) // a refusal is no failure; what is one logs itself
         .with_state(service)
 }
 

@@ -77,7 +77,9 @@ impl Registry {
         let mut worker = Worker::new(registration, origin, term, now);
         let known = self.workers.get(&worker.id).filter(|_| origin == Origin::Native);
         if let Some(known) = known {
-            refuse_stale(known, worker.incarnation)?;
+            if known.gone_since.is_none() {
+                refuse_stale(known, worker.incarnation)?; // one that has gone may have had a clock that ran ahead
+            }
             if known.incarnation == worker.incarnation && known.origin == Origin::Native {
                 worker.carry_over(known);
             }

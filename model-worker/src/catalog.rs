@@ -6,6 +6,8 @@ use std::path::Path;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 
+use futures_util::StreamExt as _;
+use futures_util::stream::FuturesUnordered;
 use muster_shared::control::{ModelCard, ModelLoad};
 use muster_shared::problem::{Kind, Problem};
 
@@ -138,6 +140,21 @@ impl Catalog {
             Served::Language(model) => model.engine.is_alive(),
             Served::Embedding(model) => model.encoder.is_alive(),
         })
+    }
+
+    /// Resolves when the thread of a model has died; gives the model's name.
+    pub async fn crashed(&self) -> String {
+        let deaths = self.models.iter().map(async |(name, served)| {
+            match served {
+                Served::Language(model) => model.engine.died().await,
+                Served::Embedding(model) => model.encoder.died().await,
+            }
+            name.clone()
+        });
+        match deaths.collect::<FuturesUnordered<_>>().next().await {
+            Some(name) => name,
+            None => std::future::pending().await, // without models nothing can crash
+        }
     }
 
     /// Lets the models go and waits for their threads.

@@ -65,7 +65,14 @@ impl EmbeddingModel {
             let message = format!("input[{index}] has {length} tokens, and this model takes {limit}; shorten the text");
             return Err(Problem::new(Kind::PromptTooLong, message).with_param("input"));
         }
-        tokens.truncate(limit);
+        if length > limit {
+            // A text ends with a special token that the model looks for; what is cut comes before it.
+            let end = tokens[length - 1];
+            tokens.truncate(limit);
+            if self.tokenizer.is_special(end) {
+                tokens[limit - 1] = end;
+            }
+        }
         Ok(tokens)
     }
 

@@ -92,6 +92,11 @@ impl EncoderHandle {
         self.requests - self.room.available_permits()
     }
 
+    /// Resolves when the encoder's thread has died.
+    pub async fn died(&self) {
+        self.commands.closed().await;
+    }
+
     /// Whether the encoder's thread still takes requests.
     pub fn is_alive(&self) -> bool {
         !self.commands.is_closed()

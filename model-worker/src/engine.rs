@@ -139,9 +139,7 @@ impl EngineHandle {
             return Err(EngineError::TooMany { wanted: requests.len(), limit: slots + waiting });
         }
         let wanted = u32::try_from(requests.len()).unwrap_or(u32::MAX);
-        let mut permits = Arc::clone(&self.room)
-            .try_acquire_many_owned(wanted)
-            .map_err(|_| EngineError::Overloaded { slots, waiting })?;
+        let mut permits = Arc::clone(&self.room).try_acquire_many_owned(wanted).map_err(|_| self.overloaded())?;
         requests.into_iter().map(|request| self.send(request, &mut permits)).collect()
     }
 
@@ -180,9 +178,25 @@ impl EngineHandle {
         (speed > 0.0).then_some(speed)
     }
 
+    /// Whether there is no room for one more sequence.
+    pub fn is_full(&self) -> bool {
+        self.room.available_permits() == 0
+    }
+
+    /// What a caller hears when there is no room.
+    pub fn overloaded(&self) -> EngineError {
+        let EngineCapacity { slots, waiting } = self.capacity;
+        EngineError::Overloaded { slots, waiting }
+    }
+
     /// Whether the engine's thread still takes sequences.
     pub fn is_alive(&self) -> bool {
         !self.commands.is_closed()
+    }
+
+    /// Resolves when the engine's thread has died.
+    pub async fn died(&self) {
+        self.commands.closed().await;
     }
 }
 

@@ -11,6 +11,9 @@ pub enum Error {
     /// The configuration contradicts itself.
     #[error("{0}")]
     Config(String),
+    /// The thread of a model has panicked; whoever started the worker should start it anew.
+    #[error("the thread of model `{0}` has crashed; the log has the reason")]
+    Crashed(String),
     /// The listener failed.
     #[error("serving failed")]
     Serve(#[from] std::io::Error),

@@ -27,9 +27,9 @@ use muster_shared::serve::Body;
 use crate::catalog::Served;
 use crate::embedding::EmbeddingModel;
 use crate::http::blocking;
-use crate::language::{LanguageModel, PreparedPrompt};
+use crate::language::{Excess, LanguageModel};
 use crate::state::State;
-use conversation::Markers;
+pub(crate) use conversation::Markers;
 use frames::Frames;
 
 /// The seven routes.
@@ -84,27 +84,20 @@ async fn generate(Shared(state): Shared<Arc<State>>, Body(params): Body<Generate
 /// Starts an answer.
 async fn start(state: &Arc<State>, params: GenerateParams) -> Result<Frames, Problem> {
     let model = language(state, &params.model)?;
-    let markers = Markers::new(&state.address, &model.name);
-    let prompt = markers.parse(&params.prompt);
-    let (model, prepared) = prepare(model, prompt).await?;
-    let room = model.context() - prepared.tokens.len();
-    let request = request(&model, &params, room)?;
-    let echo = if params.echo { params.prompt } else { String::new() };
-    let events = model.generate(&request, prepared)?;
-    Ok(Frames::new(events.boxed(), echo, params.logprobs.is_some()))
-}
-
-async fn prepare(model: Arc<LanguageModel>, prompt: Prompt) -> Result<(Arc<LanguageModel>, PreparedPrompt), Problem> {
-    blocking(move || {
-        let prepared = model.prepare(&prompt, false)?;
+    let request = request(&model, &params, state.markers(&model.name).parse(&params.prompt))?;
+    model.check_room()?;
+    let (model, prepared) = blocking(move || {
+        // FastChat's gateway asks for all that is left of the context as it counts.
+        let prepared = model.prepare(&request, Excess::Cut)?;
         Ok((model, prepared))
     })
-    .await
+    .await?;
+    let echo = if params.echo { params.prompt } else { String::new() };
+    Ok(Frames::new(model.generate(prepared)?.boxed(), echo, params.logprobs.is_some()))
 }
 
-/// Translates FastChat's parameters. `room` is what the prompt leaves of the context: a longer answer is cut to it,
-/// since FastChat's gateway asks for all that is left as it counts.
-fn request(model: &LanguageModel, params: &GenerateParams, room: usize) -> Result<GenerateRequest, Problem> {
+/// Translates FastChat's parameters.
+fn request(model: &LanguageModel, params: &GenerateParams, prompt: Prompt) -> Result<GenerateRequest, Problem> {
     let greedy = params.temperature < 1e-5 || params.top_p < 1e-8;
     let top_k = match params.top_k {
         -1 | 0 => 0,
@@ -114,7 +107,7 @@ fn request(model: &LanguageModel, params: &GenerateParams, room: usize) -> Resul
     Ok(GenerateRequest {
         request_id: String::new(),
         model: model.name.clone(),
-        prompt: Prompt::Text(String::new()), // prepared already
+        prompt,
         sampling: Sampling {
             temperature: if greedy { 0.0 } else { params.temperature },
             top_p: params.top_p,
@@ -125,7 +118,7 @@ fn request(model: &LanguageModel, params: &GenerateParams, room: usize) -> Resul
             ..Sampling::default()
         },
         choices: 1,
-        max_tokens: Some(params.max_new_tokens.min(u32::try_from(room).unwrap_or(u32::MAX))),
+        max_tokens: Some(params.max_new_tokens),
         stop: params.stop.clone().map(StringOrList::into_vec).unwrap_or_default(),
         stop_token_ids: params.stop_token_ids.clone().unwrap_or_default(),
         ignore_eos: false,
@@ -167,7 +160,7 @@ async fn embed(state: &Arc<State>, params: EmbeddingsParams) -> Result<serde_jso
 async fn count_token(Shared(state): Shared<Arc<State>>, Body(params): Body<CountTokenParams>) -> Response {
     let count = async {
         let model = language(&state, &params.model)?;
-        let prompt = Markers::new(&state.address, &model.name).parse(&params.prompt);
+        let prompt = state.markers(&model.name).parse(&params.prompt);
         blocking(move || model.count(&prompt)).await
     };
     match count.await {
@@ -181,7 +174,7 @@ async fn conversation_template(
     Body(query): Body<ModelQuery>,
 ) -> Result<Json<ConversationReply>, Problem> {
     let name = language(&state, &query.model)?.name.clone();
-    Ok(Json(ConversationReply { conv: Markers::new(&state.address, &name).conversation(&name) }))
+    Ok(Json(ConversationReply { conv: state.markers(&name).conversation(&name) }))
 }
 
 async fn model_details(

@@ -8,7 +8,7 @@ use axum::http::header;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router, middleware};
-use futures_util::StreamExt as _;
+use bytes::Bytes;
 use muster_shared::control::ModelCard;
 use muster_shared::embed::{EmbedRequest, EmbedResponse};
 use muster_shared::generate::GenerateRequest;
@@ -16,9 +16,15 @@ use muster_shared::problem::{Kind, Problem};
 use muster_shared::secret::Secret;
 use muster_shared::serve::{self, Body};
 use muster_shared::sse;
+use tokio::time::{Duration, Instant};
+use tokio_stream::StreamExt as _;
 
 use crate::fastchat;
+use crate::language::Excess;
 use crate::state::State;
+
+/// Silence after which a stream says that it lives.
+const SIGN_OF_LIFE: Duration = Duration::from_secs(10);
 
 /// The worker's router.
 pub(crate) fn router(state: Arc<State>, token: Option<Secret>, body_limit: usize) -> Router {
@@ -64,13 +70,19 @@ async fn generate(
 ) -> Result<Response, Problem> {
     let model = Arc::clone(state.catalog()?.language(&request.model)?);
     tracing::debug!(request_id = request.request_id, model = request.model, "generate");
-    let (model, request, prompt) = blocking(move || {
-        let prompt = model.prepare(&request.prompt, request.echo)?;
-        Ok((model, request, prompt))
+    model.check_room()?;
+    let (model, prepared) = blocking(move || {
+        let prepared = model.prepare(&request, Excess::Refuse)?;
+        Ok((model, prepared))
     })
     .await?;
-    let events = model.generate(&request, prompt)?;
-    let body = events.map(|event| Ok::<_, std::convert::Infallible>(sse::json_event(&event)));
+    let events = Box::pin(model.generate(prepared)?);
+    // A request that waits, or whose prompt is long, is not a dead one: a comment says so.
+    let ticks = tokio::time::interval_at(Instant::now() + SIGN_OF_LIFE, SIGN_OF_LIFE);
+    let body = events.timeout_repeating(ticks).map(|event| {
+        let bytes = event.map_or_else(|_| Bytes::from_static(b": waiting\n\n"), |event| sse::json_event(&event));
+        Ok::<_, std::convert::Infallible>(bytes)
+    });
     let headers = [(header::CONTENT_TYPE, "text/event-stream"), (header::CACHE_CONTROL, "no-cache")];
     Ok((headers, ResponseBody::from_stream(body)).into_response())
 }

@@ -11,6 +11,7 @@ use tokio_stream::wrappers::ReceiverStream;
 
 use crate::chat_template::{ChatTemplate, TemplateError};
 use crate::engine::sequence::{SequenceEvent, SequenceRequest};
+use crate::engine::stop::StopFilter;
 use crate::engine::{EngineError, EngineHandle};
 use crate::tokenizer::Tokenizer;
 
@@ -32,12 +33,22 @@ pub struct LanguageModel {
     pub engine: EngineHandle,
 }
 
-/// A prompt that fits the model.
-#[derive(Debug, Clone)]
-pub struct PreparedPrompt {
-    /// Its tokens, at least one.
-    pub tokens: Arc<[u32]>,
-    /// Its text, where the request wants it back.
+/// What becomes of an answer that is longer than the context has room for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Excess {
+    /// The request is refused, with numbers.
+    Refuse,
+    /// The answer is cut, as FastChat's peers expect.
+    Cut,
+}
+
+/// A request that fits the model, ready for the engine.
+#[derive(Debug)]
+pub struct Prepared {
+    /// One for each answer.
+    sequences: Vec<SequenceRequest>,
+    prompt_tokens: u32,
+    /// The prompt's text, where the request wants it back.
     echo: Option<String>,
 }
 
@@ -59,14 +70,22 @@ impl LanguageModel {
         self.engine.shape().context
     }
 
-    /// Renders and tokenizes a prompt. Takes time in proportion to its length: not for a thread of the runtime.
+    /// Refuses at once when the engine is full, before any work is done for a request.
     ///
     /// # Errors
-    /// [`Kind::Invalid`] when it cannot be rendered or holds nothing, [`Kind::PromptTooLong`] when it leaves no room
-    /// for an answer.
-    pub fn prepare(&self, prompt: &Prompt, echo: bool) -> Result<PreparedPrompt, Problem> {
-        let tokens = self.tokens(prompt)?;
-        let param = if matches!(prompt, Prompt::Chat(_)) { "messages" } else { "prompt" };
+    /// [`Kind::Overloaded`].
+    pub fn check_room(&self) -> Result<(), Problem> {
+        if self.engine.is_full() { Err(problem(self.engine.overloaded())) } else { Ok(()) }
+    }
+
+    /// Renders and tokenizes a prompt, and checks everything. Takes time in proportion to the request: not for a
+    /// thread of the runtime.
+    ///
+    /// # Errors
+    /// [`Kind::Invalid`] for what cannot be, [`Kind::PromptTooLong`] when the prompt leaves no room for an answer.
+    pub fn prepare(&self, request: &GenerateRequest, excess: Excess) -> Result<Prepared, Problem> {
+        let tokens = self.tokens(&request.prompt)?;
+        let param = if matches!(request.prompt, Prompt::Chat(_)) { "messages" } else { "prompt" };
         if tokens.is_empty() {
             return Err(Problem::invalid(param, "the prompt is empty; it must hold at least one token"));
         }
@@ -78,11 +97,12 @@ impl LanguageModel {
             );
             return Err(Problem::new(Kind::PromptTooLong, message).with_param(param));
         }
-        let echo = echo.then(|| match prompt {
+        let echo = request.echo.then(|| match &request.prompt {
             Prompt::Text(text) => text.clone(),
             _ => self.decode(&tokens),
         });
-        Ok(PreparedPrompt { tokens: tokens.into(), echo })
+        let prompt_tokens = u32::try_from(length).unwrap_or(u32::MAX);
+        Ok(Prepared { sequences: self.sequences(request, tokens.into(), excess)?, prompt_tokens, echo })
     }
 
     /// Length of a prompt in tokens, whether it fits or not.
@@ -145,22 +165,16 @@ impl LanguageModel {
         self.tokenizer.vocab_size().min(u32::try_from(self.engine.shape().vocab).unwrap_or(u32::MAX))
     }
 
-    /// Continues a prepared prompt. Dropping the stream cancels the request.
+    /// Begins the answers to a prepared request. Dropping the stream cancels it.
     ///
     /// # Errors
-    /// [`Kind::Invalid`] and [`Kind::PromptTooLong`] for parameters that do not fit, [`Kind::Overloaded`] at once
-    /// when there is no room.
-    pub fn generate(
-        &self,
-        request: &GenerateRequest,
-        prompt: PreparedPrompt,
-    ) -> Result<impl Stream<Item = Event> + Send + use<>, Problem> {
-        let sequences = self.sequences(request, &prompt)?;
+    /// [`Kind::Overloaded`] at once when there is no room, [`Kind::Invalid`] for more answers than the engine holds.
+    pub fn generate(&self, prepared: Prepared) -> Result<impl Stream<Item = Event> + Send + use<>, Problem> {
         crate::metrics::request(&self.name, "generate");
+        let Prepared { sequences, prompt_tokens, echo } = prepared;
         let receivers = self.engine.submit(sequences).map_err(problem)?;
-        let prompt_tokens = u32::try_from(prompt.tokens.len()).unwrap_or(u32::MAX);
         let choices = receivers.len() as u32;
-        let echoes = prompt.echo.into_iter().flat_map(move |text| {
+        let echoes = echo.into_iter().flat_map(move |text| {
             let delta = move |choice| Event::Delta { choice, text: text.clone(), tokens: vec![], logprobs: vec![] };
             (0..choices).map(delta)
         });
@@ -168,20 +182,24 @@ impl LanguageModel {
         Ok(head.chain(answers(receivers, prompt_tokens)))
     }
 
-    fn sequences(&self, request: &GenerateRequest, prompt: &PreparedPrompt) -> Result<Vec<SequenceRequest>, Problem> {
+    fn sequences(
+        &self,
+        request: &GenerateRequest,
+        prompt: Arc<[u32]>,
+        excess: Excess,
+    ) -> Result<Vec<SequenceRequest>, Problem> {
         self.check_bias(request)?;
-        let max_tokens = self.max_tokens(request, prompt.tokens.len())?;
         let mut end_tokens = request.stop_token_ids.clone();
         if !request.ignore_eos {
             end_tokens.extend_from_slice(&self.end_tokens);
         }
         let seed = request.sampling.seed.unwrap_or_else(rand::random);
         let sequence = SequenceRequest {
-            prompt: Arc::clone(&prompt.tokens),
+            max_tokens: self.max_tokens(request, prompt.len(), excess)?,
+            prompt,
             sampling: request.sampling.clone(),
             seed,
-            max_tokens,
-            stop: request.stop.clone(),
+            stop: StopFilter::new(request.stop.clone()),
             end_tokens: end_tokens.into(),
             logprobs: request.logprobs,
         };
@@ -189,11 +207,12 @@ impl LanguageModel {
         Ok((0..request.choices.max(1)).map(answer).collect())
     }
 
-    fn max_tokens(&self, request: &GenerateRequest, prompt: usize) -> Result<usize, Problem> {
+    fn max_tokens(&self, request: &GenerateRequest, prompt: usize, excess: Excess) -> Result<usize, Problem> {
         let (context, room) = (self.context(), self.context() - prompt);
         match request.max_tokens.map(|wanted| wanted as usize) {
             None => Ok(room),
             Some(0) => Err(Problem::invalid("max_tokens", "max_tokens is 0; it must be at least 1")),
+            Some(wanted) if wanted > room && excess == Excess::Cut => Ok(room),
             Some(wanted) if wanted > room => {
                 let message = format!(
                     "the prompt has {prompt} tokens and {wanted} more are asked for, and the context of this model is \

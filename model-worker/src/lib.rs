@@ -67,41 +67,59 @@ pub async fn run(config: Config, listener: TcpListener, shutdown: CancellationTo
         Some(Speed::Stated(speed)) => speed,
         _ => 1.0,
     };
-    let state = Arc::new(State::new(address, speed));
+    let state = Arc::new(State::new(address, config.token.clone(), speed));
     let router = http::router(Arc::clone(&state), config.token.clone(), config.body_limit);
-    let closed = CancellationToken::new();
-    let served = serve::serve(listener, router, closed.clone(), config.drain);
-    let worked = work(&config, &state, &shutdown, closed);
-    // The server runs beside; it ends when `closed` is cancelled and its last request has ended.
-    let (served, registrar) = tokio::join!(served, worked);
-    if let Some(registrar) = registrar? {
-        registrar.deregister().await;
-    }
+    let life = Life { shutdown, closed: CancellationToken::new(), ended: CancellationToken::new() };
+    let served = async {
+        let served = serve::serve(listener, router, life.closed.clone(), config.drain).await;
+        life.ended.cancel();
+        served
+    };
+    let (served, worked) = tokio::join!(served, work(&config, &state, &life));
+    worked?;
     served?;
     close(state).await;
     Ok(())
 }
 
-/// Loads the models and stays registered until `shutdown`; closes the server then, or when nothing could be loaded.
-async fn work(
-    config: &Config,
-    state: &Arc<State>,
-    shutdown: &CancellationToken,
+/// The stages of a worker's end, in their order.
+struct Life {
+    /// The worker shall stop.
+    shutdown: CancellationToken,
+    /// The server takes no more requests.
     closed: CancellationToken,
-) -> Result<Option<Registrar>, Error> {
-    let _closes = closed.drop_guard();
-    if !load(config, state, shutdown).await? {
-        return Ok(None);
+    /// The last request has ended.
+    ended: CancellationToken,
+}
+
+/// Loads the models and stays registered until the worker shall stop; then drains and leaves.
+async fn work(config: &Config, state: &Arc<State>, life: &Life) -> Result<(), Error> {
+    let closes = life.closed.clone().drop_guard();
+    if !load(config, state, &life.shutdown).await? {
+        return Ok(());
     }
-    let Some(registration) = config.registration.clone() else {
-        shutdown.cancelled().await;
-        state.drain();
-        return Ok(None);
+    let registration = config.registration.clone();
+    let registrar = registration.map(|it| Registrar::new(it, config.token.clone(), Arc::clone(state)));
+    let stay = async {
+        match &registrar {
+            Some(registrar) => registrar.stay().await,
+            None => std::future::pending().await,
+        }
     };
-    let registrar = Registrar::new(registration, config.token.clone(), Arc::clone(state));
-    registrar.run(shutdown.clone()).await;
+    let crashed = tokio::select! {
+        () = life.shutdown.cancelled() => None,
+        model = state.crashed() => Some(model),
+        never = stay => match never {},
+    };
     state.drain();
-    Ok(Some(registrar))
+    if let Some(registrar) = &registrar {
+        registrar.drain().await;
+    }
+    drop(closes);
+    if let Some(registrar) = &registrar {
+        registrar.leave(&life.ended).await;
+    }
+    crashed.map_or(Ok(()), |model| Err(Error::Crashed(model)))
 }
 
 /// Loads the models; `false` when `shutdown` came first.

@@ -3,7 +3,7 @@
 //! The controller may be muster's or FastChat's: one that has no `/register` is taken for FastChat's. It may come
 //! later than the worker and may go away for as long as it likes; the worker tries for ever.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use muster_shared::client::{ClientError, ControllerClient, Timeouts, http_client};
@@ -48,6 +48,8 @@ pub(crate) struct Registrar {
     state: Arc<State>,
     id: WorkerId,
     incarnation: u64,
+    /// The registration that holds, if one does.
+    membership: Mutex<Option<Membership>>,
 }
 
 impl Registrar {
@@ -62,24 +64,35 @@ impl Registrar {
             id,
             incarnation: u64::try_from(started.as_millis()).unwrap_or(u64::MAX),
             config,
+            membership: Mutex::new(None),
         }
-    }
-
-    /// Registers and beats until `leaving`; then says goodbye.
-    pub(crate) async fn run(&self, leaving: CancellationToken) {
-        tokio::select! {
-            () = leaving.cancelled() => {}
-            never = self.stay() => match never {},
-        }
-        self.drain().await;
     }
 
     /// Registers and beats for ever.
-    async fn stay(&self) -> std::convert::Infallible {
+    pub(crate) async fn stay(&self) -> std::convert::Infallible {
         loop {
             let membership = self.join().await;
+            self.set_membership(Some(membership));
             self.beat(membership).await;
+            self.set_membership(None);
         }
+    }
+
+    /// After [`Registrar::drain`]: keeps the lease until the last request has ended, then gives it up.
+    pub(crate) async fn leave(&self, ended: &CancellationToken) {
+        let membership = *self.membership.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(membership) = membership {
+            tokio::select! {
+                () = ended.cancelled() => {}
+                () = self.beat(membership) => {} // forgotten already
+            }
+        }
+        ended.cancelled().await;
+        self.deregister().await;
+    }
+
+    fn set_membership(&self, membership: Option<Membership>) {
+        *self.membership.lock().unwrap_or_else(PoisonError::into_inner) = membership;
     }
 
     /// Tries until the controller has taken the registration.
@@ -198,20 +211,20 @@ impl Registrar {
         ClientError::from_reqwest(self.client.address(), error)
     }
 
-    fn leave(&self) -> Leave {
+    fn farewell(&self) -> Leave {
         Leave { id: self.id.clone(), incarnation: Some(self.incarnation) }
     }
 
     /// Asks for no more requests. FastChat's controller has no word for it; there the lease runs out.
-    async fn drain(&self) {
-        if let Err(error) = self.client.drain(&self.leave()).await {
+    pub(crate) async fn drain(&self) {
+        if let Err(error) = self.client.drain(&self.farewell()).await {
             tracing::debug!(error = chain(&error), "could not tell the controller to drain");
         }
     }
 
     /// Ends the lease, after the last request.
-    pub(crate) async fn deregister(&self) {
-        if let Err(error) = self.client.deregister(&self.leave()).await {
+    async fn deregister(&self) {
+        if let Err(error) = self.client.deregister(&self.farewell()).await {
             tracing::debug!(error = chain(&error), "could not deregister");
         }
     }

@@ -4,8 +4,10 @@ use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use muster_shared::problem::{Kind, Problem};
+use muster_shared::secret::Secret;
 
 use crate::catalog::Catalog;
+use crate::fastchat::Markers;
 
 /// When to come back while models are still loading, in milliseconds.
 const LOADING_RETRY_MS: u64 = 2000;
@@ -17,13 +19,20 @@ pub(crate) struct State {
     draining: AtomicBool,
     /// The worker's base URL, under which FastChat's peers know it.
     pub(crate) address: String,
+    /// The fleet's token.
+    pub(crate) token: Option<Secret>,
     /// Relative speed as FastChat's peers are told.
     pub(crate) stated_speed: f64,
 }
 
 impl State {
-    pub(crate) fn new(address: String, stated_speed: f64) -> Self {
-        Self { address, stated_speed, ..Self::default() }
+    pub(crate) fn new(address: String, token: Option<Secret>, stated_speed: f64) -> Self {
+        Self { address, token, stated_speed, ..Self::default() }
+    }
+
+    /// By which FastChat's gateway marks the turns of a conversation with a model.
+    pub(crate) fn markers(&self, model: &str) -> Markers {
+        Markers::new(self.token.as_ref(), &self.address, model)
     }
 
     /// Opens the worker for requests.
@@ -45,6 +54,14 @@ impl State {
 
     pub(crate) fn into_catalog(self) -> Option<Catalog> {
         self.catalog.into_inner()
+    }
+
+    /// Resolves when the thread of a model has died; gives the model's name.
+    pub(crate) async fn crashed(&self) -> String {
+        match self.catalog.get() {
+            Some(catalog) => catalog.crashed().await,
+            None => std::future::pending().await, // nothing is loaded yet
+        }
     }
 
     /// Closes the worker for new work, as far as load balancers look.

@@ -24,7 +24,7 @@ pub struct SequenceRequest {
     /// Longest answer in tokens, at least one; prompt and answer together fit the context.
     pub max_tokens: usize,
     /// The answer ends before the first of these.
-    pub stop: Vec<String>,
+    pub stop: StopFilter,
     /// The answer ends at the first of these.
     pub end_tokens: Arc<[u32]>,
     /// Log-probabilities wanted: of the token itself, and of so many of its rivals.
@@ -95,7 +95,7 @@ impl Sequence {
             max_tokens: request.max_tokens,
             end_tokens: request.end_tokens,
             text,
-            stop: StopFilter::new(request.stop),
+            stop: request.stop,
             tokenizer: tokenizer.clone(),
             events,
             permit: Some(permit),

@@ -4,10 +4,14 @@ use std::sync::atomic::AtomicBool;
 
 use muster_shared::generate::{FinishReason, Sampling};
 
+use super::stop::StopFilter;
 use super::*;
 use crate::model::fake::{END, FakeModel, FakeOptions};
 
 const CAPACITY: EngineCapacity = EngineCapacity { slots: 2, waiting: 2 };
+
+/// A token on which the model panics.
+const PANIC: u32 = 255;
 
 /// A fake model that can be held before its next run, and broken in one row.
 struct Gated {
@@ -26,6 +30,7 @@ impl CausalModel for Gated {
         let (open, changed) = &*self.open;
         let guard = open.lock().expect("no panic while holding it");
         drop(changed.wait_while(guard, |open| !*open).expect("no panic while holding it"));
+        assert!(!tokens.contains(&PANIC), "a model that crashes");
         if self.broken.is_some_and(|token| tokens.contains(&token)) {
             return Err(ModelError::Run("broken".to_owned()));
         }
@@ -79,7 +84,7 @@ fn request(prompt: &str, max_tokens: usize) -> SequenceRequest {
         sampling: Sampling { temperature: 0.0, ..Sampling::default() },
         seed: 0,
         max_tokens,
-        stop: Vec::new(),
+        stop: StopFilter::new(Vec::new()),
         end_tokens: vec![END].into(),
         logprobs: None,
     }
@@ -119,11 +124,11 @@ async fn a_prompt_longer_than_a_chunk_is_read_in_pieces_and_answered_alike() {
 #[tokio::test]
 async fn a_stop_string_ends_an_answer_and_is_not_shown() {
     let bench = Bench::new(40, None);
-    let stop = SequenceRequest { stop: vec!["del".to_owned()], ..request("hello", 50) };
+    let stop = SequenceRequest { stop: StopFilter::new(vec!["del".to_owned()]), ..request("hello", 50) };
     let (text, end) = read(bench.submit(stop)).await;
     assert_eq!((text.as_str(), end.expect("an end").0), ("All mo", FinishReason::Stop));
     // What might have become a stop string is shown when the answer ends without it.
-    let held = SequenceRequest { stop: vec!["models!".to_owned()], ..request("hello", 9) };
+    let held = SequenceRequest { stop: StopFilter::new(vec!["models!".to_owned()]), ..request("hello", 9) };
     assert_eq!(read(bench.submit(held)).await.0, "All model");
     bench.close();
 }
@@ -179,4 +184,18 @@ async fn logits_that_are_no_numbers_end_a_sequence_with_an_error() {
     bench.nan.store(false, Ordering::Relaxed);
     assert_eq!(read(bench.submit(request("hello", 50))).await.0, "All models");
     bench.close();
+}
+
+#[tokio::test]
+async fn a_crash_of_the_model_is_noticed_and_ends_what_ran() {
+    let bench = Bench::new(1_000_000, None);
+    let mut running = bench.submit(request("hello", 4000));
+    running.recv().await.expect("a token");
+    let crashing = SequenceRequest { prompt: vec![PANIC].into(), ..request("", 8) };
+    let mut crashing = bench.submit(crashing);
+    bench.engine.died().await;
+    assert!(crashing.recv().await.is_none(), "no end is told that was none");
+    while running.recv().await.is_some() {}
+    assert!(!bench.engine.is_alive());
+    assert!(matches!(bench.engine.submit(vec![request("hello", 8)]), Err(EngineError::Stopped)));
 }

@@ -5,33 +5,37 @@
 //!
 //! FastChat's gateway keeps a template for as long as it runs, so the markers must stay the same when a worker
 //! restarts; and a client must not guess them, or it could put words into another role's mouth. They are therefore a
-//! hash of the worker's address and the model's name, which only the fleet knows.
-
-use std::hash::{DefaultHasher, Hash as _, Hasher as _};
+//! hash of the fleet's token, the worker's address and the model's name. Without a token anybody who reaches the worker
+//! can ask for them, as for everything else.
 
 use muster_shared::fastchat::Conversation;
 use muster_shared::generate::{Chat, Message, Prompt};
+use muster_shared::secret::Secret;
+use sha2::{Digest as _, Sha256};
 
 /// FastChat's style NO_COLON_TWO: system text, then label, message, separator for each turn; an open turn is its label.
 const NO_COLON_TWO: u32 = 5;
 
 /// Labels of a user's and an assistant's turn.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Markers {
+pub(crate) struct Markers {
     user: String,
     assistant: String,
 }
 
 impl Markers {
-    pub(super) fn new(address: &str, model: &str) -> Self {
-        let mut hasher = DefaultHasher::new();
-        (address, model).hash(&mut hasher);
-        let hash = hasher.finish();
-        Self { user: format!("<|user {hash:016x}|>"), assistant: format!("<|assistant {hash:016x}|>") }
+    pub(crate) fn new(token: Option<&Secret>, address: &str, model: &str) -> Self {
+        let mut hasher = Sha256::new();
+        for part in [token.map_or("", Secret::expose), address, model] {
+            hasher.update((part.len() as u64).to_le_bytes());
+            hasher.update(part);
+        }
+        let hash: String = hasher.finalize()[..16].iter().map(|byte| format!("{byte:02x}")).collect();
+        Self { user: format!("<|user {hash}|>"), assistant: format!("<|assistant {hash}|>") }
     }
 
     /// The template that FastChat's gateway is given.
-    pub(super) fn conversation(&self, model: &str) -> Conversation {
+    pub(crate) fn conversation(&self, model: &str) -> Conversation {
         Conversation {
             name: model.to_owned(),
             system_template: "{system_message}".to_owned(),
@@ -48,7 +52,7 @@ impl Markers {
     }
 
     /// Cuts a prompt at the markers; one without any is text.
-    pub(super) fn parse(&self, prompt: &str) -> Prompt {
+    pub(crate) fn parse(&self, prompt: &str) -> Prompt {
         let Some((system, mut rest)) = self.next_turn(prompt) else { return Prompt::Text(prompt.to_owned()) };
         let mut messages = Vec::new();
         if !system.is_empty() {
@@ -89,6 +93,10 @@ fn message(role: &str, text: &str) -> Message {
 mod tests {
     use super::*;
 
+    fn markers(address: &str) -> Markers {
+        Markers::new(Some(&Secret::new("token")), address, "m")
+    }
+
     /// Renders as FastChat's gateway does in style NO_COLON_TWO.
     fn render(conversation: &Conversation, system: &str, turns: &[Option<&str>]) -> String {
         let mut prompt = conversation.system_template.replace("{system_message}", system);
@@ -107,7 +115,7 @@ mod tests {
 
     #[test]
     fn a_conversation_comes_back_whole() {
-        let markers = Markers::new("http://localhost:21002", "m");
+        let markers = markers("http://localhost:21002");
         let conversation = markers.conversation("m");
         let prompt = render(&conversation, "Be brief.", &[Some("Hi"), Some("Hello!"), Some("Bye\n"), None]);
         let expected = [("system", "Be brief."), ("user", "Hi"), ("assistant", "Hello!"), ("user", "Bye\n")];
@@ -118,14 +126,16 @@ mod tests {
 
     #[test]
     fn a_prompt_without_markers_is_text() {
-        let markers = Markers::new("http://localhost:21002", "m");
+        let markers = markers("http://localhost:21002");
         assert_eq!(markers.parse("Once upon"), Prompt::Text("Once upon".to_owned()));
     }
 
     #[test]
     fn markers_outlive_a_restart_and_differ_between_workers() {
-        let markers = Markers::new("http://localhost:21002", "m");
-        assert_eq!(markers, Markers::new("http://localhost:21002", "m"));
-        assert_ne!(markers, Markers::new("http://localhost:21003", "m"));
+        let (one, again, other) =
+            (markers("http://localhost:21002"), markers("http://localhost:21002"), markers("http://localhost:21003"));
+        assert_eq!(one, again);
+        assert_ne!(one, other);
+        assert_ne!(one, Markers::new(None, "http://localhost:21002", "m"), "the token is part of them");
     }
 }

@@ -15,6 +15,7 @@ pub(super) struct Frames {
     prompt_tokens: u32,
     completion_tokens: u32,
     logprobs: Option<FrameLogprobs>,
+    reason: Option<FinishReason>,
     ended: bool,
 }
 
@@ -26,6 +27,7 @@ impl Frames {
             prompt_tokens: 0,
             completion_tokens: 0,
             logprobs: logprobs.then(FrameLogprobs::default),
+            reason: None,
             ended: false,
         }
     }
@@ -58,17 +60,16 @@ impl Frames {
                         return Some(self.frame(None));
                     }
                 }
-                Event::Finished { reason, .. } => {
-                    // Also of an answer without text there must be a frame before the one with the reason;
-                    // the gateway skips those that bring nothing new.
+                Event::Finished { reason, .. } => self.reason = Some(reason),
+                Event::Done { usage } => {
                     self.ended = true;
-                    return Some(self.frame(Some(reason)));
+                    self.completion_tokens = usage.completion_tokens; // an end token counts, though it was never sent
+                    return Some(self.frame(self.reason));
                 }
                 Event::Failed { problem } => {
                     self.ended = true;
                     return Some(error_frame(&problem));
                 }
-                Event::Done { .. } => {}
             }
         }
         None
@@ -107,6 +108,8 @@ impl Frames {
 
 #[cfg(test)]
 mod tests {
+    use muster_shared::generate::Usage;
+
     use super::*;
 
     fn delta(text: &str) -> Event {
@@ -121,13 +124,14 @@ mod tests {
             delta(""),
             delta("lo"),
             Event::Finished { choice: 0, reason: FinishReason::Stop },
+            Event::Done { usage: Usage { prompt_tokens: 3, completion_tokens: 4, cached_tokens: 0 } },
         ];
         let frames = Frames::new(stream::iter(events).boxed(), "> ".to_owned(), false);
         let frames: Vec<Frame> = frames.into_stream().collect().await;
         let seen: Vec<_> = frames.iter().map(|frame| (frame.text.as_str(), frame.finish_reason.as_deref())).collect();
         assert_eq!(seen, [("> Hel", None), ("> Hello", None), ("> Hello", Some("stop"))]);
         let usage = frames[2].usage.expect("usage in every frame");
-        assert_eq!((usage.prompt_tokens, usage.completion_tokens, usage.total_tokens), (3, 3, 6));
+        assert_eq!((usage.prompt_tokens, usage.completion_tokens, usage.total_tokens), (3, 4, 7));
     }
 
     #[tokio::test]

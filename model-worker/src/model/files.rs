@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 
 use super::ModelError;
 
@@ -51,6 +51,7 @@ impl ModelFiles {
     /// # Errors
     /// When it is there and cannot be read.
     pub fn read(&self, name: &str) -> Result<Option<Cow<'static, [u8]>>, ModelError> {
+        self.check_name(name)?;
         match self {
             Self::Folder(folder) => match std::fs::read(folder.join(name)) {
                 Ok(bytes) => Ok(Some(Cow::Owned(bytes))),
@@ -61,6 +62,15 @@ impl ModelFiles {
                 Ok(files.iter().find(|(file, _)| *file == name).map(|(_, bytes)| Cow::Borrowed(*bytes)))
             }
         }
+    }
+
+    /// Refuses names that lead out of the folder: some come from the model's own configuration.
+    fn check_name(&self, name: &str) -> Result<(), ModelError> {
+        if Path::new(name).components().all(|part| matches!(part, Component::Normal(_) | Component::CurDir)) {
+            return Ok(());
+        }
+        let reason = "its name leads out of the model's folder; files must lie inside it".to_owned();
+        Err(ModelError::Malformed { file: self.describe(name), reason })
     }
 
     /// The content of a text file, or `None` when it is not there.
@@ -98,6 +108,7 @@ impl ModelFiles {
     /// # Errors
     /// When it is not.
     pub fn graph(&self, name: &str) -> Result<GraphSource, ModelError> {
+        self.check_name(name)?;
         let missing = || ModelError::FileMissing {
             file: self.describe(name),
             expected: "the model's configuration names it as the graph".to_owned(),
@@ -110,6 +121,27 @@ impl ModelFiles {
                 .find(|(file, _)| *file == name)
                 .map(|(_, bytes)| GraphSource::Memory(bytes))
                 .ok_or_else(missing),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_that_lead_out_of_the_folder_are_refused() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let inner = folder.path().join("model");
+        std::fs::create_dir(&inner).expect("a folder");
+        std::fs::write(folder.path().join("secret"), "").expect("a file");
+        std::fs::write(inner.join("model.onnx"), "").expect("a file");
+        let files = ModelFiles::folder(&inner).expect("it is there");
+        assert!(files.graph("model.onnx").is_ok());
+        for name in ["../secret", "/etc/passwd", "a/../../secret"] {
+            let error = files.graph(name).expect_err(name).to_string();
+            assert!(error.contains("leads out of the model's folder"), "{error}");
+            assert!(files.read(name).is_err(), "{name}");
         }
     }
 }

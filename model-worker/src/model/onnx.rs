@@ -71,11 +71,15 @@ pub fn load_encoder(
 }
 
 /// Copies the logits of the last position out of `[1, positions, vocab]`.
-fn last_logits(logits: &[f32], into: &mut [f32]) -> Result<(), ModelError> {
-    let Some(start) = logits.len().checked_sub(into.len()) else {
-        return Err(ModelError::Run(format!("{} logits came out, {} were expected", logits.len(), into.len())));
-    };
-    into.copy_from_slice(&logits[start..]);
+fn last_logits(shape: &[i64], logits: &[f32], into: &mut [f32]) -> Result<(), ModelError> {
+    // A vocabulary of another size would shift every token id without a sign.
+    if shape.last().copied() != i64::try_from(into.len()).ok() || logits.len() < into.len() {
+        return Err(ModelError::Run(format!(
+            "logits have the shape {shape:?}, but the model's configuration tells a vocabulary of {}",
+            into.len()
+        )));
+    }
+    into.copy_from_slice(&logits[logits.len() - into.len()..]);
     Ok(())
 }
 

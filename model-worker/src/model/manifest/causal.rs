@@ -6,6 +6,9 @@ use super::super::ModelError;
 use super::super::onnx::{CacheIo, CausalIo};
 use super::{Configs, Graph, number};
 
+/// Ten times the largest vocabulary there is; a larger number is a mistake, and would be taken from memory.
+const LARGEST_VOCAB: usize = 4 << 20;
+
 /// How a graph keeps keys and values.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Layout {
@@ -179,8 +182,10 @@ impl Facts<'_> {
         let fixed = logits.shape.last().copied().flatten().and_then(|size| usize::try_from(size).ok());
         fixed
             .or_else(|| self.size("/model/vocab_size", "/vocab_size"))
-            .filter(|&vocab| vocab > 0)
-            .ok_or_else(|| self.unknown("neither the graph nor a configuration file tells the vocabulary's size"))
+            .filter(|&vocab| (1..=LARGEST_VOCAB).contains(&vocab))
+            .ok_or_else(|| {
+                self.unknown("neither the graph nor a configuration file tells a usable size of the vocabulary")
+            })
     }
 
     fn context(&self) -> Result<usize, ModelError> {

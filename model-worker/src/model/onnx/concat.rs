@@ -56,8 +56,8 @@ impl ConcatModel {
             return Ok(Err(ModelError::Run("the graph gave no present keys and values".to_owned())));
         };
         self.rows[row.0] = present;
-        let (_, logits) = outputs["logits"].try_extract_tensor::<f32>()?;
-        Ok(last_logits(logits, &mut self.logits))
+        let (shape, logits) = outputs["logits"].try_extract_tensor::<f32>()?;
+        Ok(last_logits(shape, logits, &mut self.logits))
     }
 }
 

@@ -1,6 +1,6 @@
 //! Language models whose attention is `GroupQueryAttention`: keys and values are written in place.
 //!
-//! Past and present of a row are bound to the same tensor `[1, kv_heads, context, head_size]`; the operator sees
+//! Past and present of a row are bound to the same tensor `[1, kv_heads, columns, head_size]`; the operator sees
 //! equal pointers and appends the new columns. Only the sum of the attention mask and its width count, never where
 //! its ones are; what lies beyond a row's length is never read.
 
@@ -11,53 +11,99 @@ use ort::value::Tensor;
 use super::super::{CausalModel, CausalShape, ModelError, Row};
 use super::{CausalIo, as_i64, last_logits, positions, run_error};
 
+/// Columns by which a row's memory grows at first; then it doubles.
+const COLUMNS: usize = 256;
+
 /// A language model in the layout of ONNX Runtime GenAI's model builder.
 #[derive(Debug)]
 pub struct GqaModel {
-    /// One binding a row, made when the row is first used; each holds the row's keys and values.
-    bindings: Vec<Option<IoBinding>>,
+    /// Keys and values of each row, from its first use on.
+    rows: Vec<Option<RowCache>>,
     session: Session,
     io: CausalIo,
     shape: CausalShape,
     logits: Vec<f32>,
 }
 
+/// Keys and values of one row, with the binding that holds them.
+#[derive(Debug)]
+struct RowCache {
+    binding: IoBinding,
+    /// `[1, kv_heads, columns, head_size]` each, in the order of `io.caches`.
+    tensors: Vec<Tensor<f32>>,
+    columns: usize,
+}
+
 impl GqaModel {
     /// Wraps a loaded graph.
     pub fn new(session: Session, io: CausalIo, shape: CausalShape) -> Self {
-        let bindings = std::iter::repeat_with(|| None).take(shape.rows).collect();
-        Self { bindings, session, io, shape, logits: vec![0.0; shape.vocab] }
+        let rows = std::iter::repeat_with(|| None).take(shape.rows).collect();
+        Self { rows, session, io, shape, logits: vec![0.0; shape.vocab] }
     }
 
-    /// Binds a row's caches, each tensor as past and as present.
-    fn bind(&self) -> ort::Result<IoBinding> {
+    /// Makes room for so many columns in a row, of which `past` are kept. A whole context is seldom needed and may be
+    /// gigabytes, so rows begin small.
+    fn reserve(&mut self, row: Row, columns: usize, past: usize) -> ort::Result<()> {
+        let old = match &self.rows[row.0] {
+            Some(cache) if cache.columns >= columns => return Ok(()),
+            _ => self.rows[row.0].take(),
+        };
+        let doubled = old.as_ref().map_or(0, |cache| cache.columns * 2);
+        let columns = columns.next_multiple_of(COLUMNS).max(doubled).min(self.shape.context);
+        let mut cache = self.bind(columns)?;
+        if let Some(old) = old.filter(|_| past > 0) {
+            for (from, to) in old.tensors.iter().zip(&mut cache.tensors) {
+                self.copy_columns((from, old.columns), (to, columns), past)?;
+            }
+        }
+        self.rows[row.0] = Some(cache);
+        Ok(())
+    }
+
+    /// Binds fresh caches, each tensor as past and as present.
+    fn bind(&self, columns: usize) -> ort::Result<RowCache> {
         let mut binding = self.session.create_binding()?;
-        let shape = [1, self.io.kv_heads as i64, self.shape.context as i64, self.io.head_size as i64];
+        let shape = [1, self.io.kv_heads as i64, columns as i64, self.io.head_size as i64];
+        let mut tensors = Vec::with_capacity(self.io.caches.len());
         for cache in &self.io.caches {
-            let tensor = Tensor::<f32>::new(&Allocator::default(), shape)?;
+            let mut tensor = Tensor::<f32>::new(&Allocator::default(), shape)?;
             binding.bind_input(&cache.past, &tensor)?;
-            binding.bind_output(&cache.present, tensor)?;
+            binding.bind_output(&cache.present, &mut tensor)?;
+            tensors.push(tensor);
         }
         // The graph may give one position or all of them: let the runtime size the logits.
         let memory = MemoryInfo::new(AllocationDevice::CPU, 0, AllocatorType::Device, MemoryType::Default)?;
         binding.bind_output_to_device("logits", &memory)?;
-        Ok(binding)
+        Ok(RowCache { binding, tensors, columns })
+    }
+
+    /// Copies the first columns of every head.
+    fn copy_columns(
+        &self,
+        (from, from_columns): (&Tensor<f32>, usize),
+        (to, to_columns): (&mut Tensor<f32>, usize),
+        columns: usize,
+    ) -> ort::Result<()> {
+        let (_, from) = from.try_extract_tensor::<f32>()?;
+        let (_, to) = to.try_extract_tensor_mut::<f32>()?;
+        let width = self.io.head_size;
+        let heads = from.chunks_exact(from_columns * width).zip(to.chunks_exact_mut(to_columns * width));
+        heads.for_each(|(from, to)| to[..columns * width].copy_from_slice(&from[..columns * width]));
+        Ok(())
     }
 
     fn run(&mut self, row: Row, tokens: &[u32], past: usize) -> ort::Result<Result<(), ModelError>> {
-        if self.bindings[row.0].is_none() {
-            self.bindings[row.0] = Some(self.bind()?);
-        }
-        let Some(binding) = &mut self.bindings[row.0] else { unreachable!("bound above") };
         let (new, total) = (tokens.len(), past + tokens.len());
+        self.reserve(row, total, past)?;
+        let Some(RowCache { binding, .. }) = &mut self.rows[row.0] else { unreachable!("reserved above") };
         binding.bind_input("input_ids", &Tensor::from_array(([1, new], as_i64(tokens)))?)?;
         binding.bind_input("attention_mask", &Tensor::from_array(([1, total], vec![1_i64; total]))?)?;
         if self.io.position_ids {
             binding.bind_input("position_ids", &Tensor::from_array(([1, new], positions(past, new)))?)?;
         }
         let outputs = self.session.run_binding(binding)?;
-        let (_, logits) = outputs["logits"].try_extract_tensor::<f32>()?;
-        Ok(last_logits(logits, &mut self.logits))
+        let (shape, logits) = outputs["logits"].try_extract_tensor::<f32>()?;
+        Ok(last_logits(shape, logits, &mut self.logits))
     }
 }
 

@@ -52,6 +52,7 @@ impl GraphFacts {
         }
         let mut facts = Self::default();
         facts.visit(&graph);
+        model.functions.iter().for_each(|function| facts.visit_nodes(&function.nodes));
         let weights: BTreeSet<&str> = graph.initializers.iter().map(|weight| weight.name.as_str()).collect();
         let given = graph.inputs.iter().filter(|input| !weights.contains(input.name.as_str()));
         facts.inputs = given.map(ValueInfoProto::facts).collect();
@@ -60,18 +61,19 @@ impl GraphFacts {
     }
 
     fn visit(&mut self, graph: &GraphProto) {
-        for weight in &graph.initializers {
-            self.note_external(weight);
-        }
-        for node in &graph.nodes {
+        let sparse = graph.sparse_initializers.iter().flat_map(SparseTensorProto::parts);
+        graph.initializers.iter().chain(sparse).for_each(|weight| self.note_external(weight));
+        self.visit_nodes(&graph.nodes);
+    }
+
+    fn visit_nodes(&mut self, nodes: &[NodeProto]) {
+        for node in nodes {
             self.operators.insert(node.op_type.clone());
             for attribute in &node.attributes {
-                attribute
-                    .tensor
-                    .as_deref()
-                    .into_iter()
-                    .chain(&attribute.tensors)
-                    .for_each(|tensor| self.note_external(tensor));
+                let sparse = attribute.sparse_tensor.iter().chain(&attribute.sparse_tensors);
+                let sparse = sparse.flat_map(SparseTensorProto::parts);
+                let tensors = attribute.tensor.as_deref().into_iter().chain(&attribute.tensors).chain(sparse);
+                tensors.for_each(|tensor| self.note_external(tensor));
                 attribute.graph.as_deref().into_iter().chain(&attribute.graphs).for_each(|graph| self.visit(graph));
             }
         }
@@ -113,6 +115,14 @@ pub fn check_external_data(folder: &Path, graph: &Path, facts: &GraphFacts) -> R
 struct ModelProto {
     #[prost(message, optional, tag = "7")]
     graph: Option<GraphProto>,
+    #[prost(message, repeated, tag = "25")]
+    functions: Vec<FunctionProto>,
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+struct FunctionProto {
+    #[prost(message, repeated, tag = "7")]
+    nodes: Vec<NodeProto>,
 }
 
 #[derive(Clone, PartialEq, prost::Message)]
@@ -125,6 +135,22 @@ struct GraphProto {
     inputs: Vec<ValueInfoProto>,
     #[prost(message, repeated, tag = "12")]
     outputs: Vec<ValueInfoProto>,
+    #[prost(message, repeated, tag = "15")]
+    sparse_initializers: Vec<SparseTensorProto>,
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+struct SparseTensorProto {
+    #[prost(message, optional, tag = "1")]
+    values: Option<TensorProto>,
+    #[prost(message, optional, tag = "2")]
+    indices: Option<TensorProto>,
+}
+
+impl SparseTensorProto {
+    fn parts(&self) -> impl Iterator<Item = &TensorProto> {
+        self.values.iter().chain(&self.indices)
+    }
 }
 
 #[derive(Clone, PartialEq, prost::Message)]
@@ -145,6 +171,10 @@ struct AttributeProto {
     tensors: Vec<TensorProto>,
     #[prost(message, repeated, tag = "11")]
     graphs: Vec<GraphProto>,
+    #[prost(message, optional, tag = "22")]
+    sparse_tensor: Option<SparseTensorProto>,
+    #[prost(message, repeated, tag = "23")]
+    sparse_tensors: Vec<SparseTensorProto>,
 }
 
 #[derive(Clone, PartialEq, prost::Message)]
@@ -240,9 +270,13 @@ mod tests {
             outputs: vec![ValueInfoProto::default()],
             ..GraphProto::default()
         };
-        let bytes = ModelProto { graph: Some(graph) }.encode_to_vec();
+        let sparse = SparseTensorProto { values: Some(tensor("sparse.data")), indices: None };
+        let attribute = AttributeProto { sparse_tensor: Some(sparse), ..AttributeProto::default() };
+        let functions =
+            vec![FunctionProto { nodes: vec![NodeProto { op_type: "Constant".into(), attributes: vec![attribute] }] }];
+        let bytes = ModelProto { graph: Some(graph), functions }.encode_to_vec();
         let facts = GraphFacts::read(&bytes).expect("a model");
-        assert_eq!(facts.external_data.iter().collect::<Vec<_>>(), ["constant.data", "inner.data"]);
+        assert_eq!(facts.external_data.iter().collect::<Vec<_>>(), ["constant.data", "inner.data", "sparse.data"]);
     }
 
     #[test]

@@ -1,0 +1,9 @@
+//! ONNX files: any bytes give facts or a reason, never a panic.
+#![no_main]
+
+use libfuzzer_sys::fuzz_target;
+use muster_worker::model::onnx::graph::GraphFacts;
+
+fuzz_target!(|bytes: &[u8]| {
+    let _ = GraphFacts::read(bytes);
+});
