@@ -53,10 +53,19 @@ pub struct LeaseConfig {
     pub fastchat_expiration: Duration,
 }
 
+/// Shortest time after which the tickets of a silent gateway lapse: gateways renew them at a pace of their own, every
+/// two seconds unless told otherwise, however fast workers beat.
+const GATEWAY_TERM: Duration = Duration::from_secs(15);
+
 impl LeaseConfig {
     /// Length of a lease.
     pub fn term(&self) -> Duration {
         self.heartbeat.saturating_mul(self.missed_beats.get())
+    }
+
+    /// Time after which the tickets of a silent gateway lapse.
+    pub fn gateway_term(&self) -> Duration {
+        self.term().max(GATEWAY_TERM)
     }
 }
 
@@ -161,6 +170,14 @@ mod tests {
     fn an_unknown_policy_is_refused_with_the_legal_names() {
         let error = "coin".parse::<PolicyName>().expect_err("no such policy");
         assert_eq!(error.to_string(), "unknown dispatch policy `coin`; expected one of: lottery, shortest_queue");
+    }
+
+    #[test]
+    fn fast_heartbeats_do_not_take_a_gateways_tickets() {
+        let fast = LeaseConfig { heartbeat: Duration::from_millis(200), ..LeaseConfig::default() };
+        assert_eq!((fast.term(), fast.gateway_term()), (Duration::from_millis(600), GATEWAY_TERM));
+        let slow = LeaseConfig { heartbeat: Duration::from_secs(10), ..LeaseConfig::default() };
+        assert_eq!(slow.gateway_term(), slow.term());
     }
 
     #[test]

@@ -222,7 +222,7 @@ impl Registry {
             let anonymous = worker.offers.iter().filter_map(|offer| offer.anonymous_lapses_at(age)).min();
             [worker.lease_end(), worker.breaker.reopens_at(), worker.full_until, anonymous]
         });
-        let gateways = self.gateways.values().map(|&heard| Some(heard + self.lease.term()));
+        let gateways = self.gateways.values().map(|&heard| Some(heard + self.lease.gateway_term()));
         workers.chain(gateways).flatten().filter(|&at| at > now).min()
     }
 

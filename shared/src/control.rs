@@ -210,7 +210,7 @@ pub struct Releases {
 
 /// `POST /renew`: the gateway lives, and so do its tickets. Answered with a [`Fleet`].
 ///
-/// Tickets of a gateway that is silent for one lease lapse.
+/// Tickets of a gateway that is silent for one lease of a worker, or for 15 s if that is longer, lapse.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Renew {
     /// Who holds the tickets.

@@ -227,7 +227,7 @@ impl Registry {
     }
 
     pub(super) fn lapse_gateways(&mut self, now: Instant) {
-        let term = self.lease.term();
+        let term = self.lease.gateway_term();
         let silent: Vec<_> =
             self.gateways.iter().filter(|(_, heard)| **heard + term <= now).map(|(&id, _)| id).collect();
         for gateway in silent {
@@ -247,7 +247,7 @@ impl Registry {
         match ticket.holder {
             Holder::Relay => true,
             Holder::Gateway(gateway) => {
-                self.gateways.get(&gateway).is_some_and(|&heard| heard + self.lease.term() > now)
+                self.gateways.get(&gateway).is_some_and(|&heard| heard + self.lease.gateway_term() > now)
             }
         }
     }
