@@ -1,15 +1,18 @@
 //! The command line.
 
+use std::ffi::OsString;
 use std::io::IsTerminal as _;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
+use clap::builder::Resettable;
 use clap::error::ErrorKind;
-use clap::{Args, Command, CommandFactory as _, Parser, Subcommand, ValueEnum};
+use clap::parser::ValueSource;
+use clap::{Args, Command, CommandFactory as _, FromArgMatches as _, Parser, Subcommand, ValueEnum};
 use muster_shared::secret::Secret;
 use muster_shared::telemetry::{self, LogFormat};
 
-use crate::config::{ControllerSection, GatewaySection, WorkerSection};
+use crate::config::{ControllerSection, GatewaySection, ModelSection, PAIRS, SecretParser, WorkerSection};
 
 /// A fleet for ONNX models behind one OpenAI-compatible address.
 #[derive(Debug, Parser)]
@@ -27,21 +30,43 @@ pub(crate) struct Cli {
 impl Cli {
     /// Reads the command line; a word that is unknown is answered with those that are legal in its place.
     pub(crate) fn read() -> Result<Self, ExitCode> {
-        Self::try_parse().map_err(|error| {
+        let words: Vec<OsString> = std::env::args_os().collect();
+        parse(&words).map_err(|error| {
             // Help and version are "errors" that go to standard output.
             let _ = error.print();
             if matches!(error.kind(), ErrorKind::UnknownArgument | ErrorKind::InvalidSubcommand) {
-                eprintln!("\nlegal here: {}", legal(std::env::args().skip(1)));
+                eprintln!("\nlegal here: {}", legal(&words));
             }
             ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(1))
         })
     }
 }
 
+/// Reads flags and variables. A flag also silences the variable of the knob that belongs to it: flags win.
+fn parse(words: &[OsString]) -> Result<Cli, clap::Error> {
+    let mut command = Cli::command();
+    let matches = command.clone().try_get_matches_from(words)?;
+    if let Some((verb, given)) = matches.subcommand() {
+        let is_flag =
+            |id: &str| given.ids().any(|other| other == id) && given.value_source(id) == Some(ValueSource::CommandLine);
+        for (flag, partner) in PAIRS.into_iter().flat_map(|(one, two)| [(one, two), (two, one)]) {
+            if is_flag(flag) && !is_flag(partner) {
+                command = command.mut_subcommand(verb, |verb| without_variable(verb, partner));
+            }
+        }
+    }
+    Cli::from_arg_matches(&command.try_get_matches_from(words)?)
+}
+
+/// `verb`, whose flag `id` is not read from the environment; some verbs lack it.
+fn without_variable(verb: Command, id: &str) -> Command {
+    verb.mut_args(|arg| if arg.get_id() == id { arg.env(Resettable::Reset) } else { arg })
+}
+
 /// The flags of the verb among `words`, or the verbs when there is none.
-fn legal(words: impl Iterator<Item = String>) -> String {
+fn legal(words: &[OsString]) -> String {
     let command = Cli::command();
-    let verb = words.into_iter().find_map(|word| command.find_subcommand(word));
+    let verb = words.iter().skip(1).find_map(|word| command.find_subcommand(word));
     match verb {
         None => command.get_subcommands().map(Command::get_name).collect::<Vec<_>>().join(", "),
         Some(verb) => {
@@ -70,8 +95,9 @@ pub(crate) enum Verb {
     Doctor(Box<DoctorArgs>),
 }
 
-/// Flags of `muster up`.
+/// Flags of `muster up`, which has a controller of its own.
 #[derive(Debug, Args)]
+#[command(mut_arg("controller_address", |arg| arg.env(Resettable::Reset).hide(true)))]
 pub(crate) struct UpArgs {
     #[command(flatten)]
     pub(crate) gateway: GatewaySection,
@@ -82,7 +108,7 @@ pub(crate) struct UpArgs {
     #[arg(long, env = "MUSTER_UP_WORKER_PORT")]
     pub(crate) worker_port: Option<u16>,
     #[command(flatten)]
-    pub(crate) models: crate::config::ModelSection,
+    pub(crate) models: ModelSection,
     /// Rule by which a worker is picked.
     #[arg(long, visible_alias = "dispatch-method", env = "MUSTER_CONTROLLER_POLICY")]
     pub(crate) policy: Option<String>,
@@ -130,7 +156,7 @@ pub(crate) struct StatusArgs {
     #[arg(long, env = "MUSTER_CONTROLLER_ADDRESS", default_value = "http://127.0.0.1:21001")]
     pub(crate) controller_address: String,
     /// The fleet's token.
-    #[arg(long, env = "MUSTER_FLEET_TOKEN", hide_env_values = true, value_parser = crate::config::secret)]
+    #[arg(long, env = "MUSTER_FLEET_TOKEN", hide_env_values = true, value_parser = SecretParser)]
     pub(crate) fleet_token: Option<Secret>,
     /// Print the controller's answer as JSON.
     #[arg(long)]
@@ -144,7 +170,7 @@ pub(crate) struct ChatArgs {
     #[arg(long, env = "OPENAI_BASE_URL", default_value = "http://127.0.0.1:8000/v1")]
     pub(crate) base_url: String,
     /// Key for the gateway.
-    #[arg(long, env = "OPENAI_API_KEY", hide_env_values = true, value_parser = crate::config::secret)]
+    #[arg(long, env = "OPENAI_API_KEY", hide_env_values = true, value_parser = SecretParser)]
     pub(crate) api_key: Option<Secret>,
     /// Model to talk with; the gateway's first that generates text when absent.
     #[arg(long)]
@@ -170,14 +196,10 @@ pub(crate) struct DoctorArgs {
 #[derive(Debug, Args)]
 pub(crate) struct Logs {
     /// Which messages: `info`, `debug`, `muster_gateway=debug,warn` and so on.
-    #[arg(
-        long,
-        global = true,
-        env = "RUST_LOG",
-        default_value = "warn,muster=info,muster_controller=info,muster_worker=info,muster_gateway=info",
-        hide_default_value = true
-    )]
-    log: String,
+    ///
+    /// `info` when absent, or `warn` for `muster up` on a terminal, where lines would tear the progress bars.
+    #[arg(long, global = true, env = "RUST_LOG")]
+    log: Option<String>,
     /// For people or for machines.
     #[arg(long, global = true, env = "MUSTER_LOG_FORMAT", value_enum, default_value_t = Format::Text)]
     log_format: Format,
@@ -194,14 +216,48 @@ enum Format {
 }
 
 impl Logs {
-    pub(crate) fn init(&self) -> anyhow::Result<()> {
+    /// Begins to log. Where progress bars are drawn, nothing below a warning is logged.
+    pub(crate) fn init(&self, verb: &Verb) -> anyhow::Result<()> {
         let format = match self.log_format {
             Format::Text => LogFormat::Text,
             Format::Json => LogFormat::Json,
         };
+        let filter = match &self.log {
+            Some(filter) => filter,
+            None if matches!(verb, Verb::Up(_)) && self.bars() => "warn",
+            None => "warn,muster=info,muster_controller=info,muster_worker=info,muster_gateway=info",
+        };
         // Any value of NO_COLOR but the empty one counts (no-color.org).
         let plain = self.no_color.as_deref().is_some_and(|value| !value.is_empty());
-        telemetry::init_logs(&self.log, format, std::io::stderr().is_terminal() && !plain)
-            .map_err(|error| anyhow::anyhow!("--log `{}` cannot be read: {error}", self.log))
+        telemetry::init_logs(filter, format, std::io::stderr().is_terminal() && !plain)
+            .map_err(|error| anyhow::anyhow!("--log `{filter}` cannot be read: {error}"))
+    }
+
+    /// Whether progress bars may be drawn: on a terminal, for a user who has not asked for logs instead.
+    pub(crate) fn bars(&self) -> bool {
+        self.log.is_none() && std::io::stderr().is_terminal()
+    }
+}
+
+#[cfg(all(test, unix))]
+mod tests {
+    use std::os::unix::ffi::OsStringExt as _;
+
+    use super::*;
+
+    #[test]
+    fn a_word_that_is_not_utf8_is_an_error_and_no_panic() {
+        let words = [b"muster".to_vec(), b"gateway".to_vec(), b"--pr\xff".to_vec()].map(OsString::from_vec);
+        assert_eq!(parse(&words).expect_err("no such flag").kind(), ErrorKind::UnknownArgument);
+        assert!(legal(&words).contains("--port"));
+    }
+
+    #[test]
+    fn a_secret_that_is_refused_is_not_repeated() {
+        for value in ["hun\nter2", "  ", "***"] {
+            let error = parse(&["muster", "status", "--fleet-token", value].map(OsString::from)).expect_err("no key");
+            let text = error.to_string();
+            assert!(text.contains("--fleet-token") && text.contains("key") && !text.contains("ter2"), "{text}");
+        }
     }
 }

@@ -9,11 +9,15 @@ mod file;
 mod gateway;
 mod worker;
 
+use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::time::Duration;
 
 use anyhow::Context as _;
+use clap::builder::{BoolishValueParser, TypedValueParser};
+use clap::error::ErrorKind;
+use clap::{Arg, Command};
 use muster_shared::secret::Secret;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
@@ -22,13 +26,23 @@ pub(crate) use file::File;
 pub(crate) use gateway::GatewaySection;
 pub(crate) use worker::{ModelSection, WorkerSection};
 
-/// `self`, and from `other` whatever it leaves open.
+/// `self`, and from `other` whatever it leaves open. Of two knobs that belong together, `(one, two)`, whoever says one
+/// says both.
 macro_rules! or {
-    ($this:expr, $other:expr; $($field:ident),* $(,)?) => {
-        Self { $($field: $this.$field.or($other.$field)),* }
-    };
+    ($this:expr, $other:expr; $($field:ident),*; $(($one:ident, $two:ident)),*) => {{
+        let (this, other) = ($this, $other);
+        $(
+            let said = this.$one.is_some() || this.$two.is_some();
+            let ($one, $two) = if said { (this.$one, this.$two) } else { (other.$one, other.$two) };
+        )*
+        Self { $($field: this.$field.or(other.$field),)* $($one, $two,)* }
+    }};
 }
 pub(crate) use or;
+
+/// Flags that belong together, by their names in `clap`, as in the sections' `or`.
+pub(crate) const PAIRS: [(&str, &str); 3] =
+    [("fleet_token", "fleet_token_file"), ("api_key", "api_key_file"), ("model", "model_names")];
 
 /// A duration as people write it: `15s`, `500ms`, `2m`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -66,16 +80,33 @@ impl<'de> Deserialize<'de> for Span {
     }
 }
 
-/// A secret from a flag or a variable.
-pub(crate) fn secret(text: &str) -> Result<Secret, String> {
-    if text.trim().is_empty() { Err("a key must not be empty".to_owned()) } else { Ok(Secret::new(text.trim())) }
+/// Reads secrets from flags and variables. Unlike `clap`'s own parsers it never repeats what it was given.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct SecretParser;
+
+impl TypedValueParser for SecretParser {
+    type Value = Secret;
+
+    fn parse_ref(&self, command: &Command, arg: Option<&Arg>, value: &OsStr) -> Result<Secret, clap::Error> {
+        let flag = arg.map(|arg| format!("{arg}: ")).unwrap_or_default();
+        let refused =
+            |reason: &str| clap::Error::raw(ErrorKind::ValueValidation, format!("{flag}{reason}\n")).with_cmd(command);
+        let text = value.to_str().ok_or_else(|| refused("a key must be UTF-8"))?;
+        Secret::parse(text).map_err(|error| refused(&error.to_string()))
+    }
+}
+
+/// Reads switches as people write them in variables: `1`, `yes`, `on`, `true`, and their opposites.
+pub(crate) fn switch() -> BoolishValueParser {
+    BoolishValueParser::new()
 }
 
 /// Secrets from a file, one a line; empty lines and lines that begin with `#` do not count.
 pub(crate) fn secrets_of_file(path: &Path) -> anyhow::Result<Vec<Secret>> {
     let text = std::fs::read_to_string(path).with_context(|| format!("cannot read keys from {}", path.display()))?;
     let lines = text.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with('#'));
-    let secrets: Vec<Secret> = lines.map(Secret::new).collect();
+    let secrets: Result<Vec<Secret>, _> = lines.map(Secret::parse).collect();
+    let secrets = secrets.with_context(|| format!("{} holds a line that is no key", path.display()))?;
     anyhow::ensure!(!secrets.is_empty(), "{} holds no key", path.display());
     Ok(secrets)
 }
@@ -100,8 +131,49 @@ pub(crate) fn base_url(what: &str, url: &str) -> anyhow::Result<String> {
     Ok(url.trim_end_matches('/').to_owned())
 }
 
+/// Whether a variable is set that some other verb of muster reads.
+pub(crate) fn is_set(variable: &str) -> bool {
+    std::env::var_os(variable).is_some()
+}
+
 /// The folder in which programs keep what they can fetch again.
 pub(crate) fn cache_folder() -> Option<PathBuf> {
     let absolute = |name: &str| std::env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
     absolute("XDG_CACHE_HOME").or_else(|| Some(absolute("HOME")?.join(".cache")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn path(text: &str) -> Option<PathBuf> {
+        Some(text.into())
+    }
+
+    #[test]
+    fn knobs_that_belong_together_come_from_one_layer() {
+        let token = || Some(Secret::new("upper"));
+        let flags = ControllerSection { fleet_token: token(), ..ControllerSection::default() };
+        let file =
+            || ControllerSection { fleet_token_file: path("lower"), port: Some(1), ..ControllerSection::default() };
+        let both = flags.or(file());
+        assert_eq!((both.fleet_token.is_some(), both.fleet_token_file, both.port), (true, None, Some(1)));
+        assert_eq!(ControllerSection::default().or(file()).fleet_token_file, path("lower"));
+
+        let flags = GatewaySection { api_key_file: path("upper"), ..GatewaySection::default() };
+        let file = GatewaySection {
+            api_key: Some(vec![Secret::new("lower")]),
+            fleet_token: token(),
+            ..GatewaySection::default()
+        };
+        let both = flags.or(file);
+        assert_eq!(
+            (both.api_key.is_some(), both.api_key_file, both.fleet_token.is_some()),
+            (false, path("upper"), true)
+        );
+
+        let flags = ModelSection { model: Some(vec!["fake".to_owned()]), ..ModelSection::default() };
+        let file = ModelSection { model_names: Some(vec!["a".to_owned(), "b".to_owned()]), ..ModelSection::default() };
+        assert_eq!(flags.or(file).model_names, None);
+    }
 }

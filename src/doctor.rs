@@ -5,6 +5,8 @@ use std::path::Path;
 
 use muster_worker::catalog;
 use muster_worker::config::ModelSource;
+use muster_worker::error::LoadError;
+use muster_worker::model::ModelError;
 use muster_worker::model::onnx::runtime;
 
 use crate::cli::DoctorArgs;
@@ -41,6 +43,10 @@ pub(crate) fn run(args: Box<DoctorArgs>, file: File) -> anyhow::Result<()> {
         let place = place(&model.source);
         match catalog::load(&config, model) {
             Ok(_) => say(&format!("model         {}: loads ({place})", model.name)),
+            // Said above, once for all.
+            Err(LoadError::Model(ModelError::Runtime(_))) => {
+                say(&format!("model         {}: needs ONNX Runtime ({place})", model.name));
+            }
             Err(error) => {
                 say(&format!("model         {}: {}", model.name, muster_worker::error::chain(&error)));
                 missing.push(format!("model {}", model.name));

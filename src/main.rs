@@ -36,11 +36,11 @@ fn main() -> ExitCode {
 }
 
 async fn run(cli: Cli) -> anyhow::Result<()> {
-    cli.logs.init()?;
+    cli.logs.init(&cli.verb)?;
     muster_shared::telemetry::init_metrics();
     let file = config::File::load(cli.config.as_deref())?;
     match cli.verb {
-        Verb::Up(args) => up::run(args, file).await,
+        Verb::Up(args) => up::run(args, file, cli.logs.bars()).await,
         Verb::Controller(args) => services::controller(args, file).await,
         Verb::Worker(args) => services::worker(args, file).await,
         Verb::Gateway(args) => services::gateway(args, file).await,

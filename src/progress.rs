@@ -4,11 +4,11 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
+use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
 use muster_worker::config::{LoadObserver, LoadProgress};
 
-/// One bar for each model that loads; drawn only where standard error is a terminal. Cheap to clone.
-#[derive(Debug, Clone, Default)]
+/// One bar for each model that loads. Cheap to clone.
+#[derive(Debug, Clone)]
 pub(crate) struct Progress {
     bars: MultiProgress,
     models: Arc<Mutex<Models>>,
@@ -21,8 +21,10 @@ struct Models {
 }
 
 impl Progress {
-    pub(crate) fn new() -> Self {
-        Self::default()
+    /// `draw`: whether bars are shown, on standard error.
+    pub(crate) fn new(draw: bool) -> Self {
+        let target = if draw { ProgressDrawTarget::stderr() } else { ProgressDrawTarget::hidden() };
+        Self { bars: MultiProgress::with_draw_target(target), models: Arc::default() }
     }
 
     /// What the worker tells.
@@ -34,6 +36,11 @@ impl Progress {
     /// Models that could not be loaded, with the reasons.
     pub(crate) fn failures(&self) -> BTreeMap<String, String> {
         self.models().failures.clone()
+    }
+
+    /// A line on standard error that leaves the bars whole.
+    pub(crate) fn tell(&self, line: &str) {
+        self.bars.suspend(|| eprintln!("{line}"));
     }
 
     /// Takes the bars away.

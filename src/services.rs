@@ -20,6 +20,7 @@ pub(crate) async fn controller(args: Box<ControllerArgs>, file: File) -> anyhow:
     let stop = stop::on_signal();
     let guard = Guard { locked: config.token.is_some(), insecure: said(section.insecure), flag: "--fleet-token-file" };
     let listener = listen("controller", &section.host, section.port, guard).await?;
+    announce("controller", &listener)?;
     Ok(muster_controller::run(config, listener, stop).await?)
 }
 
@@ -34,10 +35,11 @@ pub(crate) async fn worker(args: Box<WorkerArgs>, file: File) -> anyhow::Result<
     let guard = Guard { locked: config.token.is_some(), insecure: said(section.insecure), flag: "--fleet-token-file" };
     let listener = listen("worker", &section.host, section.port, guard).await?;
     anyhow::ensure!(
-        config.address.is_some() || !listener.local_addr()?.ip().is_unspecified(),
+        config.registration.is_none() || config.address.is_some() || !listener.local_addr()?.ip().is_unspecified(),
         "worker: {} is no address at which peers can reach it; say which with --worker-address http://HOST:PORT",
         listener.local_addr()?
     );
+    announce("worker", &listener)?;
     Ok(muster_worker::run(config, listener, stop).await?)
 }
 
@@ -51,14 +53,19 @@ pub(crate) async fn gateway(args: Box<GatewayArgs>, file: File) -> anyhow::Resul
     let stop = stop::on_signal();
     let guard = Guard { locked: !config.keys.is_empty(), insecure: said(section.insecure), flag: "--api-key-file" };
     let listener = listen("gateway", &section.host, section.port, guard).await?;
+    announce("gateway", &listener)?;
     Ok(muster_gateway::run(config, listener, stop).await?)
 }
 
-/// Listens, and says where on standard output.
+/// Takes the service's address.
 async fn listen(service: &str, host: &Option<String>, port: Option<u16>, guard: Guard) -> anyhow::Result<TcpListener> {
-    let listener = bind(service, host.as_deref().unwrap_or("127.0.0.1"), port.unwrap_or(0), guard).await?;
+    bind(service, host.as_deref().unwrap_or("127.0.0.1"), port.unwrap_or(0), guard).await
+}
+
+/// Says on standard output where the service is.
+fn announce(service: &str, listener: &TcpListener) -> anyhow::Result<()> {
     say(&format!("{service} listening on http://{}", listener.local_addr()?));
-    Ok(listener)
+    Ok(())
 }
 
 /// A line on standard output, for people and for the programs that started this one.

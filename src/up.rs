@@ -1,30 +1,36 @@
 //! `muster up`: controller, worker and gateway in one process.
 
-use std::time::Duration;
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 use muster_shared::client::{ControllerClient, Timeouts, http_client};
 use muster_shared::control::{Fleet, ModelKind};
+use muster_shared::secret::Secret;
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use crate::bind::{Guard, bind};
 use crate::cli::UpArgs;
-use crate::config::{ControllerSection, File, GatewaySection, WorkerSection};
+use crate::config::{ControllerSection, File, GatewaySection, WorkerSection, is_set};
 use crate::progress::Progress;
 use crate::services::say;
 use crate::stop;
 
 /// Time between two looks whether everything is ready.
 const LOOK: Duration = Duration::from_millis(50);
+/// Wait after which the user is told what is waited for.
+const FIRST_WORD: Duration = Duration::from_secs(10);
+/// Time between two such words.
+const NEXT_WORD: Duration = Duration::from_secs(30);
 
-/// Starts everything, says where it is, and runs until told to stop.
-pub(crate) async fn run(args: Box<UpArgs>, file: File) -> anyhow::Result<()> {
+/// Starts everything, says where it is, and runs until told to stop. `bars` draws how far loading has come.
+pub(crate) async fn run(args: Box<UpArgs>, file: File, bars: bool) -> anyhow::Result<()> {
     let stop = stop::on_signal();
     let plan = Plan::new(*args, file)?;
     let listeners = Listeners::bind(&plan).await?;
-    let progress = Progress::new();
+    let progress = Progress::new(bars);
     let (mut services, front) = start(plan, listeners, &progress)?;
     let failure = tokio::select! {
         () = greet(&front, &stop) => None,
@@ -56,17 +62,65 @@ struct Plan {
 
 impl Plan {
     fn new(args: UpArgs, file: File) -> anyhow::Result<Self> {
-        let policy = ControllerSection { policy: args.policy, ..ControllerSection::default() };
-        let models = WorkerSection { models: args.models, ..WorkerSection::default() };
+        anyhow::ensure!(
+            args.gateway.controller_address.is_none(),
+            "--controller-address: `up` runs a controller of its own; for another, start `muster worker` and \
+             `muster gateway`"
+        );
+        let ignored = ignored(&file);
+        if !ignored.is_empty() {
+            tracing::warn!("`up` makes these itself and ignores them: {}", ignored.join(", "));
+        }
+        let token = || (args.gateway.fleet_token.clone(), args.gateway.fleet_token_file.clone());
+        let (fleet_token, fleet_token_file) = token();
+        let policy =
+            ControllerSection { policy: args.policy, fleet_token, fleet_token_file, ..ControllerSection::default() };
+        let (fleet_token, fleet_token_file) = token();
+        let models = WorkerSection { models: args.models, fleet_token, fleet_token_file, ..WorkerSection::default() };
         let (controller_port, worker_port) = (file.controller.port, file.worker.port);
+        let worker = WorkerSection {
+            no_register: None,
+            worker_address: None,
+            worker_id: None,
+            controller_address: None,
+            ..file.worker
+        };
+        let gateway = GatewaySection { controller_address: None, ..file.gateway };
         Ok(Self {
             controller: policy.or(file.controller).or(ControllerSection::defaults()),
             controller_port: args.controller_port.or(controller_port),
-            worker: models.or(file.worker).or(WorkerSection::defaults()),
+            worker: models.or(worker).or(WorkerSection::defaults()),
             worker_port: args.worker_port.or(worker_port),
-            gateway: args.gateway.or(file.gateway).or(GatewaySection::defaults()),
+            gateway: args.gateway.or(gateway).or(GatewaySection::defaults()),
         })
     }
+}
+
+/// What is said outside of the command line and cannot hold for services that `up` puts together itself.
+fn ignored(file: &File) -> Vec<&'static str> {
+    let address = "MUSTER_CONTROLLER_ADDRESS";
+    let File { controller, worker, gateway, .. } = file;
+    let said = [
+        (is_set(address), address),
+        (controller.host.is_some(), "controller.host"),
+        (worker.host.is_some(), "worker.host"),
+        (worker.no_register.is_some(), "worker.no_register"),
+        (worker.worker_address.is_some(), "worker.worker_address"),
+        (worker.worker_id.is_some(), "worker.worker_id"),
+        (worker.controller_address.is_some(), "worker.controller_address"),
+        (gateway.controller_address.is_some(), "gateway.controller_address"),
+    ];
+    said.into_iter().filter_map(|(said, name)| said.then_some(name)).collect()
+}
+
+/// The one token of all three services, whichever section says it.
+fn one_token(tokens: [&Option<Secret>; 3]) -> anyhow::Result<Option<Secret>> {
+    let said: Vec<&Secret> = tokens.into_iter().flatten().collect();
+    anyhow::ensure!(
+        said.windows(2).all(|pair| pair[0].matches(pair[1].expose())),
+        "the file has different fleet tokens for controller, worker and gateway; `up` runs them with one"
+    );
+    Ok(said.first().map(|token| (*token).clone()))
 }
 
 /// The three addresses.
@@ -139,22 +193,25 @@ type RunFuture<E> = std::pin::Pin<Box<dyn Future<Output = Result<(), E>> + Send>
 fn start(plan: Plan, listeners: Listeners, progress: &Progress) -> anyhow::Result<(Services, Front)> {
     let controller_address = format!("http://{}", listeners.controller.local_addr()?);
     let gateway_address = format!("http://{}", listeners.gateway.local_addr()?);
-    let controller_config = plan.controller.config()?;
-    let token = controller_config.token.clone();
-
+    let mut controller_config = plan.controller.config()?;
     let worker = WorkerSection { controller_address: Some(controller_address.clone()), ..plan.worker };
     let mut worker_config = worker.config()?;
-    worker_config.token.clone_from(&token);
     worker_config.observer = Some(progress.observer());
 
     let gateway = GatewaySection { controller_address: Some(controller_address.clone()), ..plan.gateway };
     let mut gateway_config = gateway.config()?;
-    gateway_config.token.clone_from(&token);
 
+    let token = one_token([&controller_config.token, &worker_config.token, &gateway_config.token])?;
+    for place in [&mut controller_config.token, &mut worker_config.token, &mut gateway_config.token] {
+        place.clone_from(&token);
+    }
+
+    let http = http_client(Timeouts::default());
     let front = Front {
-        controller: ControllerClient::new(http_client(Timeouts::default()), controller_address, token),
+        controller: ControllerClient::new(http.clone(), controller_address, token),
+        http,
         gateway: gateway_address,
-        models: worker_config.models.len(),
+        models: worker_config.models.iter().map(|model| model.name.clone()).collect(),
         keyed: !gateway_config.keys.is_empty(),
         progress: progress.clone(),
     };
@@ -196,9 +253,10 @@ impl Services {
 /// The fleet as its user sees it.
 struct Front {
     controller: ControllerClient,
+    http: reqwest::Client,
     gateway: String,
     /// Models that shall be served.
-    models: usize,
+    models: Vec<String>,
     /// Whether clients must show a key.
     keyed: bool,
     progress: Progress,
@@ -206,25 +264,42 @@ struct Front {
 
 impl Front {
     /// Waits until every model that can be loaded is registered, then takes the bars away.
+    ///
+    /// A long wait is explained, again and again.
     async fn wait_until_ready(&self) -> Fleet {
+        let begin = Instant::now();
+        let mut word = FIRST_WORD;
         let mut look = tokio::time::interval(LOOK);
         loop {
             look.tick().await;
-            let wanted = self.models - self.progress.failures().len();
-            if let Ok(fleet) = self.controller.fleet().await
-                && wanted > 0
-                && fleet.models.len() >= wanted
-                && self.gateway_is_ready().await
-            {
-                self.progress.finish();
-                return fleet;
+            match self.look().await {
+                Ok(fleet) => {
+                    self.progress.finish();
+                    return fleet;
+                }
+                Err(wait) if begin.elapsed() >= word => {
+                    let seconds = begin.elapsed().as_secs();
+                    self.progress.tell(&format!("muster: not ready after {seconds} s, waiting for {wait}"));
+                    word += NEXT_WORD;
+                }
+                Err(_) => {}
             }
         }
     }
 
-    async fn gateway_is_ready(&self) -> bool {
-        let answer = reqwest::get(format!("{}/ready", self.gateway)).await;
-        answer.is_ok_and(|response| response.status().is_success())
+    /// The fleet if everything is ready, else what is not.
+    async fn look(&self) -> Result<Fleet, String> {
+        let address = self.controller.address();
+        let fleet = self.controller.fleet().await.map_err(|error| format!("the controller at {address}: {error}"))?;
+        let failures = self.progress.failures();
+        if let Some(wait) = missing(&self.models, &failures, &fleet) {
+            return Err(wait);
+        }
+        match self.http.get(format!("{}/ready", self.gateway)).send().await {
+            Ok(answer) if answer.status().is_success() => Ok(fleet),
+            Ok(answer) => Err(format!("the gateway at {}: it answers {}", self.gateway, answer.status())),
+            Err(error) => Err(format!("the gateway at {}: {error}", self.gateway)),
+        }
     }
 
     /// Tells the user what to do now.
@@ -255,5 +330,34 @@ impl Front {
              print(c.chat.completions.create(model='{name}', messages=[dict(role='user', content='What is muster?')]).choices[0].message.content)\""
         ));
         say("\nCtrl-C stops it.");
+    }
+}
+
+/// Models that are neither in the fleet nor known to be unusable, in words; `None` when there are none.
+fn missing(models: &[String], failures: &BTreeMap<String, String>, fleet: &Fleet) -> Option<String> {
+    let served = |name: &String| fleet.models.iter().any(|model| model.name == *name);
+    let missing: Vec<&str> =
+        models.iter().filter(|name| !served(name) && !failures.contains_key(*name)).map(String::as_str).collect();
+    match missing[..] {
+        // Without any model the worker ends, and says why.
+        [] if fleet.models.is_empty() => Some("the worker to end: no model could be loaded".to_owned()),
+        [] => None,
+        [model] => Some(format!("model {model} to load and register")),
+        _ => Some(format!("models {} to load and register", missing.join(", "))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_token_serves_all_or_none() {
+        let [a, b] = ["a", "b"].map(|token| Some(Secret::new(token)));
+        let token = |tokens| one_token(tokens).map(|token| token.map(|token| token.expose().to_owned()));
+        assert_eq!(token([&None, &None, &None]).expect("no token"), None);
+        assert_eq!(token([&None, &b, &None]).expect("one token"), Some("b".to_owned()));
+        assert_eq!(token([&a, &None, &a]).expect("one token"), Some("a".to_owned()));
+        assert!(token([&a, &None, &b]).expect_err("two tokens").to_string().contains("different fleet tokens"));
     }
 }

@@ -2,7 +2,10 @@
 
 mod common;
 
+use std::io::{BufRead as _, BufReader, Read};
 use std::net::TcpListener;
+use std::process::{Child, Command, Stdio};
+use std::sync::mpsc::channel;
 
 use common::{CHAT, Process, facts, run};
 
@@ -70,11 +73,19 @@ fn mistakes_on_the_command_line_are_explained() {
         (&["gateway", "--api-key-file", "/no/such/file"], &["/no/such/file"]),
         (&["controller", "--host", "0.0.0.0", "--port", "0"], &["0.0.0.0", "--fleet-token-file", "--insecure"]),
         (&["gateway", "--host", "0.0.0.0", "--port", "0"], &["0.0.0.0", "--api-key-file", "--insecure"]),
+        (&["up", "--controller-address", "http://127.0.0.1:1"], &["--controller-address", "controller of its own"]),
+        (&["worker", "--context-length", "3"], &["context_length is 3", "at least 4"]),
+        (&["worker", "--fastchat-heartbeat", "0"], &["fastchat_heartbeat is 0"]),
+        (&["worker", "--host", "0.0.0.0", "--port", "0", "--insecure"], &["0.0.0.0", "--worker-address http://HOST"]),
+        (&["gateway", "--cors-origin", "app.example"], &["`app.example` is no origin", "https://HOST"]),
+        (&["worker", "--fleet-token", " "], &["--fleet-token", "must not be empty"]),
+        (&["gateway", "--api-key", "a,"], &["--api-key", "must not be empty"]),
+        (&["gateway", "--api-key", "***"], &["--api-key", "printed in place of a key"]),
         (&["status", "--controller-address", "http://127.0.0.1:1"], &["127.0.0.1:1"]),
         (&["chat", "--base-url", "http://127.0.0.1:1", "hi"], &["127.0.0.1:1", "--base-url"]),
     ] {
-        let (status, _, errors) = run(arguments);
-        assert!(!status.success(), "{arguments:?}");
+        let (status, printed, errors) = run(arguments);
+        assert!(!status.success() && printed.is_empty(), "{arguments:?}: {printed}");
         for part in parts {
             assert!(errors.contains(part), "{arguments:?}: no `{part}` in:\n{errors}");
         }
@@ -110,6 +121,222 @@ fn a_configuration_file_is_read_and_its_mistakes_have_a_place() {
     for part in ["line 3", "column 3", "polisy", "policy"] {
         assert!(errors.contains(part), "no `{part}` in:\n{errors}");
     }
+}
+
+/// The binary's end with variables set: exit status, standard output and standard error.
+fn run_with(variables: &[(&str, &str)], arguments: &[&str]) -> (bool, String, String) {
+    let output = common::muster(arguments).envs(variables.iter().copied()).output().expect("the binary runs");
+    let [printed, errors] = [output.stdout, output.stderr].map(|bytes| String::from_utf8_lossy(&bytes).into_owned());
+    (output.status.success(), printed, errors)
+}
+
+#[test]
+fn variables_in_the_file_change_nothing_else_and_are_never_shown() {
+    let file = tempfile::NamedTempFile::new().expect("a file");
+    let path = file.path().display().to_string();
+    let print = ["--config", &path, "gateway", "--print-config"];
+    let key = "hunter2\n  insecure: true # \"";
+
+    std::fs::write(file.path(), "gateway:\n  api_key: [\"x ${KEY}\"]\n  host: ${HOST}\n").expect("a file");
+    let (success, printed, errors) = run_with(&[("KEY", "a: \"b\" #"), ("HOST", key)], &print);
+    assert!(success && printed.contains("insecure: false"), "{printed}\n{errors}");
+
+    for text in ["gateway:\n  port: ${KEY}\n", "gateway:\n  drain: ${KEY}\n", "gateway:\n  host: x${KEY}\n"] {
+        std::fs::write(file.path(), text).expect("a file");
+        let (success, _, errors) = run_with(&[("KEY", key)], &print);
+        assert!(!success && errors.contains("line 2, column"), "{errors}");
+        assert!(!errors.contains("hunter2") && errors.lines().count() == 1, "{errors}");
+    }
+
+    std::fs::write(file.path(), "gateway:\n  fleet_token: ${KEY}\n").expect("a file");
+    let (success, _, errors) = run_with(&[("KEY", "")], &print);
+    assert!(!success && errors.contains("line 2") && errors.contains("must not be empty"), "{errors}");
+}
+
+#[test]
+fn flags_win_over_variables_and_the_file_for_knobs_that_belong_together() {
+    let file = tempfile::NamedTempFile::new().expect("a file");
+    let path = file.path().display().to_string();
+    std::fs::write(file.path(), "gateway:\n  api_key_file: /from/file\n  fleet_token_file: /from/file\n")
+        .expect("a file");
+    let variables = [("MUSTER_FLEET_TOKEN_FILE", "/from/variable"), ("MUSTER_API_KEY_FILE", "/from/variable")];
+    let arguments = ["--config", &path, "gateway", "--print-config"];
+
+    let (success, printed, errors) =
+        run_with(&variables, &[&arguments[..], &["--api-key", "a", "--fleet-token", "b"]].concat());
+    assert!(success && printed.contains("***") && !printed.contains("/from/"), "{printed}\n{errors}");
+    let (success, printed, errors) = run_with(&[("MUSTER_FLEET_TOKEN", "a"), ("MUSTER_API_KEY", "b")], &arguments);
+    assert!(success && printed.contains("***") && !printed.contains("/from/"), "{printed}\n{errors}");
+}
+
+#[test]
+fn switches_in_variables_are_read_as_people_write_them() {
+    for (value, expected) in [("1", "true"), ("yes", "true"), ("ON", "true"), ("0", "false"), ("off", "false")] {
+        let variables =
+            [("MUSTER_INSECURE", value), ("MUSTER_WORKER_NO_REGISTER", value), ("MUSTER_WORKER_SPIN", value)];
+        let (success, printed, errors) = run_with(&variables, &["worker", "--print-config"]);
+        assert!(success, "{value}: {errors}");
+        for knob in ["insecure", "no_register", "spin"] {
+            assert!(printed.contains(&format!("{knob}: {expected}")), "{value}: {printed}");
+        }
+    }
+    let (success, _, errors) = run_with(&[("MUSTER_INSECURE", "perhaps")], &["worker", "--print-config"]);
+    assert!(!success && errors.contains("--insecure"), "{errors}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn pages_of_the_named_origins_may_ask() {
+    let (success, printed, errors) =
+        run_with(&[("MUSTER_GATEWAY_CORS_ORIGINS", "http://a,http://b")], &["gateway", "--print-config"]);
+    assert!(success && printed.contains("- http://a\n") && printed.contains("- http://b"), "{printed}{errors}");
+    let (success, printed, errors) = run_with(&[], &["gateway", "--allowed-origins", "*", "--print-config"]);
+    assert!(success && printed.contains("cors_origins:") && printed.contains('*'), "{printed}{errors}");
+
+    let gateway = common::gateway("http://127.0.0.1:1", &["--cors-origin", "http://a", "--cors-origin", "http://b/"]);
+    for (origin, allowed) in [("http://a", Some("http://a")), ("http://b", Some("http://b")), ("http://c", None)] {
+        let request = reqwest::Client::new().get(format!("{}/v1/models", gateway.address)).header("origin", origin);
+        let response = request.send().await.expect("an answer");
+        let header = response.headers().get("access-control-allow-origin");
+        assert_eq!(header.map(|value| value.to_str().expect("ASCII")), allowed, "{origin}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_worker_that_registers_nowhere_needs_no_address() {
+    let flags = ["--no-register", "--insecure", "--host", "0.0.0.0", "--port", "0", "--model", "fake"];
+    let worker = Process::start(&[&["worker"], &flags[..]].concat());
+    assert!(worker.address.starts_with("http://0.0.0.0:"), "{}", worker.address);
+}
+
+/// `muster up` with variables set; killed when dropped.
+struct Up {
+    child: Child,
+    gateway: String,
+    controller: String,
+    errors: tempfile::NamedTempFile,
+}
+
+impl Up {
+    /// Starts it, and waits until it says that it is ready.
+    fn start(variables: &[(&str, &str)], arguments: &[&str]) -> Self {
+        let errors = tempfile::NamedTempFile::new().expect("a file");
+        let stderr = errors.reopen().expect("a file");
+        let mut command = common::muster(arguments);
+        let mut child =
+            command.envs(variables.iter().copied()).stdout(Stdio::piped()).stderr(stderr).spawn().expect("it starts");
+        let line = line_with("muster is ready", child.stdout.take().expect("piped"));
+        let mut up = Self { child, gateway: String::new(), controller: String::new(), errors };
+        let line = line.unwrap_or_else(|| panic!("it is not ready; standard error:\n{}", up.errors()));
+        let mut addresses = line.split([' ', ',']).filter(|word| word.starts_with("http://")).map(str::to_owned);
+        up.gateway = addresses.next().expect("the gateway").trim_end_matches("/v1").to_owned();
+        up.controller = addresses.next().expect("the controller");
+        up
+    }
+
+    fn errors(&self) -> String {
+        std::fs::read_to_string(self.errors.path()).expect("a file")
+    }
+}
+
+impl Drop for Up {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// The first line of `stream` that has `part`; `None` when there is none until the end, or for too long.
+fn line_with(part: &'static str, stream: impl Read + Send + 'static) -> Option<String> {
+    let (sender, found) = channel();
+    std::thread::spawn(move || {
+        let lines = BufReader::new(stream).lines().map_while(Result::ok);
+        // The test may have given up.
+        let _ = sender.send(lines.into_iter().find(|line| line.contains(part)));
+    });
+    found.recv_timeout(common::PATIENCE).ok().flatten()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_fleet_token_of_up_protects_every_service_inside() {
+    let file = tempfile::NamedTempFile::new().expect("a file");
+    std::fs::write(file.path(), "hunter2\n").expect("a file");
+    let path = file.path().display().to_string();
+    let arguments = ["up", "--port", "0", "--model", "fake"];
+    for (variables, flags) in [
+        (&[][..], &["--fleet-token", "hunter2"][..]),
+        (&[], &["--fleet-token-file", &path]),
+        (&[("MUSTER_FLEET_TOKEN", "hunter2")], &[]),
+    ] {
+        let up = Up::start(variables, &[&arguments[..], flags].concat());
+        let (status, _, errors) = run(&["status", "--controller-address", &up.controller]);
+        assert!(!status.success(), "the controller wants no token: {errors}");
+        let (status, table, errors) =
+            run(&["status", "--controller-address", &up.controller, "--fleet-token", "hunter2"]);
+        assert!(status.success(), "{errors}");
+        let worker = table.split_whitespace().find(|word| word.starts_with("http://127.0.0.1")).expect("the worker");
+        let request = reqwest::Client::new().post(format!("{worker}/embed")).json(&serde_json::json!({}));
+        assert_eq!(request.send().await.expect("an answer").status().as_u16(), 401, "the worker wants no token");
+        assert!(common::ask(&up.gateway, "fake", "hi").await.starts_with("All models"));
+    }
+}
+
+#[test]
+fn up_says_what_it_ignores_and_needs_no_proxy() {
+    let file = tempfile::NamedTempFile::new().expect("a file");
+    let path = file.path().display().to_string();
+    let nowhere = "http://127.0.0.1:1";
+    let section = format!(
+        "worker:\n  no_register: true\n  worker_address: {nowhere}\n  worker_id: me\n  controller_address: {nowhere}\n"
+    );
+    std::fs::write(file.path(), section).expect("a file");
+    let variables = ["MUSTER_CONTROLLER_ADDRESS", "http_proxy", "HTTP_PROXY", "ALL_PROXY"].map(|name| (name, nowhere));
+    let up = Up::start(&variables, &["--config", &path, "up", "--port", "0", "--model", "fake"]);
+    let errors = up.errors();
+    for name in ["MUSTER_CONTROLLER_ADDRESS", "no_register", "worker_address", "worker_id", "worker.controller_address"]
+    {
+        assert!(errors.contains(name), "no `{name}` in:\n{errors}");
+    }
+}
+
+#[test]
+fn up_refuses_a_file_with_several_fleet_tokens() {
+    let file = tempfile::NamedTempFile::new().expect("a file");
+    let path = file.path().display().to_string();
+    std::fs::write(file.path(), "controller: {fleet_token: hunter2}\nworker: {fleet_token: hunter3}\n")
+        .expect("a file");
+    let (status, _, errors) = run(&["--config", &path, "up", "--port", "0", "--model", "fake"]);
+    assert!(!status.success() && errors.contains("different fleet tokens") && !errors.contains("hunter"), "{errors}");
+}
+
+#[test]
+fn up_says_what_it_waits_for() {
+    let folder = tempfile::tempdir().expect("a folder");
+    std::fs::write(folder.path().join("model.onnx"), "").expect("a file");
+    // Reading a pipe that nobody writes to takes for ever.
+    let pipe = Command::new("mkfifo").arg(folder.path().join("config.json")).status();
+    assert!(pipe.expect("mkfifo runs").success());
+    let model = format!("stuck={}", folder.path().display());
+    let mut command = common::muster(&["up", "--port", "0", "--model", "fake", "--model", &model]);
+    let mut up = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().expect("the binary starts");
+    let word = line_with("not ready after", up.stderr.take().expect("piped"));
+    up.kill().expect("it runs");
+    up.wait().expect("it ends");
+    assert!(word.as_deref().is_some_and(|word| word.contains("10 s") && word.contains("stuck")), "{word:?}");
+}
+
+#[test]
+fn doctor_tells_of_a_missing_runtime_once() {
+    let home = tempfile::tempdir().expect("a folder");
+    let output = common::muster(&["doctor"])
+        .env("HOME", home.path())
+        .env_remove("XDG_CACHE_HOME")
+        .env("ORT_DYLIB_PATH", "/no/such/library.so")
+        .output()
+        .expect("the binary runs");
+    let [report, errors] = [output.stdout, output.stderr].map(|bytes| String::from_utf8_lossy(&bytes).into_owned());
+    assert!(!output.status.success());
+    assert_eq!(report.matches("/no/such/library.so").count(), 1, "{report}");
+    assert!(errors.trim_end().ends_with("not usable: ONNX Runtime"), "{errors}");
 }
 
 #[test]

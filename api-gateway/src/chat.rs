@@ -12,7 +12,7 @@ use muster_shared::generate::{Event, Prompt, Usage};
 use muster_shared::problem::Problem;
 use uuid::Uuid;
 
-use crate::body::{Raw, event_stream};
+use crate::body::{Raw, event_stream, parse};
 use crate::openai::ReplyHead;
 use crate::openai::chat::{ChatChunks, ChatReply, ChatRequest};
 use crate::openai::error;
@@ -28,26 +28,26 @@ pub(crate) async fn create(
     Extension(RequestId(id)): Extension<RequestId>,
     Raw(body): Raw,
 ) -> Response {
-    match answer(&state, &id, &body).await {
+    match answer(&state, &id, body).await {
         Ok(response) => response,
         Err(problem) => error::response(&problem),
     }
 }
 
-async fn answer(state: &State, id: &str, body: &[u8]) -> Result<Response, Problem> {
-    let mut request = ChatRequest::parse(body)?;
+async fn answer(state: &State, id: &str, body: Bytes) -> Result<Response, Problem> {
+    let mut request = parse(body, ChatRequest::parse).await?;
     request.generate.request_id = id.to_owned();
     let mut job = state.upstream.job(id, &request.model);
     job.priority = request.priority;
     job.affinity = affinity(&request.generate.prompt);
     let head = head("chatcmpl", &request.model);
-    let answer = state.upstream.generate(request.generate.clone(), job).await?;
     if request.stream {
         let chunks = ChatChunks::new(head, &request);
+        let answer = state.upstream.generate(request.generate, job).await?;
         return Ok(event_stream(chunked(answer, chunks)));
     }
-    let events = answer.whole().await?;
     let mut reply = ChatReply::new(head, request.generate.choices);
+    let events = state.upstream.generate(request.generate, job).await?.whole().await?;
     for event in &events {
         reply.push(event);
     }

@@ -6,12 +6,13 @@ use axum::Json;
 use axum::body::Bytes;
 use axum::extract::{Extension, State as Shared};
 use axum::response::{IntoResponse as _, Response};
+use futures_util::future::BoxFuture;
 use futures_util::stream::{self, BoxStream};
 use futures_util::{Stream, StreamExt as _, TryStreamExt as _};
 use muster_shared::generate::{Event, GenerateRequest, Usage};
 use muster_shared::problem::Problem;
 
-use crate::body::{Raw, event_stream};
+use crate::body::{Raw, event_stream, parse};
 use crate::chat::{affinity, head, usage};
 use crate::openai::completion::{CompletionChunks, CompletionReply, CompletionRequest};
 use crate::openai::error;
@@ -27,28 +28,31 @@ pub(crate) async fn create(
     Extension(RequestId(id)): Extension<RequestId>,
     Raw(body): Raw,
 ) -> Response {
-    match answer(&state, &id, &body).await {
+    match answer(&state, &id, body).await {
         Ok(response) => response,
         Err(problem) => error::response(&problem),
     }
 }
 
-async fn answer(state: &State, id: &str, body: &[u8]) -> Result<Response, Problem> {
-    let request = CompletionRequest::parse(body)?;
+async fn answer(state: &State, id: &str, body: Bytes) -> Result<Response, Problem> {
+    let request = parse(body, CompletionRequest::parse).await?;
     let head = head("cmpl", &request.model);
     let prompts = Prompts { state: state.clone(), id: id.to_owned(), priority: request.priority };
     if request.stream {
         let chunks = CompletionChunks::new(head, &request);
-        let events = prompts.events(request.requests()).await?;
+        let events = prompts.events(request.into_requests()).await?;
         return Ok(event_stream(chunked(events, chunks)));
     }
     let (mut reply, mut total) = (CompletionReply::new(head, &request), Usage::default());
-    for (index, events) in prompts.whole(request.requests()).await? {
+    for (index, events) in prompts.whole(request.into_requests()).await? {
         add(&mut total, &usage(&events));
         events.iter().for_each(|event| reply.push(index, event));
     }
     Ok(Json(reply.finish(total)).into_response())
 }
+
+/// A whole answer on its way, with the number of its prompt.
+type Whole = BoxFuture<'static, Result<(usize, Vec<Event>), Problem>>;
 
 /// What the prompts of one request have in common.
 #[derive(Clone)]
@@ -60,20 +64,28 @@ struct Prompts {
 
 impl Prompts {
     /// Finds a worker for one prompt.
-    async fn start(&self, mut request: GenerateRequest) -> Result<Answer, Problem> {
+    ///
+    /// The first is refused when the fleet is full, as any request is. The others then wait for room, which may be
+    /// their own siblings': half an answer is worth nothing.
+    async fn start(&self, index: usize, mut request: GenerateRequest) -> Result<Answer, Problem> {
         request.request_id.clone_from(&self.id);
         let mut job = self.state.upstream.job(&self.id, &request.model);
         job.priority = self.priority;
+        job.patient = index > 0;
         job.affinity = affinity(&request.prompt);
         self.state.upstream.generate(request, job).await
     }
 
     /// Every answer as a whole, in any order, each with the number of its prompt.
     async fn whole(&self, requests: Vec<GenerateRequest>) -> Result<Vec<(usize, Vec<Event>)>, Problem> {
-        let answers = requests
-            .into_iter()
-            .enumerate()
-            .map(async |(index, request)| Ok((index, self.start(request).await?.whole().await?)));
+        let mut requests = (0..).zip(requests);
+        let Some((_, first)) = requests.next() else { return Ok(Vec::new()) };
+        let first = self.start(0, first).await?;
+        let mut answers: Vec<Whole> = vec![Box::pin(async { Ok((0, first.whole().await?)) })];
+        for (index, request) in requests {
+            let prompts = self.clone();
+            answers.push(Box::pin(async move { Ok((index, prompts.start(index, request).await?.whole().await?)) }));
+        }
         stream::iter(answers).buffer_unordered(AT_ONCE).try_collect().await
     }
 
@@ -85,12 +97,12 @@ impl Prompts {
     ) -> Result<impl Stream<Item = (usize, Event)> + Send + Unpin + use<>, Problem> {
         let mut requests = requests.into_iter();
         let first = match requests.next() {
-            Some(request) => Some(events_of(0, self.start(request).await?)),
+            Some(request) => Some(events_of(0, self.start(0, request).await?)),
             None => None,
         };
         let others = requests.zip(1..).map(move |(request, index)| {
             let prompts = self.clone();
-            stream::once(async move { prompts.start(request).await })
+            stream::once(async move { prompts.start(index, request).await })
                 .flat_map(move |answer| match answer {
                     Ok(answer) => events_of(index, answer),
                     Err(problem) => stream::iter([(index, Event::Failed { problem })]).boxed(),

@@ -24,6 +24,8 @@ pub struct Config {
     pub read_timeout: Duration,
     /// From the request to the first byte of its answer; a stream may run on while it makes progress.
     pub request_timeout: Duration,
+    /// Origins (`https://app.example`) whose pages may ask, as a browser sees it; `*` stands for any, empty for none.
+    pub cors_origins: Vec<String>,
     /// Largest body of a request, in bytes.
     pub body_limit: usize,
     /// Time between two renewals of this gateway's tickets, each of which also refreshes its view of the fleet.
@@ -45,6 +47,7 @@ impl Default for Config {
             connect_timeout: Duration::from_secs(2),
             read_timeout: Duration::from_secs(100),
             request_timeout: Duration::from_secs(600),
+            cors_origins: Vec::new(),
             body_limit: 8 << 20,
             sync_interval: Duration::from_secs(2),
             fastchat_embedding_batch: NonZeroUsize::new(4).expect("4 is not 0"),

@@ -29,6 +29,9 @@ mod routes;
 mod state;
 mod upstream;
 
+use std::convert::Infallible;
+use std::time::Duration;
+
 use muster_shared::id::GatewayId;
 use muster_shared::serve;
 use tokio::net::TcpListener;
@@ -39,6 +42,9 @@ pub use error::Error;
 use state::{State, now_seconds};
 use upstream::{Upstream, controller_client, ticket};
 
+/// Time that requests which outlive the time to drain get to say so to their clients.
+const LAST_WORDS: Duration = Duration::from_secs(1);
+
 /// Serves clients until `shutdown`; then finishes what runs, gives back its tickets, and ends.
 ///
 /// # Errors
@@ -47,19 +53,23 @@ pub async fn run(config: Config, listener: TcpListener, shutdown: CancellationTo
     metrics::describe();
     let (gateway, (releases, released)) = (GatewayId::new(), ticket::channel());
     let delivery = tokio::spawn(ticket::deliver(controller_client(&config), gateway, released));
-    let upstream = Upstream::new(config.clone(), gateway, releases);
-    let router = routes::router(State {
+    let cut = CancellationToken::new();
+    let upstream = Upstream::new(config.clone(), gateway, releases, cut.clone());
+    let state = State {
         upstream: upstream.clone(),
         keys: config.keys.clone().into(),
         body_limit: config.body_limit,
         started: now_seconds(),
-    });
+    };
+    let router = routes::router(state, &config.cors_origins);
 
     let served = tokio::select! {
-        served = serve::serve(listener, router, shutdown, config.drain) => served,
+        served = serve::serve(listener, router, shutdown.clone(), config.drain + LAST_WORDS) => served,
         never = keep_in_touch(&upstream, config.sync_interval) => match never {},
+        never = cut_after(shutdown, config.drain, &cut) => match never {},
     };
-    // The last ticket's release ends the delivery, unless a request outlived the time to drain.
+    cut.cancel(); // where the listener failed
+    // The last ticket's release ends the delivery, unless a client does not read what ends its request.
     drop(upstream);
     if tokio::time::timeout(config.connect_timeout * 2, delivery).await.is_err() {
         tracing::warn!("some tickets were not given back; they lapse at the controller");
@@ -67,22 +77,31 @@ pub async fn run(config: Config, listener: TcpListener, shutdown: CancellationTo
     served.map_err(Error::Serve)
 }
 
+/// Ends what still runs a while after the shutdown was asked for.
+async fn cut_after(shutdown: CancellationToken, drain: Duration, cut: &CancellationToken) -> Infallible {
+    shutdown.cancelled().await;
+    tokio::time::sleep(drain).await;
+    tracing::debug!(?drain, "the time to drain is over; what still runs is ended");
+    cut.cancel();
+    std::future::pending().await
+}
+
 /// Renews the gateway's tickets and its view of the fleet, for ever.
-async fn keep_in_touch(upstream: &Upstream, interval: std::time::Duration) -> std::convert::Infallible {
+async fn keep_in_touch(upstream: &Upstream, interval: Duration) -> Infallible {
     let mut beat = tokio::time::interval(interval);
     beat.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     let mut silent = false;
     loop {
         tokio::select! {
             _ = beat.tick() => {}
-            () = upstream.met_a_stranger() => {}
+            () = upstream.in_doubt() => {}
         }
         match upstream.renew().await {
-            Ok(_) if silent => {
+            Ok(()) if silent => {
                 tracing::info!("the controller answers again");
                 silent = false;
             }
-            Ok(_) => {}
+            Ok(()) => {}
             Err(error) if !silent => {
                 tracing::warn!(
                     error = upstream::chain(&error),

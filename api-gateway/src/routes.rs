@@ -3,28 +3,33 @@
 use std::time::Instant;
 
 use axum::extract::State as Shared;
-use axum::http::{Method, Uri};
+use axum::http::{HeaderValue, Method, Uri};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router, middleware};
 use muster_shared::problem::{Kind, Problem};
 use muster_shared::serve;
 use tower_http::catch_panic::CatchPanicLayer;
-use tower_http::cors::CorsLayer;
+use tower_http::cors::{AllowHeaders, AllowOrigin, CorsLayer, ExposeHeaders};
 
 use crate::openai::error;
 use crate::state::State;
 use crate::{auth, chat, completion, embedding, models, observe};
 
-/// The gateway's router.
-pub(crate) fn router(state: State) -> Router {
+/// The gateway's router. `origins`: those whose pages may use the API, as in [`crate::Config::cors_origins`].
+pub(crate) fn router(state: State, origins: &[String]) -> Router {
     let api = Router::new()
         .route("/v1/models", get(models::list))
         .route("/v1/models/{*model}", get(models::one))
         .route("/v1/chat/completions", post(chat::create))
         .route("/v1/completions", post(completion::create))
         .route("/v1/embeddings", post(embedding::create))
-        .layer(middleware::from_fn_with_state(state.clone(), auth::require_key));
+        .layer(middleware::from_fn_with_state(state.clone(), auth::require_key))
+        .method_not_allowed_fallback(method_not_allowed);
+    let api = match cors(origins) {
+        Some(cors) => api.layer(cors),
+        None => api,
+    };
     let open = Router::new()
         .route("/health", get(alive))
         .route("/healthz", get(alive))
@@ -32,14 +37,32 @@ pub(crate) fn router(state: State) -> Router {
         .route("/ready", get(ready))
         .route("/readyz", get(ready))
         .route("/metrics", get(serve::metrics))
-        .route("/version", get(serve::version));
+        .route("/version", get(serve::version))
+        .method_not_allowed_fallback(method_not_allowed);
     api.merge(open)
         .fallback(not_found)
-        .method_not_allowed_fallback(method_not_allowed)
         .layer(CatchPanicLayer::custom(panicked))
-        .layer(CorsLayer::permissive())
         .layer(middleware::from_fn(observe::observe))
         .with_state(state)
+}
+
+/// What tells browsers that pages of some origins may use the API; they ask before, so this stands outside of the keys.
+fn cors(origins: &[String]) -> Option<CorsLayer> {
+    if origins.is_empty() {
+        return None;
+    }
+    let allowed = if origins.iter().any(|origin| origin == "*") {
+        AllowOrigin::any()
+    } else {
+        // A text that cannot stand in a header is no browser's origin.
+        AllowOrigin::list(origins.iter().filter_map(|origin| HeaderValue::from_str(origin).ok()))
+    };
+    let layer = CorsLayer::new()
+        .allow_origin(allowed)
+        .allow_methods([Method::GET, Method::POST])
+        .allow_headers(AllowHeaders::mirror_request()) // `*` would leave out `Authorization`
+        .expose_headers(ExposeHeaders::any());
+    Some(layer)
 }
 
 async fn alive() -> Json<serde_json::Value> {
@@ -68,4 +91,51 @@ fn panicked(panic: Box<dyn std::any::Any + Send>) -> Response {
     let words = words.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("no words");
     tracing::error!(panic = words, "a handler panicked");
     error::response(&Problem::new(Kind::Bug, words))
+}
+
+#[cfg(test)]
+mod tests {
+    use axum::body::Body;
+    use axum::http::{Request, StatusCode};
+    use muster_shared::id::GatewayId;
+    use muster_shared::secret::Secret;
+    use tokio_util::sync::CancellationToken;
+    use tower::ServiceExt as _;
+
+    use super::*;
+    use crate::upstream::{Upstream, ticket};
+
+    /// The status of an answer and the origin that it allows, with a key that nobody knows.
+    async fn ask(origins: &[&str], method: Method, path: &str) -> (StatusCode, Option<String>) {
+        let (releases, _) = ticket::channel();
+        let state = State {
+            upstream: Upstream::new(crate::Config::default(), GatewayId::new(), releases, CancellationToken::new()),
+            keys: [Secret::new("key")].into(),
+            body_limit: 1,
+            started: 0,
+        };
+        let origins: Vec<String> = origins.iter().map(|&origin| origin.to_owned()).collect();
+        let request = Request::builder().method(method).uri(path).header("origin", "https://app.example");
+        let request = request.header("access-control-request-method", "POST").body(Body::empty()).expect("a request");
+        let response = router(state, &origins).oneshot(request).await.expect("an answer");
+        let allowed = response.headers().get("access-control-allow-origin");
+        (response.status(), allowed.map(|origin| origin.to_str().expect("a text").to_owned()))
+    }
+
+    #[tokio::test]
+    async fn only_pages_of_named_origins_may_ask_and_never_for_metrics() {
+        const CHAT: &str = "/v1/chat/completions";
+        let here = Some("https://app.example".to_owned());
+        let (refused, unfit) = (StatusCode::UNAUTHORIZED, StatusCode::METHOD_NOT_ALLOWED);
+        assert_eq!(ask(&[], Method::POST, CHAT).await, (refused, None));
+        assert_eq!(ask(&[], Method::OPTIONS, CHAT).await, (unfit, None));
+        for (origins, allowed) in
+            [(["*"], Some("*".to_owned())), (["https://app.example"], here), (["https://other.example"], None)]
+        {
+            assert_eq!(ask(&origins, Method::POST, CHAT).await, (refused, allowed.clone()), "{origins:?}");
+            assert_eq!(ask(&origins, Method::OPTIONS, CHAT).await, (StatusCode::OK, allowed), "{origins:?}");
+            assert_eq!(ask(&origins, Method::GET, "/metrics").await, (StatusCode::OK, None), "{origins:?}");
+            assert_eq!(ask(&origins, Method::POST, "/metrics").await, (unfit, None), "{origins:?}");
+        }
+    }
 }

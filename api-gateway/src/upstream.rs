@@ -18,7 +18,7 @@ use std::time::Instant;
 
 use futures_util::StreamExt as _;
 use muster_shared::client::{ClientError, ControllerClient, Timeouts, WorkerClient, http_client};
-use muster_shared::control::{Dispatch, Fleet, ModelStatus, Outcome, Renew};
+use muster_shared::control::{Dispatch, Grant, ModelStatus, Outcome, Renew};
 use muster_shared::embed::{EmbedRequest, EmbedResponse};
 use muster_shared::generate::GenerateRequest;
 use muster_shared::id::GatewayId;
@@ -26,6 +26,7 @@ use muster_shared::problem::{Kind, Problem};
 use muster_shared::secret::Secret;
 use muster_shared::transport::Transport;
 use tokio::sync::Notify;
+use tokio_util::sync::CancellationToken;
 
 use crate::Config;
 use answer::{Answer, Events};
@@ -54,30 +55,44 @@ struct Inner {
     gateway: GatewayId,
     controller: ControllerClient,
     http: reqwest::Client,
+    /// For embeddings, whose worker is silent until all are there.
+    embed_http: reqwest::Client,
     token: Option<Secret>,
     fastchat: FastChatClient,
     releases: Releases,
     view: View,
-    /// Told when the controller names a worker that the view does not hold: look at the fleet now.
-    stranger: Notify,
+    /// Told when the view may be wrong (the controller names a worker it does not hold, or falls silent): look now.
+    doubt: Notify,
     config: Config,
+    /// Cancelled when the time to drain is over.
+    cut: CancellationToken,
 }
 
 impl Upstream {
-    /// A way to the workers of the configured controller; tickets are released through `releases`.
-    pub(crate) fn new(config: Config, gateway: GatewayId, releases: Releases) -> Self {
-        let http = http_client(Timeouts { connect: config.connect_timeout, read: config.read_timeout });
+    /// A way to the workers of the configured controller; tickets are released through `releases`, and requests that
+    /// still run when `cut` is cancelled end then.
+    pub(crate) fn new(config: Config, gateway: GatewayId, releases: Releases, cut: CancellationToken) -> Self {
+        let client = |read| http_client(Timeouts { connect: config.connect_timeout, read });
+        let (http, embed_http) = (client(config.read_timeout), client(config.request_timeout));
+        let batch = config.fastchat_embedding_batch;
         Self(Arc::new(Inner {
             gateway,
             controller: controller_client(&config),
-            fastchat: FastChatClient::new(http.clone(), config.token.clone(), config.fastchat_embedding_batch),
+            fastchat: FastChatClient::new(http.clone(), embed_http.clone(), config.token.clone(), batch),
             http,
+            embed_http,
             token: config.token.clone(),
             releases,
             view: View::default(),
-            stranger: Notify::new(),
+            doubt: Notify::new(),
             config,
+            cut,
         }))
+    }
+
+    /// Cancelled when the gateway's time to drain is over.
+    pub(crate) fn cut(&self) -> &CancellationToken {
+        &self.0.cut
     }
 
     /// The last known fleet.
@@ -88,28 +103,43 @@ impl Upstream {
     /// A request that begins now.
     pub(crate) fn job(&self, request_id: &str, model: &str) -> Job {
         let config = &self.0.config;
-        Job::new(request_id, model, config.attempts.get(), Instant::now() + config.request_timeout)
+        let deadline = Instant::now() + config.request_timeout;
+        Job::new(request_id, model, config.attempts.get(), deadline, self.0.cut.clone())
     }
 
-    /// Renews this gateway's tickets, and looks at the fleet.
-    pub(crate) async fn renew(&self) -> Result<Fleet, ClientError> {
-        let fleet = self.0.controller.renew(&Renew { gateway: self.0.gateway }).await;
-        match &fleet {
-            Ok(fleet) => self.0.view.note(fleet.clone(), Instant::now()),
-            Err(_) => self.0.view.note_silence(),
+    /// Renews this gateway's tickets, and looks at the fleet. A controller that hangs counts as one that does not
+    /// answer after twice the time of a connection.
+    pub(crate) async fn renew(&self) -> Result<(), ClientError> {
+        let Inner { controller, gateway, config, .. } = &*self.0;
+        let renew = Renew { gateway: *gateway };
+        let renewed = tokio::time::timeout(config.connect_timeout * 2, controller.renew(&renew)).await;
+        match renewed.unwrap_or_else(|_| Err(self.hangs())) {
+            Ok(fleet) => {
+                self.0.view.note(fleet, Instant::now());
+                Ok(())
+            }
+            Err(error) => {
+                self.0.view.note_silence();
+                Err(error)
+            }
         }
-        fleet
     }
 
-    /// Resolves when the view misses a worker.
-    pub(crate) async fn met_a_stranger(&self) {
-        self.0.stranger.notified().await;
+    /// Resolves when the view may be wrong.
+    pub(crate) async fn in_doubt(&self) {
+        self.0.doubt.notified().await;
     }
 
     /// Every model that is served, as the controller says, or as was last known.
     pub(crate) async fn models(&self) -> Result<Vec<ModelStatus>, Problem> {
+        if self.0.view.is_silent() {
+            let models = self.0.view.models(Instant::now());
+            if !models.is_empty() {
+                return Ok(models);
+            }
+        }
         match self.renew().await {
-            Ok(_) => Ok(self.0.view.models(Instant::now())),
+            Ok(()) => Ok(self.0.view.models(Instant::now())),
             Err(error) => {
                 tracing::debug!(error = chain(&error), "the controller does not answer; models are as last known");
                 let models = self.0.view.models(Instant::now());
@@ -132,9 +162,9 @@ impl Upstream {
     async fn start(&self, request: &GenerateRequest, job: &mut Job) -> Result<(Events, Ticket), Problem> {
         loop {
             let Chosen { mut ticket, address, transport } = self.choose(job).await?;
-            match job.in_time(self.open(transport, &address, request)).await? {
+            match self.in_time(job, &mut ticket, self.open(transport, &address, request)).await? {
                 Ok(events) => return Ok((events, ticket)),
-                Err(error) => self.give_up(job, &mut ticket, &error)?,
+                Err(error) => self.give_up(job, ticket, &error).await?,
             }
         }
     }
@@ -146,7 +176,10 @@ impl Upstream {
         request: &GenerateRequest,
     ) -> Result<Events, ClientError> {
         match transport {
-            Transport::Http => Ok(self.worker(address).generate(request).await?.boxed()),
+            Transport::Http => {
+                let worker = WorkerClient::new(self.0.http.clone(), address, self.0.token.clone());
+                Ok(worker.generate(request).await?.boxed())
+            }
             Transport::FastChat => self.0.fastchat.generate(address, request).await,
         }
     }
@@ -158,28 +191,43 @@ impl Upstream {
     pub(crate) async fn embed(&self, request: &EmbedRequest, mut job: Job) -> Result<EmbedResponse, Problem> {
         loop {
             let Chosen { mut ticket, address, transport } = self.choose(&mut job).await?;
-            let answer = match transport {
-                Transport::Http => job.in_time(self.worker(&address).embed(request)).await?,
-                Transport::FastChat => job.in_time(self.0.fastchat.embed(&address, request)).await?,
+            let embedded = async {
+                match transport {
+                    Transport::Http => {
+                        let http = self.0.embed_http.clone();
+                        WorkerClient::new(http, &address, self.0.token.clone()).embed(request).await
+                    }
+                    Transport::FastChat => self.0.fastchat.embed(&address, request).await,
+                }
             };
-            match answer {
+            match self.in_time(&job, &mut ticket, embedded).await? {
                 Ok(response) => {
                     ticket.end(Outcome::Done);
                     return Ok(response);
                 }
-                Err(error) => self.give_up(&mut job, &mut ticket, &error)?,
+                Err(error) => self.give_up(&mut job, ticket, &error).await?,
             }
         }
     }
 
-    fn worker(&self, address: &str) -> WorkerClient {
-        WorkerClient::new(self.0.http.clone(), address, self.0.token.clone())
+    /// Waits for the worker of a ticket, up to the request's deadline. A worker that lets it pass has failed.
+    async fn in_time<T>(&self, job: &Job, ticket: &mut Ticket, work: impl Future<Output = T>) -> Result<T, Problem> {
+        job.in_time(work).await.inspect_err(|problem| {
+            if problem.kind == Kind::Timeout {
+                ticket.end(Outcome::Failed);
+                self.0.view.note_end(ticket.worker(), Outcome::Failed, Instant::now());
+            }
+        })
     }
 
-    /// Notes a failed attempt; an error when there shall be no other.
-    fn give_up(&self, job: &mut Job, ticket: &mut Ticket, error: &ClientError) -> Result<(), Problem> {
-        match job.failed(ticket, error) {
+    /// Notes a failed attempt and releases its ticket; an error when there shall be no other.
+    async fn give_up(&self, job: &mut Job, mut ticket: Ticket, error: &ClientError) -> Result<(), Problem> {
+        let verdict = job.failed(&mut ticket, error);
+        self.0.view.note_end(ticket.worker(), ticket.outcome(), Instant::now());
+        drop(ticket);
+        match verdict {
             Verdict::Again => Ok(()),
+            Verdict::Full(problem) => job.wait_for_room(problem).await,
             Verdict::Final(problem) => Err(problem),
         }
     }
@@ -187,43 +235,84 @@ impl Upstream {
     /// One attempt's worker, by the controller or by the last known fleet.
     async fn choose(&self, job: &mut Job) -> Result<Chosen, Problem> {
         job.begin_attempt()?;
+        loop {
+            match self.seek(job).await {
+                Ok(chosen) => return Ok(chosen),
+                Err(problem) => job.wait_for_room(problem).await?,
+            }
+        }
+    }
+
+    async fn seek(&self, job: &Job) -> Result<Chosen, Problem> {
+        if self.0.view.is_silent()
+            && let Some(chosen) = self.choose_from_view(job, view::Trust::Always)
+        {
+            return Ok(chosen); // who asks whether the controller is back is `keep_in_touch`
+        }
+        match self.dispatch(job).await? {
+            Ok(grant) => {
+                if !self.0.view.knows_worker(&grant.worker) {
+                    self.0.doubt.notify_one();
+                }
+                Ok(Chosen {
+                    ticket: Ticket::leased(grant.ticket, grant.worker, self.0.releases.clone()),
+                    address: grant.address,
+                    transport: grant.transport,
+                })
+            }
+            Err(ClientError::Refused { problem, .. })
+                if !matches!(problem.kind, Kind::UnknownModel | Kind::NoWorker) =>
+            {
+                Err(refusal(problem))
+            }
+            Err(ClientError::Refused { problem, .. }) => {
+                // Perhaps the controller is new and has not heard of the worker yet: look which run of it this is.
+                let _ = job.in_time(self.renew()).await?;
+                self.choose_from_view(job, view::Trust::AfterRestart).ok_or(problem)
+            }
+            Err(error) => {
+                tracing::debug!(request_id = job.request_id, error = chain(&error), "the controller does not answer");
+                self.choose_from_view(job, view::Trust::Always).ok_or_else(no_controller)
+            }
+        }
+    }
+
+    /// Asks the controller for a worker.
+    async fn dispatch(&self, job: &Job) -> Result<Result<Grant, ClientError>, Problem> {
         let left = job.time_left();
+        if left.is_zero() {
+            return Err(job::late());
+        }
+        // Half of the time left is for the worker, and for asking one of the view should the controller hang.
+        let config = &self.0.config;
+        let usual = config.dispatch_wait + config.connect_timeout * 2;
+        let limit = usual.min(left / 2);
         let dispatch = Dispatch {
             gateway: self.0.gateway,
             model: job.model.clone(),
             affinity: job.affinity,
             priority: job.priority,
-            wait_ms: millis(self.0.config.dispatch_wait.min(left)),
+            wait_ms: millis(config.dispatch_wait.min(left * 3 / 8)),
             exclude: job.tried.clone(),
         };
-        let error = match job.in_time(self.0.controller.dispatch(&dispatch)).await? {
-            Ok(grant) => {
-                if !self.0.view.knows_worker(&grant.worker) {
-                    self.0.stranger.notify_one();
-                }
-                return Ok(Chosen {
-                    ticket: Ticket::leased(grant.ticket, grant.worker, self.0.releases.clone()),
-                    address: grant.address,
-                    transport: grant.transport,
-                });
+        let answer = tokio::time::timeout(limit, self.0.controller.dispatch(&dispatch));
+        let (answer, is_silent) = match job.while_running(answer).await? {
+            Ok(answer) => {
+                let is_silent = answer.as_ref().is_err_and(|error| !matches!(error, ClientError::Refused { .. }));
+                (answer, is_silent)
             }
-            Err(error) => error,
+            // A limit that our own deadline has shortened says nothing about the controller.
+            Err(_) => (Err(self.hangs()), limit == usual),
         };
-        match error {
-            ClientError::Refused { problem, .. } if !matches!(problem.kind, Kind::UnknownModel | Kind::NoWorker) => {
-                Err(refusal(problem))
-            }
-            ClientError::Refused { problem, .. } => {
-                // Perhaps the controller is new and has not heard of the worker yet: look which run of it this is.
-                let _ = self.renew().await;
-                self.choose_from_view(job, view::Trust::AfterRestart).ok_or(problem)
-            }
-            error => {
-                tracing::debug!(request_id = job.request_id, error = chain(&error), "the controller does not answer");
-                self.0.view.note_silence();
-                self.choose_from_view(job, view::Trust::Always).ok_or_else(no_controller)
-            }
+        if is_silent && self.0.view.note_silence() {
+            self.0.doubt.notify_one();
         }
+        Ok(answer)
+    }
+
+    /// The controller has taken a call and not answered.
+    fn hangs(&self) -> ClientError {
+        ClientError::Broken { address: self.0.controller.address().to_owned(), source: None }
     }
 
     /// A worker of the last known fleet; the controller does not count the request.

@@ -2,13 +2,14 @@
 
 mod peers;
 
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use muster_shared::control::Outcome;
 use muster_shared::id::WorkerId;
 use muster_shared::problem::{Kind, Problem};
 use peers::{Controller, Deed, Gateway, nobody, outcomes, worker};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 /// A gateway in front of workers that are granted in turn.
 async fn fleet(deeds: Vec<Deed>) -> (Gateway, Controller, Vec<String>) {
@@ -122,7 +123,7 @@ async fn a_request_that_takes_too_long_is_answered_with_a_timeout() {
     let (status, error) = whole(&gateway).await.expect_err("it takes too long");
     assert_eq!((status, error["code"].as_str()), (504, Some("timeout")));
     tokio::time::timeout(peers::PATIENCE, gone.recv()).await.expect("the worker hears of it").expect("it runs");
-    assert_eq!(controller.released().await.outcome, Outcome::Cancelled);
+    assert_eq!(controller.released().await.outcome, Outcome::Failed, "the worker is to blame");
 }
 
 #[tokio::test]
@@ -147,4 +148,114 @@ async fn without_a_controller_the_answer_says_so_without_its_address() {
     let (status, error) = whole(&gateway).await.expect_err("there is no controller");
     assert_eq!((status, error["code"].as_str()), (503, Some("no_worker")));
     assert!(!error["message"].as_str().expect("a text").contains("127.0.0.1"), "{error}");
+}
+
+#[tokio::test]
+async fn a_failed_attempt_gives_its_room_back_before_the_next_one_is_made() {
+    let (breaks, _) = worker(Deed::Break(&["Wro", "ng"])).await;
+    let (answers, _) = worker(Deed::Answer(&["Right"])).await;
+    let mut controller = Controller::with_room([Ok(breaks), Ok(answers)], 1).await;
+    let gateway = Gateway::start(&controller.address, |_| {}).await;
+    assert_eq!(whole(&gateway).await.as_deref(), Ok("Right"));
+    assert_eq!(outcomes(&mut controller, 2).await, [Outcome::Failed, Outcome::Done]);
+}
+
+#[tokio::test]
+async fn a_controller_that_hangs_is_passed_over() {
+    let (good, _) = worker(Deed::Answer(&["Hello"])).await;
+    let controller = Controller::start([Ok(good.clone()), Ok(good)]).await;
+    let gateway = Gateway::start(&controller.address, |config| {
+        config.connect_timeout = Duration::from_millis(250);
+        config.dispatch_wait = Duration::from_millis(100);
+    })
+    .await;
+    assert_eq!(whole(&gateway).await.as_deref(), Ok("Hello"));
+    controller.hangs.cancel();
+    for _ in 0..3 {
+        assert_eq!(whole(&gateway).await.as_deref(), Ok("Hello"), "from the last known fleet");
+    }
+    let models = reqwest::get(format!("{}/v1/models", gateway.address)).await.expect("an answer");
+    assert!(models.text().await.expect("a body").contains("\"m\""));
+    let ignored = controller.ignored.load(Ordering::Relaxed);
+    assert!(ignored <= 1, "once is enough to know that it hangs; it was asked {ignored} times");
+}
+
+#[tokio::test]
+async fn requests_that_outlive_the_time_to_drain_are_told_so() {
+    let (hanging, _gone) = worker(Deed::Hang).await;
+    let mut controller = Controller::start([Ok(hanging.clone()), Ok(hanging)]).await;
+    let gateway = Gateway::start(&controller.address, |config| config.drain = Duration::from_millis(100)).await;
+    let mut stream = gateway.chat(true).await;
+    stream.chunk().await.expect("a chunk").expect("a chunk");
+    let address = gateway.address.clone();
+    let other = tokio::spawn(async move {
+        let body = json!({ "model": "m", "messages": [{ "role": "user", "content": "hi" }] });
+        reqwest::Client::new().post(format!("{address}/v1/chat/completions")).json(&body).send().await
+    });
+    while controller.dispatches.lock().expect("no panic while holding it").len() < 2 {
+        tokio::task::yield_now().await;
+    }
+    let stopped = gateway.stop();
+    let text = stream.text().await.expect("the gateway ends the stream itself");
+    assert!(text.contains("the gateway is stopping") && !text.contains("[DONE]"), "{text}");
+    let response = other.await.expect("no panic").expect("an answer");
+    assert_eq!((response.status().as_u16(), response.headers().contains_key("retry-after")), (503, true));
+    assert_eq!(outcomes(&mut controller, 2).await, [Outcome::Cancelled; 2]);
+    let stopped = tokio::time::timeout(peers::PATIENCE, stopped).await.expect("it ends").expect("no panic");
+    assert!(stopped.is_ok());
+}
+
+#[tokio::test]
+async fn prompts_of_one_request_wait_for_each_other() {
+    for stream in [false, true] {
+        let (slow, _) = worker(Deed::Answer(&["Hello"])).await;
+        let full = || Err(Problem::new(Kind::Overloaded, "full").with_retry_after_ms(1));
+        let turns = [Ok(slow.clone()), full(), full(), Ok(slow.clone()), full(), full(), Ok(slow)];
+        let controller = Controller::start(turns).await;
+        let gateway = Gateway::start(&controller.address, |_| {}).await;
+        let body = json!({ "model": "m", "prompt": ["a", "b", "c"], "stream": stream });
+        let response = gateway.post("/v1/completions", &body).await;
+        assert_eq!(response.status(), 200);
+        let text = response.text().await.expect("a body");
+        assert_eq!((text.matches("Hello").count(), text.contains("\"error\"")), (3, false), "{text}");
+    }
+}
+
+#[tokio::test]
+async fn three_prompts_share_one_slot() {
+    let (good, _) = worker(Deed::Answer(&["Hello"])).await;
+    let controller = Controller::with_room([Ok(good.clone()), Ok(good.clone()), Ok(good)], 1).await;
+    let wait = Duration::from_millis(100);
+    let gateway = Gateway::start(&controller.address, |config| config.dispatch_wait = wait).await;
+    let body = json!({ "model": "m", "prompt": ["a", "b", "c"] });
+    assert_eq!(gateway.post("/v1/completions", &body).await.status(), 200);
+}
+
+#[tokio::test]
+async fn a_full_fleet_refuses_the_first_prompt_at_once() {
+    let controller = Controller::start([Err(Problem::new(Kind::Overloaded, "full").with_retry_after_ms(1))]).await;
+    let gateway = Gateway::start(&controller.address, |_| {}).await;
+    let body = json!({ "model": "m", "prompt": ["a", "b", "c"] });
+    assert_eq!(gateway.post("/v1/completions", &body).await.status(), 429);
+}
+
+#[tokio::test]
+async fn embedding_may_take_longer_than_a_silence() {
+    let embedder = peers::slow_embedder(Duration::from_millis(300)).await;
+    let controller = Controller::start([Ok(embedder)]).await;
+    let silence = Duration::from_millis(50);
+    let gateway = Gateway::start(&controller.address, |config| config.read_timeout = silence).await;
+    let body = json!({ "model": "m", "input": "a" });
+    assert_eq!(gateway.post("/v1/embeddings", &body).await.status(), 200);
+}
+
+#[tokio::test]
+async fn a_worker_that_does_not_embed_in_time_is_to_blame() {
+    let embedder = peers::slow_embedder(peers::PATIENCE).await;
+    let mut controller = Controller::start([Ok(embedder)]).await;
+    let limit = Duration::from_millis(100);
+    let gateway = Gateway::start(&controller.address, |config| config.request_timeout = limit).await;
+    let body = json!({ "model": "m", "input": "a" });
+    assert_eq!(gateway.post("/v1/embeddings", &body).await.status(), 504);
+    assert_eq!(outcomes(&mut controller, 1).await, [Outcome::Failed]);
 }

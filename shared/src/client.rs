@@ -96,6 +96,7 @@ pub fn http_client(timeouts: Timeouts) -> reqwest::Client {
         .read_timeout(timeouts.read)
         .tcp_nodelay(true)
         .no_proxy() // services of one fleet; a proxy in the environment is for the outside world
+        .redirect(reqwest::redirect::Policy::none()) // ours never do, and a token must not go elsewhere
         .build()
         .expect("a plain HTTP client needs nothing from outside")
 }

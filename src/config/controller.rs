@@ -49,7 +49,7 @@ pub(crate) struct ControllerSection {
     #[arg(long, env = "MUSTER_CONTROLLER_BREAKER_PAUSE")]
     pub(crate) breaker_pause: Option<Span>,
     /// Token that every service of the fleet shows to the others.
-    #[arg(long, env = "MUSTER_FLEET_TOKEN", hide_env_values = true, value_parser = super::secret)]
+    #[arg(long, env = "MUSTER_FLEET_TOKEN", hide_env_values = true, value_parser = super::SecretParser)]
     pub(crate) fleet_token: Option<Secret>,
     /// File that holds the fleet's token.
     #[arg(long, env = "MUSTER_FLEET_TOKEN_FILE")]
@@ -61,7 +61,13 @@ pub(crate) struct ControllerSection {
     #[arg(long, env = "MUSTER_CONTROLLER_DRAIN")]
     pub(crate) drain: Option<Span>,
     /// Listen on an open interface without a token.
-    #[arg(long, env = "MUSTER_INSECURE", num_args = 0..=1, default_missing_value = "true")]
+    #[arg(
+        long,
+        env = "MUSTER_INSECURE",
+        value_parser = super::switch(),
+        num_args = 0..=1,
+        default_missing_value = "true",
+    )]
     pub(crate) insecure: Option<bool>,
 }
 
@@ -69,7 +75,7 @@ impl ControllerSection {
     /// What is not said here is taken from `other`.
     pub(crate) fn or(self, other: Self) -> Self {
         or!(self, other; host, port, policy, heartbeat, missed_beats, fastchat_expiration, queue_limit, queue_wait,
-            breaker_failures, breaker_pause, fleet_token, fleet_token_file, body_limit, drain, insecure)
+            breaker_failures, breaker_pause, body_limit, drain, insecure; (fleet_token, fleet_token_file))
     }
 
     /// Everything said.

@@ -1,10 +1,14 @@
 //! The configuration file.
 
+mod variables;
+
 use std::path::Path;
 
 use anyhow::Context as _;
 use serde::Deserialize;
+use serde_saphyr::{MessageFormatter as _, UserMessageFormatter};
 
+use self::variables::{Filled, Place};
 use super::{ControllerSection, GatewaySection, ModelSection, WorkerSection};
 
 /// What the file says; every section may be missing.
@@ -27,39 +31,34 @@ impl File {
         let name = path.display();
         let text = std::fs::read_to_string(path).with_context(|| format!("cannot read {name}"))?;
         let lookup = |name: &str| std::env::var_os(name).and_then(|value| value.into_string().ok());
-        let text = interpolate(&text, lookup).map_err(|error| anyhow::anyhow!("{name}: {error}"))?;
-        if text.trim().is_empty() {
-            return Ok(Self::default());
-        }
-        let file: Self = serde_saphyr::from_str(&text).map_err(|error| anyhow::anyhow!("{name}: {error}"))?;
+        let filled = variables::fill(&text, lookup).map_err(|error| anyhow::anyhow!("{name}: {error}"))?;
+        let file = read(&filled).map_err(|error| anyhow::anyhow!("{name}: {error}"))?;
         let worker = WorkerSection { models: file.models.clone(), ..file.worker };
         Ok(Self { worker, ..file })
     }
 }
 
-/// Puts variables in the place of their names.
-fn interpolate(text: &str, lookup: impl Fn(&str) -> Option<String>) -> Result<String, String> {
-    let mut out = String::with_capacity(text.len());
-    for (number, line) in text.split_inclusive('\n').enumerate() {
-        let mut rest = line;
-        while !line.trim_start().starts_with('#')
-            && let Some((before, after)) = rest.split_once("${")
-        {
-            let column = line.len() - rest.len() + before.len() + 1;
-            let place = format!("line {}, column {column}", number + 1);
-            let (name, tail) = after.split_once('}').ok_or_else(|| format!("{place}: `${{` without `}}`"))?;
-            let value = lookup(name).ok_or_else(|| format!("{place}: the environment has no variable `{name}`"))?;
-            out.push_str(before);
-            out.push_str(&value);
-            rest = tail;
-        }
-        out.push_str(rest);
+/// Reads the file's text. An error shows neither the text around it nor the value of a variable.
+fn read(filled: &Filled) -> Result<File, String> {
+    if filled.text.trim().is_empty() {
+        return Ok(File::default());
     }
-    Ok(out)
+    let options = serde_saphyr::options! { with_snippet: false };
+    serde_saphyr::from_str_with_options(&filled.text, options).map_err(|error| {
+        let message = filled.hide(&UserMessageFormatter.format_message(&error));
+        match error.location() {
+            Some(location) => {
+                let place = Place { line: location.line() as usize, column: location.column() as usize };
+                format!("{}: {message}", filled.in_file(place))
+            }
+            None => message,
+        }
+    })
 }
 
 #[cfg(test)]
 mod tests {
+    use super::super::Span;
     use super::*;
 
     fn load(text: &str) -> anyhow::Result<File> {
@@ -85,13 +84,58 @@ mod tests {
     }
 
     #[test]
-    fn variables_are_put_in_and_missing_ones_are_named() {
-        let lookup = |name: &str| (name == "KEY").then(|| "secret".to_owned());
+    fn variables_fill_knobs_of_every_kind() {
+        let text = "controller: {port: ${PORT}, heartbeat: ${BEAT}, fleet_token: ${PORT}, insecure: ${YES}}";
+        let filled = variables::fill(text, |name| {
+            Some(match name {
+                "PORT" => "7000".to_owned(),
+                "BEAT" => "2s".to_owned(),
+                _ => "true".to_owned(),
+            })
+        });
+        let controller = read(&filled.expect("all are there")).expect("a file").controller;
         assert_eq!(
-            interpolate("a: ${KEY}\n# ${NO}\nb: x${KEY}y", lookup),
-            Ok("a: secret\n# ${NO}\nb: xsecrety".into())
+            (controller.port, controller.heartbeat, controller.insecure),
+            (Some(7000), Some(Span::seconds(2)), Some(true))
         );
-        let error = interpolate("a: 1\nb: ${NO}", lookup).expect_err("no such variable");
-        assert_eq!(error, "line 2, column 4: the environment has no variable `NO`");
+        assert_eq!(controller.fleet_token.expect("a token").expose(), "7000");
+    }
+
+    #[test]
+    fn no_error_shows_the_value_of_a_variable() {
+        let value = "hunter2 \"and\" more\nof it";
+        for (text, place) in [
+            ("controller:\n  heartbeat: ${KEY}\n", "line 2, column 14"),
+            ("controller:\n  port: ${KEY}\n", "line 2, column 9"),
+            ("controller:\n  ${KEY}: 1\n", "line 2, column 3"),
+            ("controller: ${KEY}\n", "line 1, column 13"),
+            ("gateway: {api_key: ${KEY}, prot: 1}\n", "line 1, column 20"),
+            ("gateway: {api_key: [\"${KEY}\"], prot: 1}\n", "line 1, column 2"),
+            ("gateway: {host: ${KEY}, prot: 1}\n", "line 1, column 25"),
+            ("gateway:\n  host: ${KEY}\n  host: ${KEY}\n", "line 3, column 3"),
+            ("gateway:\n  host: ${KEY}\n bad\n", "line 3"),
+        ] {
+            let filled = variables::fill(text, |_| Some(value.to_owned())).expect("it is there");
+            let error = read(&filled).expect_err(text);
+            assert!(
+                !error.contains("hunter2") && !error.contains("more") && !error.contains("of it"),
+                "{text}: {error}"
+            );
+            assert!(error.starts_with(place), "{text}: {error}");
+        }
+    }
+
+    #[test]
+    fn secrets_that_are_none_are_refused() {
+        for text in [
+            "gateway: {api_key: [\"\"]}",
+            "gateway: {api_key: [\" \"]}",
+            "gateway: {fleet_token: '***'}",
+            "worker: {fleet_token: \"\"}",
+            "controller: {fleet_token: \"\"}",
+        ] {
+            let error = load(text).expect_err(text).to_string();
+            assert!(error.contains("line 1, column") && error.contains("key"), "{text}: {error}");
+        }
     }
 }

@@ -25,18 +25,35 @@ pub(crate) struct GatewaySection {
     #[arg(long, env = "MUSTER_CONTROLLER_ADDRESS")]
     pub(crate) controller_address: Option<String>,
     /// Key that clients must show; may be given several times.
-    #[arg(long, visible_alias = "api-keys", env = "MUSTER_API_KEY", hide_env_values = true, value_parser = super::secret, value_delimiter = ',')]
+    #[arg(
+        long,
+        visible_alias = "api-keys",
+        env = "MUSTER_API_KEY",
+        hide_env_values = true,
+        value_parser = super::SecretParser,
+        value_delimiter = ',',
+    )]
     #[serde(alias = "api_keys")]
     pub(crate) api_key: Option<Vec<Secret>>,
     /// File that holds keys, one a line.
     #[arg(long, env = "MUSTER_API_KEY_FILE")]
     pub(crate) api_key_file: Option<PathBuf>,
     /// Token that every service of the fleet shows to the others.
-    #[arg(long, env = "MUSTER_FLEET_TOKEN", hide_env_values = true, value_parser = super::secret)]
+    #[arg(long, env = "MUSTER_FLEET_TOKEN", hide_env_values = true, value_parser = super::SecretParser)]
     pub(crate) fleet_token: Option<Secret>,
     /// File that holds the fleet's token.
     #[arg(long, env = "MUSTER_FLEET_TOKEN_FILE")]
     pub(crate) fleet_token_file: Option<PathBuf>,
+    /// Origin whose pages may ask, as `https://app.example`, or `*` for any; may be given several times.
+    #[arg(
+        long = "cors-origin",
+        visible_alias = "allowed-origins",
+        env = "MUSTER_GATEWAY_CORS_ORIGINS",
+        value_name = "ORIGIN",
+        value_delimiter = ','
+    )]
+    #[serde(alias = "allowed_origins")]
+    pub(crate) cors_origins: Option<Vec<String>>,
     /// Workers tried for one request.
     #[arg(long, env = "MUSTER_GATEWAY_ATTEMPTS")]
     pub(crate) attempts: Option<NonZeroU32>,
@@ -65,16 +82,22 @@ pub(crate) struct GatewaySection {
     #[arg(long, env = "MUSTER_GATEWAY_DRAIN")]
     pub(crate) drain: Option<Span>,
     /// Listen on an open interface without a key.
-    #[arg(long, env = "MUSTER_INSECURE", num_args = 0..=1, default_missing_value = "true")]
+    #[arg(
+        long,
+        env = "MUSTER_INSECURE",
+        value_parser = super::switch(),
+        num_args = 0..=1,
+        default_missing_value = "true",
+    )]
     pub(crate) insecure: Option<bool>,
 }
 
 impl GatewaySection {
     /// What is not said here is taken from `other`.
     pub(crate) fn or(self, other: Self) -> Self {
-        or!(self, other; host, port, controller_address, api_key, api_key_file, fleet_token, fleet_token_file, attempts,
+        or!(self, other; host, port, controller_address, cors_origins, attempts,
             dispatch_wait, connect_timeout, read_timeout, request_timeout, body_limit, sync_interval,
-            fastchat_embedding_batch, drain, insecure)
+            fastchat_embedding_batch, drain, insecure; (api_key, api_key_file), (fleet_token, fleet_token_file))
     }
 
     /// Everything said.
@@ -88,6 +111,7 @@ impl GatewaySection {
             api_key_file: None,
             fleet_token: None,
             fleet_token_file: None,
+            cors_origins: Some(usual.cors_origins),
             attempts: Some(usual.attempts),
             dispatch_wait: Some(Span(usual.dispatch_wait)),
             connect_timeout: Some(Span(usual.connect_timeout)),
@@ -118,6 +142,10 @@ impl GatewaySection {
             },
             token: fleet_token(self.fleet_token.clone(), self.fleet_token_file.as_deref())?,
             keys,
+            cors_origins: match &self.cors_origins {
+                Some(origins) => origins.iter().map(|text| origin(text)).collect::<anyhow::Result<_>>()?,
+                None => usual.cors_origins,
+            },
             attempts: self.attempts.unwrap_or(usual.attempts),
             dispatch_wait: span(self.dispatch_wait, usual.dispatch_wait),
             connect_timeout: span(self.connect_timeout, usual.connect_timeout),
@@ -128,5 +156,49 @@ impl GatewaySection {
             fastchat_embedding_batch: self.fastchat_embedding_batch.unwrap_or(usual.fastchat_embedding_batch),
             drain: span(self.drain, usual.drain),
         })
+    }
+}
+
+/// An origin as browsers write it. A piece of a JSON list is taken too: FastChat's `--allowed-origins` has those.
+fn origin(text: &str) -> anyhow::Result<String> {
+    let piece = text.trim().trim_start_matches('[').trim_start();
+    let text = match piece.strip_prefix('"') {
+        Some(quoted) => quoted.trim_end_matches([']', ' ']).trim_end_matches('"'),
+        None => piece,
+    };
+    if text == "*" {
+        return Ok(text.to_owned());
+    }
+    let wrong = || anyhow::anyhow!("cors_origins: `{text}` is no origin; write https://HOST, https://HOST:PORT or *");
+    let url = reqwest::Url::parse(text).map_err(|_| wrong())?;
+    let bare = url.username().is_empty() && matches!(url.path(), "" | "/");
+    anyhow::ensure!(url.has_host() && bare && url.query().is_none() && url.fragment().is_none(), wrong());
+    Ok(match url.scheme() {
+        "http" | "https" => url.origin().ascii_serialization(),
+        _ => text.trim_end_matches('/').to_owned(), // of an app or an extension
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn origins_are_written_as_browsers_do() {
+        for (text, expected) in [
+            ("*", "*"),
+            ("https://App.Example/", "https://app.example"),
+            ("https://app.example:443", "https://app.example"),
+            ("http://[::1]", "http://[::1]"),
+            ("tauri://localhost", "tauri://localhost"),
+            ("[\"*\"]", "*"),
+            ("[\"http://a:1\"", "http://a:1"),
+            (" \"http://[::1]:2\" ]", "http://[::1]:2"),
+        ] {
+            assert_eq!(origin(text).expect(text), expected);
+        }
+        for text in ["", "app.example", "https://a/b", "https://a?b", "https://me@a", "null", "mailto:a@b"] {
+            assert!(origin(text).is_err(), "{text}");
+        }
     }
 }

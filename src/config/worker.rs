@@ -18,6 +18,8 @@ use super::{Span, base_url, cache_folder, fleet_token, or};
 
 /// Name under which `--model` means a model without files.
 const FAKE: &str = "fake";
+/// Tokens of the shortest context that can hold a question and an answer.
+const SHORTEST_CONTEXT: u32 = 4;
 
 /// Which models to serve, and how they use the machine.
 #[derive(Debug, Clone, Default, Args, Serialize, Deserialize)]
@@ -47,7 +49,13 @@ pub(crate) struct ModelSection {
     #[arg(long, env = "MUSTER_WORKER_THREADS")]
     pub(crate) threads: Option<NonZeroUsize>,
     /// Let idle threads of ONNX Runtime spin; only for machines that do nothing else.
-    #[arg(long, env = "MUSTER_WORKER_SPIN", num_args = 0..=1, default_missing_value = "true")]
+    #[arg(
+        long,
+        env = "MUSTER_WORKER_SPIN",
+        value_parser = super::switch(),
+        num_args = 0..=1,
+        default_missing_value = "true",
+    )]
     pub(crate) spin: Option<bool>,
     /// ONNX Runtime's shared library.
     #[arg(long, env = "ORT_DYLIB_PATH", value_name = "FILE")]
@@ -77,7 +85,13 @@ pub(crate) struct WorkerSection {
     #[arg(long, env = "MUSTER_CONTROLLER_ADDRESS")]
     pub(crate) controller_address: Option<String>,
     /// Serve without registering anywhere.
-    #[arg(long, env = "MUSTER_WORKER_NO_REGISTER", num_args = 0..=1, default_missing_value = "true")]
+    #[arg(
+        long,
+        env = "MUSTER_WORKER_NO_REGISTER",
+        value_parser = super::switch(),
+        num_args = 0..=1,
+        default_missing_value = "true",
+    )]
     pub(crate) no_register: Option<bool>,
     /// Name of this worker; its address when absent.
     #[arg(long, env = "MUSTER_WORKER_ID")]
@@ -89,7 +103,7 @@ pub(crate) struct WorkerSection {
     #[arg(long, env = "FASTCHAT_WORKER_HEART_BEAT_INTERVAL")]
     pub(crate) fastchat_heartbeat: Option<Span>,
     /// Token that every service of the fleet shows to the others.
-    #[arg(long, env = "MUSTER_FLEET_TOKEN", hide_env_values = true, value_parser = super::secret)]
+    #[arg(long, env = "MUSTER_FLEET_TOKEN", hide_env_values = true, value_parser = super::SecretParser)]
     pub(crate) fleet_token: Option<Secret>,
     /// File that holds the fleet's token.
     #[arg(long, env = "MUSTER_FLEET_TOKEN_FILE")]
@@ -101,7 +115,13 @@ pub(crate) struct WorkerSection {
     #[arg(long, env = "MUSTER_WORKER_DRAIN")]
     pub(crate) drain: Option<Span>,
     /// Listen on an open interface without a token.
-    #[arg(long, env = "MUSTER_INSECURE", num_args = 0..=1, default_missing_value = "true")]
+    #[arg(
+        long,
+        env = "MUSTER_INSECURE",
+        value_parser = super::switch(),
+        num_args = 0..=1,
+        default_missing_value = "true",
+    )]
     pub(crate) insecure: Option<bool>,
     /// A section of its own in the file, since `muster up` reads it too.
     #[command(flatten)]
@@ -112,8 +132,8 @@ pub(crate) struct WorkerSection {
 impl ModelSection {
     /// What is not said here is taken from `other`.
     pub(crate) fn or(self, other: Self) -> Self {
-        or!(self, other; model, model_names, slots, waiting, embedding_requests, context_length, threads, spin,
-            onnxruntime, fake_token_time, fake_answer)
+        or!(self, other; slots, waiting, embedding_requests, context_length, threads, spin,
+            onnxruntime, fake_token_time, fake_answer; (model, model_names))
     }
 
     fn defaults() -> Self {
@@ -194,7 +214,7 @@ impl WorkerSection {
     /// What is not said here is taken from `other`.
     pub(crate) fn or(self, other: Self) -> Self {
         or!(self, other; host, port, worker_address, controller_address, no_register, worker_id, speed,
-            fastchat_heartbeat, fleet_token, fleet_token_file, body_limit, drain, insecure, models)
+            fastchat_heartbeat, body_limit, drain, insecure, models; (fleet_token, fleet_token_file))
     }
 
     /// Everything said.
@@ -219,6 +239,12 @@ impl WorkerSection {
     pub(crate) fn config(&self) -> anyhow::Result<Config> {
         let usual = Config::default();
         let flags = &self.models;
+        if let Some(length) = flags.context_length {
+            anyhow::ensure!(
+                length.get() >= SHORTEST_CONTEXT,
+                "context_length is {length}; it must be at least {SHORTEST_CONTEXT}"
+            );
+        }
         let config = Config {
             models: flags.models()?,
             address: self.worker_address.as_deref().map(|url| base_url("worker_address", url)).transpose()?,
@@ -242,6 +268,8 @@ impl WorkerSection {
     }
 
     fn registration(&self) -> anyhow::Result<Option<RegistrationConfig>> {
+        let fastchat_heartbeat = self.fastchat_heartbeat.map_or(Span::seconds(45).0, |Span(time)| time);
+        anyhow::ensure!(!fastchat_heartbeat.is_zero(), "fastchat_heartbeat is 0; it must be longer");
         if self.no_register == Some(true) {
             return Ok(None);
         }
@@ -250,7 +278,7 @@ impl WorkerSection {
             controller: base_url("controller_address", controller)?,
             id: self.worker_id.as_deref().map(WorkerId::new),
             speed: speed(self.speed.as_deref().unwrap_or("1"))?,
-            fastchat_heartbeat: self.fastchat_heartbeat.map_or(Span::seconds(45).0, |Span(time)| time),
+            fastchat_heartbeat,
         }))
     }
 

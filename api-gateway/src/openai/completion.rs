@@ -33,7 +33,7 @@ pub(crate) struct CompletionRequest {
     pub(crate) model: String,
     /// At least one.
     pub(crate) prompts: Vec<Prompt>,
-    /// What a worker is asked, still without a request id, for the first prompt.
+    /// What a worker is asked for each prompt, still without that and without a request id.
     pub(crate) generate: GenerateRequest,
     pub(crate) stream: bool,
     /// Whether a stream ends with what it has cost.
@@ -55,8 +55,13 @@ impl CompletionRequest {
             max_tokens: Some(fields.positive("max_tokens")?.unwrap_or(MAX_TOKENS)),
             logprobs: fields.count("logprobs", 0..=20)?,
             echo: fields.boolean("echo")?.unwrap_or(false),
-            ..options.generate(prompts[0].clone())
+            ..options.generate(Prompt::Text(String::new()))
         };
+        if generate.echo && generate.logprobs.is_some() {
+            let message = "'logprobs' together with 'echo' is not supported by this gateway yet: the prompt's tokens \
+                           would lack theirs; leave one of them out";
+            return Err(Problem::invalid("logprobs", message));
+        }
         check_best_of(&mut fields, generate.choices)?;
         fields.unknown();
         let Options { model, stream, include_usage, priority, .. } = options;
@@ -64,11 +69,9 @@ impl CompletionRequest {
     }
 
     /// What the workers are asked: one request for each prompt, in their order.
-    pub(crate) fn requests(&self) -> Vec<GenerateRequest> {
-        // Without its prompt, which may be long, the template is cheap to copy.
-        let template = GenerateRequest { prompt: Prompt::Text(String::new()), ..self.generate.clone() };
-        let request = |prompt: &Prompt| GenerateRequest { prompt: prompt.clone(), ..template.clone() };
-        self.prompts.iter().map(request).collect()
+    pub(crate) fn into_requests(self) -> Vec<GenerateRequest> {
+        let request = |prompt| GenerateRequest { prompt, ..self.generate.clone() };
+        self.prompts.into_iter().map(request).collect()
     }
 
     fn choices(&self) -> usize {

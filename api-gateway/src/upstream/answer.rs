@@ -23,24 +23,21 @@ pub(crate) struct Answer {
     upstream: Upstream,
     request: Arc<GenerateRequest>,
     job: Job,
-    events: Events,
-    ticket: Ticket,
+    /// The worker that answers; absent between two, and after the last event.
+    running: Option<(Events, Ticket)>,
     begun: Instant,
     last_token: Option<Instant>,
     /// Whether the client may have seen something that another worker would not say alike.
     shown: bool,
-    ended: bool,
+    /// Whether the whole answer must be here by the request's deadline, not only its beginning.
+    timed: bool,
 }
 
 impl Answer {
-    pub(super) fn new(
-        upstream: Upstream,
-        request: Arc<GenerateRequest>,
-        job: Job,
-        (events, ticket): (Events, Ticket),
-    ) -> Self {
+    pub(super) fn new(upstream: Upstream, request: Arc<GenerateRequest>, job: Job, running: (Events, Ticket)) -> Self {
         let begun = Instant::now();
-        Self { upstream, request, job, events, ticket, begun, last_token: None, shown: false, ended: false }
+        let running = Some(running);
+        Self { upstream, request, job, running, begun, last_token: None, shown: false, timed: false }
     }
 
     /// The next event, or `None` after the last. After a change of worker a second [`Event::Started`] comes.
@@ -48,24 +45,32 @@ impl Answer {
     /// # Errors
     /// In words for the client, when the answer broke off and no other worker could go on.
     pub(crate) async fn next(&mut self) -> Option<Result<Event, Problem>> {
-        while !self.ended {
-            let error = match self.events.next().await {
-                Some(Ok(Event::Failed { problem })) => {
-                    ClientError::Refused { address: self.ticket.worker().to_string(), problem }
+        loop {
+            let (events, ticket) = self.running.as_mut()?;
+            let received = if self.timed {
+                self.upstream.in_time(&self.job, ticket, events.next()).await
+            } else {
+                self.job.while_running(events.next()).await
+            };
+            let error = match received {
+                Ok(Some(Ok(Event::Failed { problem }))) => {
+                    ClientError::Refused { address: ticket.worker().to_string(), problem }
                 }
-                Some(Ok(event)) => {
+                Ok(Some(Ok(event))) => {
                     self.note(&event);
                     return Some(Ok(event));
                 }
-                Some(Err(error)) => error,
-                None => ClientError::Broken { address: self.ticket.worker().to_string(), source: None },
+                Ok(Some(Err(error))) => error,
+                Ok(None) => ClientError::Broken { address: ticket.worker().to_string(), source: None },
+                Err(problem) => {
+                    self.running = None;
+                    return Some(Err(problem));
+                }
             };
             if let Err(problem) = self.go_on_elsewhere(&error).await {
-                self.ended = true;
                 return Some(Err(problem));
             }
         }
-        None
     }
 
     /// Every event of the answer, from one worker from the first to the last.
@@ -73,20 +78,17 @@ impl Answer {
     /// # Errors
     /// As [`Answer::next`].
     pub(crate) async fn whole(mut self) -> Result<Vec<Event>, Problem> {
-        let job = self.job.clone();
-        job.in_time(async {
-            let mut events = Vec::new();
-            while let Some(event) = self.next().await {
-                let event = event?;
-                if matches!(event, Event::Started { .. }) {
-                    events.clear(); // another worker begins from the beginning
-                }
-                self.shown = false; // nothing is sent before all is here
-                events.push(event);
+        self.timed = true;
+        let mut events = Vec::new();
+        while let Some(event) = self.next().await {
+            let event = event?;
+            if matches!(event, Event::Started { .. }) {
+                events.clear(); // another worker begins from the beginning
             }
-            Ok(events)
-        })
-        .await?
+            self.shown = false; // nothing is sent before all is here
+            events.push(event);
+        }
+        Ok(events)
     }
 
     fn note(&mut self, event: &Event) {
@@ -94,13 +96,16 @@ impl Answer {
             Event::Started { .. } | Event::Failed { .. } => {}
             Event::Delta { text, tokens, logprobs, .. } => {
                 self.shown |= !text.is_empty() || !logprobs.is_empty();
-                self.ticket.tokens(tokens.len(), self.begun.elapsed());
+                if let Some((_, ticket)) = &mut self.running {
+                    ticket.tokens(tokens.len(), self.begun.elapsed());
+                }
                 metrics::token(self.begun, self.last_token.replace(Instant::now()));
             }
             Event::Finished { .. } => self.shown = true,
             Event::Done { usage } => {
-                self.ended = true;
-                self.ticket.end(Outcome::Done);
+                if let Some((_, mut ticket)) = self.running.take() {
+                    ticket.end(Outcome::Done);
+                }
                 metrics::usage(&self.metric_model(), usage);
             }
         }
@@ -112,12 +117,19 @@ impl Answer {
 
     /// Takes another worker, if the client has seen nothing of this one.
     async fn go_on_elsewhere(&mut self, error: &ClientError) -> Result<(), Problem> {
-        self.upstream.give_up(&mut self.job, &mut self.ticket, error)?;
+        if let Some((events, ticket)) = self.running.take() {
+            drop(events);
+            if self.shown {
+                self.job.patient = false; // there is nothing to wait for
+            }
+            // The ticket is gone before another is asked for: the fleet may have no room beside it.
+            self.upstream.give_up(&mut self.job, ticket, error).await?;
+        }
         if self.shown {
             return Err(super::job::worker_failed());
         }
-        let (events, ticket) = self.upstream.start(&self.request, &mut self.job).await?;
-        (self.events, self.ticket) = (events, ticket);
+        self.running = Some(self.upstream.start(&self.request, &mut self.job).await?);
+        (self.begun, self.last_token) = (Instant::now(), None);
         Ok(())
     }
 }

@@ -36,15 +36,22 @@ use templates::Templates;
 #[derive(Debug, Clone)]
 pub(crate) struct FastChatClient {
     http: reqwest::Client,
+    embed_http: reqwest::Client,
     token: Option<Secret>,
     embedding_batch: NonZeroUsize,
     templates: Arc<Templates>,
 }
 
 impl FastChatClient {
-    /// A client that sends `token`, if any, as a bearer, and at most `embedding_batch` texts in one call.
-    pub(crate) fn new(http: reqwest::Client, token: Option<Secret>, embedding_batch: NonZeroUsize) -> Self {
-        Self { http, token, embedding_batch, templates: Arc::default() }
+    /// A client that sends `token`, if any, as a bearer, and at most `embedding_batch` texts in one call, through
+    /// `embed_http`: its silences are long.
+    pub(crate) fn new(
+        http: reqwest::Client,
+        embed_http: reqwest::Client,
+        token: Option<Secret>,
+        embedding_batch: NonZeroUsize,
+    ) -> Self {
+        Self { http, embed_http, token, embedding_batch, templates: Arc::default() }
     }
 
     /// Continues a prompt on the worker at `address`. Dropping the stream cancels: that closes the connection.
@@ -58,7 +65,7 @@ impl FastChatClient {
         address: &str,
         request: &GenerateRequest,
     ) -> Result<BoxStream<'static, Result<Event, ClientError>>, ClientError> {
-        let worker = self.worker(address);
+        let worker = Worker::new(self.http.clone(), address, self.token.clone());
         request::check(request).map_err(|problem| worker.refused(problem))?;
         let (params, prompt_tokens) = self.params(&worker, request).await?;
         let params = Arc::new(params);
@@ -73,7 +80,7 @@ impl FastChatClient {
     /// # Errors
     /// See [`ClientError`].
     pub(crate) async fn embed(&self, address: &str, request: &EmbedRequest) -> Result<EmbedResponse, ClientError> {
-        let worker = self.worker(address);
+        let worker = Worker::new(self.embed_http.clone(), address, self.token.clone());
         let texts = request::embedding_texts(request).map_err(|problem| worker.refused(problem))?;
         let mut response = EmbedResponse { vectors: Vec::with_capacity(texts.len()), prompt_tokens: 0 };
         for batch in texts.chunks(self.embedding_batch.get()) {
@@ -94,10 +101,6 @@ impl FastChatClient {
             }
         }
         Ok(response)
-    }
-
-    fn worker(&self, address: &str) -> Worker {
-        Worker::new(self.http.clone(), address, self.token.clone())
     }
 
     /// What the worker is to be sent, and the length of the prompt in tokens.

@@ -6,16 +6,24 @@ use muster_shared::client::ClientError;
 use muster_shared::control::Outcome;
 use muster_shared::id::WorkerId;
 use muster_shared::problem::{Kind, Problem};
+use tokio_util::sync::CancellationToken;
 
 use super::chain;
 use super::ticket::Ticket;
 use crate::metrics;
+
+/// Shortest and longest pause of a patient request before it asks a full fleet again.
+const PAUSES: (Duration, Duration) = (Duration::from_millis(20), Duration::from_secs(1));
+/// When to come back to a gateway that stops, in milliseconds: another may stand in its place by then.
+const STOPPING_MS: u64 = 1000;
 
 /// What follows from a failed attempt.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Verdict {
     /// Another worker may do better.
     Again,
+    /// The worker was full, and the request is patient: the attempt does not count.
+    Full(Problem),
     /// No worker will, or none is left.
     Final(Problem),
 }
@@ -31,25 +39,31 @@ pub(crate) struct Job {
     pub(crate) affinity: Option<u64>,
     /// Higher goes first when requests wait.
     pub(crate) priority: i8,
+    /// Whether it waits for room up to its deadline, where others are refused when the fleet stays full.
+    pub(crate) patient: bool,
     /// Workers that have failed it.
     pub(crate) tried: Vec<WorkerId>,
     attempts_left: u32,
     /// Why the last attempt failed.
     last: Option<Problem>,
     deadline: Instant,
+    /// Ends all that still runs when the gateway stops.
+    cut: CancellationToken,
 }
 
 impl Job {
-    pub(crate) fn new(request_id: &str, model: &str, attempts: u32, deadline: Instant) -> Self {
+    pub(crate) fn new(request_id: &str, model: &str, attempts: u32, deadline: Instant, cut: CancellationToken) -> Self {
         Self {
             request_id: request_id.to_owned(),
             model: model.to_owned(),
             affinity: None,
             priority: 0,
+            patient: false,
             tried: Vec::new(),
             attempts_left: attempts,
             last: None,
             deadline,
+            cut,
         }
     }
 
@@ -71,20 +85,50 @@ impl Job {
     }
 
     /// Waits for something, up to the deadline.
-    pub(crate) async fn in_time<T>(&self, work: impl Future<Output = T>) -> Result<T, Problem> {
-        let late = |_| Problem::new(Kind::Timeout, "the request took too long; shorten it, or try again later");
-        tokio::time::timeout_at(self.deadline.into(), work).await.map_err(late)
+    ///
+    /// # Errors
+    /// [`Kind::Timeout`] at the deadline; else as [`Job::while_running`].
+    pub(super) async fn in_time<T>(&self, work: impl Future<Output = T>) -> Result<T, Problem> {
+        let in_time = self.while_running(tokio::time::timeout_at(self.deadline.into(), work)).await?;
+        in_time.map_err(|_| late())
+    }
+
+    /// Waits for something, while the gateway may work.
+    ///
+    /// # Errors
+    /// When its time to drain is over.
+    pub(super) async fn while_running<T>(&self, work: impl Future<Output = T>) -> Result<T, Problem> {
+        self.cut.run_until_cancelled(work).await.ok_or_else(stopping)
+    }
+
+    /// Waits a little for room in a full fleet.
+    ///
+    /// # Errors
+    /// The refusal itself, where waiting does not help or the request is not patient.
+    pub(super) async fn wait_for_room(&self, refusal: Problem) -> Result<(), Problem> {
+        let pause = Duration::from_millis(refusal.retry_after_ms.unwrap_or(0)).clamp(PAUSES.0, PAUSES.1);
+        if !self.patient || refusal.kind != Kind::Overloaded || self.time_left() <= pause {
+            return Err(refusal);
+        }
+        self.in_time(tokio::time::sleep(pause)).await
     }
 
     /// Notes how an attempt failed, on the ticket for the controller and here for the next attempt.
     pub(super) fn failed(&mut self, ticket: &mut Ticket, error: &ClientError) -> Verdict {
-        tracing::warn!(
-            request_id = self.request_id, worker = %ticket.worker(), error = chain(error), "an attempt failed"
-        );
         let (outcome, verdict) = judge(error);
         ticket.end(outcome);
+        let (request_id, worker) = (&self.request_id, ticket.worker());
+        if verdict.is_err() && outcome == Outcome::Done {
+            tracing::debug!(request_id, %worker, error = chain(error), "the worker refused what the client asked for");
+        } else {
+            tracing::warn!(request_id, %worker, error = chain(error), "an attempt failed");
+        }
         match verdict {
             Err(problem) => Verdict::Final(problem),
+            Ok(problem) if self.patient && problem.kind == Kind::Overloaded => {
+                self.attempts_left += 1;
+                Verdict::Full(problem)
+            }
             Ok(problem) => {
                 // A full worker may have room the next time; any other has shown that it cannot.
                 if outcome != Outcome::Overloaded {
@@ -117,6 +161,15 @@ pub(super) fn worker_failed() -> Problem {
     Problem::new(Kind::Upstream, "the worker that ran this request failed; try again")
 }
 
+pub(super) fn late() -> Problem {
+    Problem::new(Kind::Timeout, "the request took too long; shorten it, or try again later")
+}
+
+/// What a client hears whose request outlived the time to drain.
+pub(crate) fn stopping() -> Problem {
+    Problem::new(Kind::NoWorker, "the gateway is stopping; try again").with_retry_after_ms(STOPPING_MS)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -141,11 +194,17 @@ mod tests {
         assert!(!problem.message.contains("secret"));
     }
 
+    fn job(attempts: u32, deadline: Instant) -> Job {
+        Job::new("r", "m", attempts, deadline, CancellationToken::new())
+    }
+
+    fn ticket() -> Ticket {
+        Ticket::local(WorkerId::new("w"), std::sync::Arc::default())
+    }
+
     #[test]
     fn attempts_are_counted_and_the_last_failure_is_told() {
-        let mut job = Job::new("r", "m", 2, Instant::now());
-        let (releases, _) = super::super::ticket::channel();
-        let mut ticket = Ticket::leased(muster_shared::id::TicketId::new(), WorkerId::new("w"), releases);
+        let (mut job, mut ticket) = (job(2, Instant::now()), ticket());
         job.begin_attempt().expect("the first");
         assert_eq!(job.failed(&mut ticket, &refused(Kind::Overloaded)), Verdict::Again);
         assert!(job.tried.is_empty(), "a full worker is asked again");
@@ -153,5 +212,28 @@ mod tests {
         assert_eq!(job.failed(&mut ticket, &refused(Kind::Bug)), Verdict::Again);
         assert_eq!(job.tried, [WorkerId::new("w")]);
         assert_eq!(job.begin_attempt().expect_err("no third").kind, Kind::Upstream);
+    }
+
+    #[tokio::test]
+    async fn only_a_patient_request_waits_for_room_and_only_up_to_its_deadline() {
+        let full = || Problem::new(Kind::Overloaded, "full").with_retry_after_ms(1);
+        let mut job = Job { patient: true, ..job(1, Instant::now() + Duration::from_secs(60)) };
+        for _ in 0..3 {
+            job.begin_attempt().expect("a full worker costs no attempt");
+            let verdict = job.failed(&mut ticket(), &refused(Kind::Overloaded));
+            assert_eq!(verdict, Verdict::Full(Problem::new(Kind::Overloaded, "why")));
+        }
+        assert_eq!(job.wait_for_room(full()).await, Ok(()));
+        assert!(job.wait_for_room(Problem::new(Kind::NoWorker, "none")).await.is_err());
+        assert!(Job { patient: false, ..job.clone() }.wait_for_room(full()).await.is_err());
+        assert_eq!(Job { deadline: Instant::now(), ..job }.wait_for_room(full()).await, Err(full()));
+    }
+
+    #[tokio::test]
+    async fn what_runs_when_the_time_to_drain_is_over_is_ended() {
+        let job = job(1, Instant::now() + Duration::from_secs(60));
+        job.cut.cancel();
+        let problem = job.in_time(std::future::pending::<()>()).await.expect_err("it is cut");
+        assert_eq!(problem, stopping());
     }
 }

@@ -80,6 +80,11 @@ impl Ticket {
         &self.worker
     }
 
+    /// How the request ended, as far as was said.
+    pub(crate) fn outcome(&self) -> Outcome {
+        self.outcome
+    }
+
     /// Says how the request ended.
     pub(crate) fn end(&mut self, outcome: Outcome) {
         self.outcome = outcome;

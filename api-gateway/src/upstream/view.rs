@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use muster_shared::control::{Fleet, ModelStatus, WorkerState, WorkerStatus};
+use muster_shared::control::{Fleet, ModelStatus, Outcome, WorkerState, WorkerStatus};
 use muster_shared::id::WorkerId;
 use rand::seq::IndexedRandom as _;
 
@@ -12,6 +12,10 @@ use rand::seq::IndexedRandom as _;
 const GRACE: Duration = Duration::from_secs(15);
 /// Age at which a view is no longer good enough to call the gateway ready.
 const STALE: Duration = Duration::from_secs(60);
+/// Time for which a worker that failed is chosen after all others.
+const FAILED: Duration = Duration::from_secs(2);
+/// The same for a worker that was full.
+const FULL: Duration = Duration::from_millis(250);
 
 /// When workers of the last known fleet may be used.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -29,12 +33,14 @@ pub(crate) struct View(Mutex<Memory>);
 #[derive(Debug, Default)]
 struct Memory {
     fleet: Option<(Fleet, Instant)>,
-    /// Workers of a controller that ran before, and when it was seen that it had gone.
-    before: Option<(Vec<WorkerStatus>, Instant)>,
+    /// Workers of controllers that ran before, each with the time when its last one was seen to have gone.
+    before: BTreeMap<WorkerId, (WorkerStatus, Instant)>,
     /// Whether the controller answered the last time.
     answers: bool,
     /// Requests that only this gateway counts: references beside this one.
     local: HashMap<WorkerId, Arc<()>>,
+    /// Until when workers that failed come last: a dead one has the least requests, and would draw them all.
+    suspended: HashMap<WorkerId, Instant>,
 }
 
 impl View {
@@ -43,9 +49,19 @@ impl View {
         self.memory().note(fleet, now);
     }
 
-    /// The controller did not answer.
-    pub(crate) fn note_silence(&self) {
-        self.memory().answers = false;
+    /// The controller did not answer; tells whether it did before.
+    pub(crate) fn note_silence(&self) -> bool {
+        std::mem::replace(&mut self.memory().answers, false)
+    }
+
+    /// Whether the controller did not answer when it was last asked, or never was.
+    pub(crate) fn is_silent(&self) -> bool {
+        !self.memory().answers
+    }
+
+    /// A request has ended on a worker. Only what is chosen from here heeds it: the controller has its own rules.
+    pub(crate) fn note_end(&self, worker: &WorkerId, outcome: Outcome, now: Instant) {
+        self.memory().note_end(worker, outcome, now);
     }
 
     /// Whether requests can be dispatched, by the controller or from here.
@@ -96,7 +112,8 @@ impl View {
         fleet.is_some_and(|(fleet, _)| fleet.models.iter().any(|known| known.name == model))
     }
 
-    /// The known worker with the fewest requests from here, and the count that its request holds.
+    /// The known worker with the fewest requests from here, one that has just failed only where no other is left, and
+    /// the count that its request holds.
     pub(crate) fn choose(
         &self,
         model: &str,
@@ -119,21 +136,33 @@ impl Memory {
             && old.epoch != fleet.epoch
         {
             tracing::warn!("the controller began anew; workers it does not know yet are used for a while");
-            // Two restarts within the grace: what was known before the first is still worth a try.
-            let mut workers = old.workers;
-            workers.extend(self.before(now).cloned().collect::<Vec<_>>());
-            self.before = Some((workers, now));
+            let alive = |worker: &WorkerStatus| !matches!(worker.state, WorkerState::Draining | WorkerState::Gone);
+            let workers = old.workers.into_iter().filter(alive);
+            // Two restarts within the grace: what only the one before the last knew keeps its own time.
+            self.before.extend(workers.map(|worker| (worker.id.clone(), (worker, now))));
         }
+        for worker in &fleet.workers {
+            self.before.remove(&worker.id); // what this one knows counts
+        }
+        self.before.retain(|_, (_, since)| now.duration_since(*since) < GRACE);
         self.fleet = Some((fleet, now));
     }
 
-    /// Workers of the controller before this one that this one does not know yet, within the grace.
+    /// Workers of the controllers before this one that this one does not know yet, within the grace.
     fn before(&self, now: Instant) -> impl Iterator<Item = &WorkerStatus> {
-        let fresh = self.before.as_ref().filter(|(_, since)| now.duration_since(*since) < GRACE);
-        let known = |id: &WorkerId| {
-            self.fleet.as_ref().is_some_and(|(fleet, _)| fleet.workers.iter().any(|worker| worker.id == *id))
+        let fresh = self.before.values().filter(move |(_, since)| now.duration_since(*since) < GRACE);
+        fresh.map(|(worker, _)| worker)
+    }
+
+    fn note_end(&mut self, worker: &WorkerId, outcome: Outcome, now: Instant) {
+        let pause = match outcome {
+            Outcome::Unreachable | Outcome::Failed => FAILED,
+            Outcome::Overloaded => FULL,
+            Outcome::Done | Outcome::Cancelled => return,
         };
-        fresh.into_iter().flat_map(|(workers, _)| workers).filter(move |worker| !known(&worker.id))
+        self.suspended.retain(|_, until| *until > now);
+        let until = self.suspended.entry(worker.clone()).or_insert(now);
+        *until = (*until).max(now + pause);
     }
 
     fn choose(
@@ -150,9 +179,12 @@ impl Memory {
                 && !exclude.contains(&worker.id)
         };
         let candidates: Vec<&WorkerStatus> = current.chain(self.before(now)).filter(usable).collect();
-        let load = |worker: &WorkerStatus| self.local.get(&worker.id).map_or(0, |count| Arc::strong_count(count) - 1);
-        let least = candidates.iter().map(|worker| load(worker)).min()?;
-        let best: Vec<&WorkerStatus> = candidates.into_iter().filter(|worker| load(worker) == least).collect();
+        let place = |worker: &WorkerStatus| {
+            let is_suspended = self.suspended.get(&worker.id).is_some_and(|until| *until > now);
+            (is_suspended, self.local.get(&worker.id).map_or(0, |count| Arc::strong_count(count) - 1))
+        };
+        let first = candidates.iter().map(|worker| place(worker)).min()?;
+        let best: Vec<&WorkerStatus> = candidates.into_iter().filter(|worker| place(worker) == first).collect();
         let chosen = (*best.choose(&mut rand::rng())?).clone();
         self.local.retain(|_, count| Arc::strong_count(count) > 1);
         let count = self.local.entry(chosen.id.clone()).or_default();
@@ -238,5 +270,41 @@ mod tests {
         drop(held);
         let (third, _) = view.choose("m", &[], Trust::Always, now).expect("a worker");
         assert_eq!(first.id, third.id);
+    }
+    #[test]
+    fn a_worker_that_failed_comes_last_for_a_while() {
+        let (view, now) = (View::default(), Instant::now());
+        view.note(fleet(Epoch::new(), vec![worker("a", WorkerState::Ready), worker("b", WorkerState::Ready)]), now);
+        for (outcome, pause) in [(Outcome::Unreachable, FAILED), (Outcome::Failed, FAILED), (Outcome::Overloaded, FULL)]
+        {
+            view.note_end(&WorkerId::new("a"), outcome, now);
+            let held: Vec<_> = (0..8).filter_map(|_| view.choose("m", &[], Trust::Always, now)).collect();
+            assert!(held.iter().all(|(worker, _)| worker.id == WorkerId::new("b")), "{outcome:?}");
+            assert_eq!(chosen(&view, &["b"], Trust::Always, now).as_deref(), Some("a"), "there is no other");
+            assert_eq!(chosen(&view, &[], Trust::Always, now + pause).as_deref(), Some("a"), "{outcome:?}");
+            view.0.lock().unwrap().suspended.clear();
+        }
+        view.note_end(&WorkerId::new("a"), Outcome::Failed, now);
+        view.note_end(&WorkerId::new("a"), Outcome::Overloaded, now);
+        view.note_end(&WorkerId::new("b"), Outcome::Cancelled, now);
+        assert_eq!(chosen(&view, &[], Trust::Always, now + FULL).as_deref(), Some("b"), "the longer pause counts");
+    }
+
+    #[test]
+    fn restarts_in_a_row_neither_double_workers_nor_renew_their_grace() {
+        let (view, now) = (View::default(), Instant::now());
+        let third = GRACE / 3;
+        view.note(fleet(Epoch::new(), vec![worker("a", WorkerState::Ready), worker("b", WorkerState::Ready)]), now);
+        view.note(fleet(Epoch::new(), vec![worker("b", WorkerState::Ready)]), now);
+        for restart in 1..3 {
+            view.note(fleet(Epoch::new(), vec![worker("b", WorkerState::Ready)]), now + third * restart);
+            assert_eq!(view.0.lock().unwrap().before.len(), 1, "only `a` is not known to the new one");
+        }
+        view.note(fleet(Epoch::new(), vec![]), now + third * 2);
+        assert_eq!(chosen(&view, &["b"], Trust::AfterRestart, now + third * 2).as_deref(), Some("a"));
+        assert_eq!(chosen(&view, &["b"], Trust::AfterRestart, now + GRACE), None, "its own time is over");
+        assert_eq!(chosen(&view, &[], Trust::AfterRestart, now + GRACE).as_deref(), Some("b"));
+        view.note(fleet(Epoch::new(), vec![]), now + GRACE * 3);
+        assert!(view.0.lock().unwrap().before.is_empty());
     }
 }

@@ -74,18 +74,16 @@ fn defaults_are_openais() {
         "sampling": { "temperature": 1.0, "top_p": 1.0, "top_k": 0, "min_p": 0.0, "repetition_penalty": 1.0,
             "presence_penalty": 0.0, "frequency_penalty": 0.0 },
     });
-    assert_eq!(serde_json::to_value(&request.generate).unwrap(), expected);
-    assert_eq!(request.requests(), std::slice::from_ref(&request.generate));
     assert!(!request.stream);
+    assert_eq!(serde_json::to_value(request.into_requests()).unwrap(), json!([expected]));
 }
 
 #[test]
 fn each_prompt_is_a_request_of_its_own() {
     let prompts = |prompt| {
-        let request = parse(json!({ "prompt": prompt, "echo": true, "logprobs": 0, "best_of": 2, "n": 2 })).unwrap();
-        let requests = request.requests();
-        assert!(requests.iter().all(|request| request.echo && request.logprobs == Some(0) && request.choices == 2));
-        assert_eq!(request.generate, requests[0]);
+        let request = parse(json!({ "prompt": prompt, "echo": true, "best_of": 2, "n": 2 })).unwrap();
+        let requests = request.into_requests();
+        assert!(requests.iter().all(|request| request.echo && request.choices == 2));
         requests.into_iter().map(|request| request.prompt).collect::<Vec<_>>()
     };
     let text = |text: &str| Prompt::Text(text.to_owned());
@@ -122,6 +120,15 @@ fn a_bad_value_is_refused_by_the_name_of_its_field() {
 }
 
 #[test]
+fn logprobs_of_an_echoed_prompt_are_refused_by_name() {
+    let problem = parse(json!({ "echo": true, "logprobs": 0 })).unwrap_err();
+    assert_eq!((problem.kind, problem.param.as_deref()), (Kind::Invalid, Some("logprobs")));
+    for fine in [json!({ "echo": false, "logprobs": 1 }), json!({ "echo": true, "logprobs": null })] {
+        assert!(parse(fine).is_ok());
+    }
+}
+
+#[test]
 fn the_choices_of_all_prompts_share_one_reply() {
     let request = parse(json!({ "prompt": ["a", "b"], "n": 2 })).unwrap();
     let mut reply = CompletionReply::new(head(), &request);
@@ -140,7 +147,7 @@ fn the_choices_of_all_prompts_share_one_reply() {
 
 #[test]
 fn logprobs_of_a_reply_begin_after_the_echo() {
-    let mut reply = CompletionReply::new(head(), &parse(json!({ "echo": true, "logprobs": 1 })).unwrap());
+    let mut reply = CompletionReply::new(head(), &parse(json!({ "logprobs": 1 })).unwrap());
     for (prompt, event) in echo() {
         reply.push(prompt, &event);
     }

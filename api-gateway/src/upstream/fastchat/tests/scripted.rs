@@ -72,7 +72,10 @@ impl Running {
         let app = axum::Router::new().fallback(answer_call).with_state(Arc::clone(&worker));
         tokio::spawn(async move { axum::serve(listener, app).await });
         let batch = NonZeroUsize::new(2).expect("2 is not 0");
-        let client = FastChatClient::new(http_client(Timeouts::default()), Some(Secret::new("key")), batch);
+        let client = {
+            let http = http_client(Timeouts::default());
+            FastChatClient::new(http.clone(), http, Some(Secret::new("key")), batch)
+        };
         Self { worker, dropped, address, client }
     }
 
