@@ -54,6 +54,7 @@ pub(crate) fn run(args: Box<DoctorArgs>, file: File) -> anyhow::Result<()> {
         }
     }
     anyhow::ensure!(missing.is_empty(), "not usable: {}", missing.join(", "));
+    say("everything is there");
     Ok(())
 }
 

@@ -5,11 +5,11 @@ mod chat;
 mod cli;
 mod config;
 mod doctor;
+mod environment;
 mod progress;
 mod services;
 mod status;
 mod stop;
-mod telemetry;
 mod up;
 
 use std::process::ExitCode;
@@ -17,7 +17,7 @@ use std::process::ExitCode;
 use cli::{Cli, Verb};
 
 fn main() -> ExitCode {
-    telemetry::off();
+    environment::prepare();
     let cli = match Cli::read() {
         Ok(cli) => cli,
         Err(code) => return code,

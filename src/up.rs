@@ -1,15 +1,19 @@
 //! `muster up`: controller, worker and gateway in one process.
 
+mod banner;
+
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 use muster_shared::client::{ControllerClient, Timeouts, http_client};
-use muster_shared::control::{Fleet, ModelKind};
+use muster_shared::control::Fleet;
 use muster_shared::secret::Secret;
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
+
+use banner::Banner;
 
 use crate::bind::{Guard, bind};
 use crate::cli::UpArgs;
@@ -304,32 +308,16 @@ impl Front {
 
     /// Tells the user what to do now.
     fn introduce(&self, fleet: &Fleet) {
-        let Self { gateway, .. } = self;
         for (model, reason) in self.progress.failures() {
             eprintln!("muster: {model} is not served: {reason}");
         }
-        say(&format!("muster is ready: OpenAI API at {gateway}/v1, controller at {}", self.controller.address()));
-        for model in &fleet.models {
-            let kind = match model.kind {
-                Some(ModelKind::Embed) => "embeddings",
-                _ => "chat and completions",
-            };
-            say(&format!("  model {} ({kind})", model.name));
-        }
-        let Some(model) = fleet.models.iter().find(|model| model.kind != Some(ModelKind::Embed)) else { return };
-        let name = &model.name;
-        let (header, key) =
-            if self.keyed { ("-H 'authorization: Bearer YOUR_KEY' ", "YOUR_KEY") } else { ("", "none") };
-        say("\nTry it:");
-        say(&format!(
-            "  curl {gateway}/v1/chat/completions {header}-H 'content-type: application/json' \
-             -d '{{\"model\": \"{name}\", \"messages\": [{{\"role\": \"user\", \"content\": \"What is muster?\"}}]}}'"
-        ));
-        say(&format!(
-            "  python3 -c \"from openai import OpenAI; c = OpenAI(base_url='{gateway}/v1', api_key='{key}'); \
-             print(c.chat.completions.create(model='{name}', messages=[dict(role='user', content='What is muster?')]).choices[0].message.content)\""
-        ));
-        say("\nCtrl-C stops it.");
+        let banner = Banner {
+            gateway: &self.gateway,
+            controller: self.controller.address(),
+            keyed: self.keyed,
+            models: &fleet.models,
+        };
+        say(&banner.text());
     }
 }
 

@@ -385,6 +385,15 @@ fn a_library_of_the_wrong_version_is_a_clear_error() {
 }
 
 #[test]
+fn a_variable_set_to_nothing_is_not_set() {
+    let mut command = common::muster(&["worker", "--print-config"]);
+    command.envs([("MUSTER_MODEL", ""), ("ORT_DYLIB_PATH", ""), ("MUSTER_WORKER_PORT", "")]);
+    let output = command.output().expect("the binary runs");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    assert!(String::from_utf8_lossy(&output.stdout).contains("port: 21002"));
+}
+
+#[test]
 fn onnx_runtime_leaves_no_telemetry_behind() {
     // The official library writes a device id and a database below HOME as soon as it opens its telemetry.
     let (_, report, _) = run(&["doctor"]);

@@ -19,8 +19,18 @@ pub enum Error {
     Serve(#[from] std::io::Error),
 }
 
+/// Each reason once, with the models it holds for.
 fn reasons(failures: &[(String, LoadError)]) -> String {
-    failures.iter().map(|(name, error)| format!("{name}: {}", chain(error))).collect::<Vec<_>>().join("; ")
+    let mut models_by_reason: Vec<(String, Vec<&str>)> = Vec::new();
+    for (name, error) in failures {
+        let reason = chain(error);
+        match models_by_reason.iter_mut().find(|(known, _)| *known == reason) {
+            Some((_, models)) => models.push(name),
+            None => models_by_reason.push((reason, vec![name])),
+        }
+    }
+    let words = models_by_reason.into_iter().map(|(reason, models)| format!("{}: {reason}", models.join(", ")));
+    words.collect::<Vec<_>>().join("; ")
 }
 
 /// Why one model could not be loaded.
