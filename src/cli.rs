@@ -1,5 +1,7 @@
 //! The command line.
 
+mod defaults;
+
 use std::ffi::OsString;
 use std::io::IsTerminal as _;
 use std::path::PathBuf;
@@ -18,7 +20,7 @@ use crate::config::{ControllerSection, GatewaySection, ModelSection, PAIRS, Secr
 #[derive(Debug, Parser)]
 #[command(name = "muster", version, propagate_version = true)]
 pub(crate) struct Cli {
-    /// YAML or JSON file with the sections `controller`, `worker` and `gateway`.
+    /// YAML or JSON file with the sections `controller`, `worker`, `gateway` and `models`.
     #[arg(long, global = true, env = "MUSTER_CONFIG", value_name = "FILE")]
     pub(crate) config: Option<PathBuf>,
     #[command(flatten)]
@@ -44,7 +46,7 @@ impl Cli {
 
 /// Reads flags and variables. A flag also silences the variable of the knob that belongs to it: flags win.
 fn parse(words: &[OsString]) -> Result<Cli, clap::Error> {
-    let mut command = Cli::command();
+    let mut command = defaults::show(Cli::command());
     let matches = command.clone().try_get_matches_from(words)?;
     if let Some((verb, given)) = matches.subcommand() {
         let is_flag =
@@ -198,10 +200,10 @@ pub(crate) struct Logs {
     /// Which messages: `info`, `debug`, `muster_gateway=debug,warn` and so on.
     ///
     /// `info` when absent, or `warn` for `muster up` on a terminal, where lines would tear the progress bars.
-    #[arg(long, global = true, env = "RUST_LOG")]
+    #[arg(long, global = true, env = "RUST_LOG", value_name = "FILTER", help_heading = "Logs")]
     log: Option<String>,
     /// For people or for machines.
-    #[arg(long, global = true, env = "MUSTER_LOG_FORMAT", value_enum, default_value_t = Format::Text)]
+    #[arg(long, global = true, env = "MUSTER_LOG_FORMAT", value_enum, default_value_t = Format::Text, help_heading = "Logs")]
     log_format: Format,
     /// Plain text without colours.
     #[arg(long, global = true, env = "NO_COLOR", hide = true, num_args = 0..=1, default_missing_value = "1")]

@@ -136,7 +136,8 @@ impl ModelSection {
             onnxruntime, fake_token_time, fake_answer; (model, model_names))
     }
 
-    fn defaults() -> Self {
+    /// Everything said.
+    pub(crate) fn defaults() -> Self {
         let usual = Config::default();
         Self {
             slots: NonZeroUsize::new(usual.capacity.slots),
