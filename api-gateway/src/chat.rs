@@ -9,13 +9,12 @@ use axum::extract::{Extension, State as Shared};
 use axum::response::{IntoResponse as _, Response};
 use futures_util::{Stream, stream};
 use muster_shared::generate::{Event, Prompt, Usage};
-use muster_shared::problem::Problem;
 use uuid::Uuid;
 
 use crate::body::{Raw, event_stream, parse};
 use crate::openai::ReplyHead;
 use crate::openai::chat::{ChatChunks, ChatReply, ChatRequest};
-use crate::openai::error;
+use crate::openai::error::Refusal;
 use crate::state::{RequestId, State, now_seconds};
 use crate::upstream::answer::Answer;
 
@@ -27,17 +26,10 @@ pub(crate) async fn create(
     Shared(state): Shared<State>,
     Extension(RequestId(id)): Extension<RequestId>,
     Raw(body): Raw,
-) -> Response {
-    match answer(&state, &id, body).await {
-        Ok(response) => response,
-        Err(problem) => error::response(&problem),
-    }
-}
-
-async fn answer(state: &State, id: &str, body: Bytes) -> Result<Response, Problem> {
+) -> Result<Response, Refusal> {
     let mut request = parse(body, ChatRequest::parse).await?;
-    request.generate.request_id = id.to_owned();
-    let mut job = state.upstream.job(id, &request.model);
+    request.generate.request_id = id.to_string();
+    let mut job = state.upstream.job(&id, &request.model);
     job.priority = request.priority;
     job.affinity = affinity(&request.generate.prompt);
     let head = head("chatcmpl", &request.model);

@@ -15,7 +15,7 @@ use muster_shared::problem::Problem;
 use crate::body::{Raw, event_stream, parse};
 use crate::chat::{affinity, head, usage};
 use crate::openai::completion::{CompletionChunks, CompletionReply, CompletionRequest};
-use crate::openai::error;
+use crate::openai::error::Refusal;
 use crate::state::{RequestId, State};
 use crate::upstream::answer::Answer;
 
@@ -27,17 +27,10 @@ pub(crate) async fn create(
     Shared(state): Shared<State>,
     Extension(RequestId(id)): Extension<RequestId>,
     Raw(body): Raw,
-) -> Response {
-    match answer(&state, &id, body).await {
-        Ok(response) => response,
-        Err(problem) => error::response(&problem),
-    }
-}
-
-async fn answer(state: &State, id: &str, body: Bytes) -> Result<Response, Problem> {
+) -> Result<Response, Refusal> {
     let request = parse(body, CompletionRequest::parse).await?;
     let head = head("cmpl", &request.model);
-    let prompts = Prompts { state: state.clone(), id: id.to_owned(), priority: request.priority };
+    let prompts = Prompts { state, id: id.to_string(), priority: request.priority };
     if request.stream {
         let chunks = CompletionChunks::new(head, &request);
         let events = prompts.events(request.into_requests()).await?;

@@ -3,7 +3,7 @@
 use axum::Json;
 use axum::http::StatusCode;
 use axum::http::header::{HeaderName, HeaderValue, RETRY_AFTER};
-use axum::response::{IntoResponse as _, Response};
+use axum::response::{IntoResponse, Response};
 use muster_shared::problem::{Kind, Problem};
 use serde::Serialize;
 
@@ -22,6 +22,22 @@ struct Detail {
     r#type: &'static str,
     param: Option<String>,
     code: Option<&'static str>,
+}
+
+/// A problem on its way to a client: answered in OpenAI's words, not in those between our own processes.
+#[derive(Debug)]
+pub(crate) struct Refusal(Problem);
+
+impl From<Problem> for Refusal {
+    fn from(problem: Problem) -> Self {
+        Self(problem)
+    }
+}
+
+impl IntoResponse for Refusal {
+    fn into_response(self) -> Response {
+        response(&self.0)
+    }
 }
 
 /// The answer to a request that failed.
