@@ -14,6 +14,8 @@ pub(crate) struct Guard {
     pub(crate) insecure: bool,
     /// The flag that locks it.
     pub(crate) flag: &'static str,
+    /// The flag that moves it to another port.
+    pub(crate) port_flag: &'static str,
 }
 
 /// Listens on `host:port` for a service; an open interface needs a lock.
@@ -32,17 +34,17 @@ pub(crate) async fn bind(service: &str, host: &str, port: u16, guard: Guard) -> 
             flag = guard.flag
         );
     }
-    TcpListener::bind(address).await.map_err(|error| refused(service, address, &error))
+    TcpListener::bind(address).await.map_err(|error| refused(service, address, guard.port_flag, &error))
 }
 
-fn refused(service: &str, address: SocketAddr, error: &std::io::Error) -> anyhow::Error {
+fn refused(service: &str, address: SocketAddr, flag: &str, error: &std::io::Error) -> anyhow::Error {
     let port = address.port();
     match error.kind() {
         std::io::ErrorKind::AddrInUse => {
-            anyhow::anyhow!("{service}: port {port} is in use; stop its owner, or choose another with --port")
+            anyhow::anyhow!("{service}: port {port} is in use; stop its owner, or choose another with {flag}")
         }
         std::io::ErrorKind::PermissionDenied => {
-            anyhow::anyhow!("{service}: no permission to listen on port {port}; choose one above 1023 with --port")
+            anyhow::anyhow!("{service}: no permission to listen on port {port}; choose one above 1023 with {flag}")
         }
         _ => anyhow::anyhow!("{service}: cannot listen on {address}: {error}"),
     }

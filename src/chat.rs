@@ -87,6 +87,7 @@ impl Talk {
         if terminal {
             println!("Talking with {}. Ctrl-D ends it.", self.model);
         }
+        let mut failed = 0;
         while let Some(line) = read_line(terminal).await? {
             if line.trim().is_empty() {
                 continue;
@@ -94,8 +95,11 @@ impl Talk {
             if let Err(error) = self.ask(line.trim().to_owned()).await {
                 eprintln!("muster: {error:#}");
                 self.messages.pop(); // the question without an answer
+                failed += 1;
             }
         }
+        // Who types has seen it; a script sees the exit code.
+        anyhow::ensure!(terminal || failed == 0, "{failed} questions have no answer");
         Ok(())
     }
 

@@ -91,7 +91,7 @@ pub(crate) enum Verb {
     Gateway(Box<GatewayArgs>),
     /// Show a controller's fleet.
     Status(StatusArgs),
-    /// Chat in the terminal with any OpenAI-compatible gateway.
+    /// Chat in the terminal with any OpenAI-compatible gateway that is reached by http.
     Chat(ChatArgs),
     /// Show what muster finds on this machine.
     Doctor(Box<DoctorArgs>),
@@ -160,6 +160,9 @@ pub(crate) struct StatusArgs {
     /// The fleet's token.
     #[arg(long, env = "MUSTER_FLEET_TOKEN", hide_env_values = true, value_parser = SecretParser)]
     pub(crate) fleet_token: Option<Secret>,
+    /// File that holds the fleet's token.
+    #[arg(long, env = "MUSTER_FLEET_TOKEN_FILE")]
+    pub(crate) fleet_token_file: Option<PathBuf>,
     /// Print the controller's answer as JSON.
     #[arg(long)]
     pub(crate) json: bool,

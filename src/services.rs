@@ -18,7 +18,12 @@ pub(crate) async fn controller(args: Box<ControllerArgs>, file: File) -> anyhow:
         return print(&Printed { controller: Some(&section), ..Printed::default() });
     }
     let stop = stop::on_signal();
-    let guard = Guard { locked: config.token.is_some(), insecure: said(section.insecure), flag: "--fleet-token-file" };
+    let guard = Guard {
+        locked: config.token.is_some(),
+        insecure: said(section.insecure),
+        flag: "--fleet-token-file",
+        port_flag: "--port",
+    };
     let listener = listen("controller", &section.host, section.port, guard).await?;
     announce("controller", &listener)?;
     Ok(muster_controller::run(config, listener, stop).await?)
@@ -32,7 +37,12 @@ pub(crate) async fn worker(args: Box<WorkerArgs>, file: File) -> anyhow::Result<
         return print(&Printed { worker: Some(&section), models: Some(&section.models), ..Printed::default() });
     }
     let stop = stop::on_signal();
-    let guard = Guard { locked: config.token.is_some(), insecure: said(section.insecure), flag: "--fleet-token-file" };
+    let guard = Guard {
+        locked: config.token.is_some(),
+        insecure: said(section.insecure),
+        flag: "--fleet-token-file",
+        port_flag: "--port",
+    };
     let listener = listen("worker", &section.host, section.port, guard).await?;
     anyhow::ensure!(
         config.registration.is_none() || config.address.is_some() || !listener.local_addr()?.ip().is_unspecified(),
@@ -51,7 +61,12 @@ pub(crate) async fn gateway(args: Box<GatewayArgs>, file: File) -> anyhow::Resul
         return print(&Printed { gateway: Some(&section), ..Printed::default() });
     }
     let stop = stop::on_signal();
-    let guard = Guard { locked: !config.keys.is_empty(), insecure: said(section.insecure), flag: "--api-key-file" };
+    let guard = Guard {
+        locked: !config.keys.is_empty(),
+        insecure: said(section.insecure),
+        flag: "--api-key-file",
+        port_flag: "--port",
+    };
     let listener = listen("gateway", &section.host, section.port, guard).await?;
     announce("gateway", &listener)?;
     Ok(muster_gateway::run(config, listener, stop).await?)

@@ -141,19 +141,20 @@ impl Listeners {
             locked: !gateway.keys.is_empty(),
             insecure: plan.gateway.insecure == Some(true),
             flag: "--api-key-file",
+            port_flag: "--port",
         };
         let host = plan.gateway.host.as_deref().unwrap_or("127.0.0.1");
         Ok(Self {
             gateway: bind("gateway", host, plan.gateway.port.unwrap_or(8000), guard).await?,
-            controller: inner("controller", plan.controller_port, 21001).await?,
-            worker: inner("worker", plan.worker_port, 21002).await?,
+            controller: inner("controller", plan.controller_port, 21001, "--controller-port").await?,
+            worker: inner("worker", plan.worker_port, 21002, "--worker-port").await?,
         })
     }
 }
 
 /// A port for a service that only this machine talks to: as told, else the usual one, else a free one.
-async fn inner(service: &str, told: Option<u16>, usual: u16) -> anyhow::Result<TcpListener> {
-    let guard = Guard { locked: false, insecure: false, flag: "--fleet-token-file" };
+async fn inner(service: &str, told: Option<u16>, usual: u16, port_flag: &'static str) -> anyhow::Result<TcpListener> {
+    let guard = Guard { locked: false, insecure: false, flag: "--fleet-token-file", port_flag };
     let host = "127.0.0.1";
     match told {
         Some(port) => bind(service, host, port, guard).await,
@@ -311,7 +312,9 @@ impl Front {
         for (model, reason) in self.progress.failures() {
             eprintln!("muster: {model} is not served: {reason}");
         }
+        let program = std::env::args_os().next().unwrap_or_else(|| "muster".into());
         let banner = Banner {
+            program: &program.to_string_lossy(),
             gateway: &self.gateway,
             controller: self.controller.address(),
             keyed: self.keyed,

@@ -6,6 +6,8 @@ use muster_shared::control::{ModelKind, ModelStatus};
 
 /// A fleet as its user sees it.
 pub(super) struct Banner<'a> {
+    /// How this program was called.
+    pub(super) program: &'a str,
     /// The gateway's base URL.
     pub(super) gateway: &'a str,
     /// The controller's base URL.
@@ -35,7 +37,7 @@ impl Banner<'_> {
     }
 
     fn chat(&self, model: &str) -> String {
-        let Self { gateway, .. } = self;
+        let Self { gateway, program, .. } = self;
         let (question, key) = ("What is muster?", if self.keyed { "YOUR_KEY" } else { "none" });
         let own = if self.keyed { " --api-key YOUR_KEY" } else { "" };
         let curl = self.curl(
@@ -43,7 +45,7 @@ impl Banner<'_> {
             &format!(r#"{{"model": "{model}", "messages": [{{"role": "user", "content": "{question}"}}]}}"#),
         );
         format!(
-            "{curl}  muster chat --base-url {gateway}{own} \"{question}\"\n  \
+            "{curl}  {program} chat --base-url {gateway}{own} \"{question}\"\n  \
              python3 -c \"from openai import OpenAI; c = OpenAI(base_url='{gateway}/v1', api_key='{key}'); \
              print(c.chat.completions.create(model='{model}', messages=[dict(role='user', content='{question}')])\
              .choices[0].message.content)\"   # pip install openai\n"
@@ -76,7 +78,7 @@ mod tests {
             workers: 1,
         };
         let models: Vec<ModelStatus> = models.iter().map(status).collect();
-        Banner { gateway: "http://g", controller: "http://c", keyed, models: &models }.text()
+        Banner { program: "muster", gateway: "http://g", controller: "http://c", keyed, models: &models }.text()
     }
 
     #[test]

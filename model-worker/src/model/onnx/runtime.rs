@@ -36,7 +36,10 @@ pub enum RuntimeError {
         tried: Vec<PathBuf>,
     },
     /// `ORT_DYLIB_PATH` names nothing.
-    #[error("ORT_DYLIB_PATH is {}, and there is no such file; unset it, or get the library with `{FETCH_COMMAND}`", .0.display())]
+    #[error(
+        "there is no ONNX Runtime at {}, which ORT_DYLIB_PATH or --onnxruntime names; leave it out, or get the library with `{FETCH_COMMAND}`",
+        .0.display()
+    )]
     ExplicitMissing(PathBuf),
     /// The file is no ONNX Runtime that this build can use.
     #[error("cannot use {} as ONNX Runtime: {reason}; get version {VERSION} with `{FETCH_COMMAND}`", .path.display())]
