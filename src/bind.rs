@@ -18,6 +18,18 @@ pub(crate) struct Guard {
     pub(crate) port_flag: &'static str,
 }
 
+impl Guard {
+    /// Of a service that other services call.
+    pub(crate) fn token(locked: bool, insecure: Option<bool>) -> Self {
+        Self { locked, insecure: insecure == Some(true), flag: "--fleet-token-file", port_flag: "--port" }
+    }
+
+    /// Of a service that clients call.
+    pub(crate) fn keys(locked: bool, insecure: Option<bool>) -> Self {
+        Self { flag: "--api-key-file", ..Self::token(locked, insecure) }
+    }
+}
+
 /// Listens on `host:port` for a service; an open interface needs a lock.
 ///
 /// # Errors

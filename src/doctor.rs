@@ -48,7 +48,7 @@ pub(crate) fn run(args: Box<DoctorArgs>, file: File) -> anyhow::Result<()> {
                 say(&format!("model         {}: needs ONNX Runtime ({place})", model.name));
             }
             Err(error) => {
-                say(&format!("model         {}: {}", model.name, muster_worker::error::chain(&error)));
+                say(&format!("model         {}: {}", model.name, muster_shared::problem::chain(&error)));
                 missing.push(format!("model {}", model.name));
             }
         }

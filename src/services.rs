@@ -18,12 +18,7 @@ pub(crate) async fn controller(args: Box<ControllerArgs>, file: File) -> anyhow:
         return print(&Printed { controller: Some(&section), ..Printed::default() });
     }
     let stop = stop::on_signal();
-    let guard = Guard {
-        locked: config.token.is_some(),
-        insecure: said(section.insecure),
-        flag: "--fleet-token-file",
-        port_flag: "--port",
-    };
+    let guard = Guard::token(config.token.is_some(), section.insecure);
     let listener = listen("controller", &section.host, section.port, guard).await?;
     announce("controller", &listener)?;
     Ok(muster_controller::run(config, listener, stop).await?)
@@ -37,12 +32,7 @@ pub(crate) async fn worker(args: Box<WorkerArgs>, file: File) -> anyhow::Result<
         return print(&Printed { worker: Some(&section), models: Some(&section.models), ..Printed::default() });
     }
     let stop = stop::on_signal();
-    let guard = Guard {
-        locked: config.token.is_some(),
-        insecure: said(section.insecure),
-        flag: "--fleet-token-file",
-        port_flag: "--port",
-    };
+    let guard = Guard::token(config.token.is_some(), section.insecure);
     let listener = listen("worker", &section.host, section.port, guard).await?;
     anyhow::ensure!(
         config.registration.is_none() || config.address.is_some() || !listener.local_addr()?.ip().is_unspecified(),
@@ -61,12 +51,7 @@ pub(crate) async fn gateway(args: Box<GatewayArgs>, file: File) -> anyhow::Resul
         return print(&Printed { gateway: Some(&section), ..Printed::default() });
     }
     let stop = stop::on_signal();
-    let guard = Guard {
-        locked: !config.keys.is_empty(),
-        insecure: said(section.insecure),
-        flag: "--api-key-file",
-        port_flag: "--port",
-    };
+    let guard = Guard::keys(!config.keys.is_empty(), section.insecure);
     let listener = listen("gateway", &section.host, section.port, guard).await?;
     announce("gateway", &listener)?;
     Ok(muster_gateway::run(config, listener, stop).await?)
@@ -88,10 +73,6 @@ pub(crate) fn say(line: &str) {
     let mut out = std::io::stdout();
     // Nobody may be reading; the service runs all the same.
     let _ = writeln!(out, "{line}").and_then(|()| out.flush());
-}
-
-fn said(flag: Option<bool>) -> bool {
-    flag == Some(true)
 }
 
 /// What `--print-config` shows: the sections of a file.

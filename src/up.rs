@@ -137,12 +137,7 @@ struct Listeners {
 impl Listeners {
     async fn bind(plan: &Plan) -> anyhow::Result<Self> {
         let gateway = plan.gateway.config()?;
-        let guard = Guard {
-            locked: !gateway.keys.is_empty(),
-            insecure: plan.gateway.insecure == Some(true),
-            flag: "--api-key-file",
-            port_flag: "--port",
-        };
+        let guard = Guard::keys(!gateway.keys.is_empty(), plan.gateway.insecure);
         let host = plan.gateway.host.as_deref().unwrap_or("127.0.0.1");
         Ok(Self {
             gateway: bind("gateway", host, plan.gateway.port.unwrap_or(8000), guard).await?,
@@ -154,7 +149,7 @@ impl Listeners {
 
 /// A port for a service that only this machine talks to: as told, else the usual one, else a free one.
 async fn inner(service: &str, told: Option<u16>, usual: u16, port_flag: &'static str) -> anyhow::Result<TcpListener> {
-    let guard = Guard { locked: false, insecure: false, flag: "--fleet-token-file", port_flag };
+    let guard = Guard { port_flag, ..Guard::token(false, None) };
     let host = "127.0.0.1";
     match told {
         Some(port) => bind(service, host, port, guard).await,

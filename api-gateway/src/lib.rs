@@ -104,7 +104,7 @@ async fn keep_in_touch(upstream: &Upstream, interval: Duration) -> Infallible {
             Ok(()) => {}
             Err(error) if !silent => {
                 tracing::warn!(
-                    error = upstream::chain(&error),
+                    error = muster_shared::problem::chain(&error),
                     "the controller does not answer; requests go to the workers last known"
                 );
                 silent = true;

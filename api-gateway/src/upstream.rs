@@ -22,7 +22,7 @@ use muster_shared::control::{Dispatch, Grant, ModelStatus, Outcome, Renew};
 use muster_shared::embed::{EmbedRequest, EmbedResponse};
 use muster_shared::generate::GenerateRequest;
 use muster_shared::id::GatewayId;
-use muster_shared::problem::{Kind, Problem};
+use muster_shared::problem::{Kind, Problem, chain};
 use muster_shared::secret::Secret;
 use muster_shared::transport::Transport;
 use tokio::sync::Notify;
@@ -348,16 +348,4 @@ fn no_controller() -> Problem {
 
 fn millis(duration: std::time::Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
-}
-
-/// An error with its causes, for the log.
-pub(crate) fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        text.push_str(": ");
-        text.push_str(&error.to_string());
-        cause = error.source();
-    }
-    text
 }

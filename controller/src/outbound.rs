@@ -1,10 +1,10 @@
 //! Calls to workers. An error says in words for the caller why there is no answer.
 
-use std::error::Error as StdError;
 use std::time::Duration;
 
 use muster_shared::client::{Timeouts, http_client};
 use muster_shared::fastchat::WorkerStatus;
+use muster_shared::problem::chain;
 use muster_shared::secret::Secret;
 use reqwest::{Client, RequestBuilder, Response};
 
@@ -70,10 +70,4 @@ async fn answered(request: RequestBuilder, url: &str) -> Result<Response, String
     let response = request.send().await.map_err(|error| format!("cannot reach {url}: {}", chain(&error)))?;
     let status = response.status();
     if status.is_success() { Ok(response) } else { Err(format!("{url} answered {status}")) }
-}
-
-/// An error with its causes: the outermost message alone hides a refused connection.
-pub(crate) fn chain(error: &(dyn StdError + 'static)) -> String {
-    let causes = std::iter::successors(error.source(), |&cause| cause.source());
-    causes.fold(error.to_string(), |text, cause| format!("{text}: {cause}"))
 }

@@ -66,7 +66,7 @@ impl Catalog {
                     catalog.threads.push(thread);
                 }
                 Err(error) => {
-                    let reason = crate::error::chain(&error);
+                    let reason = muster_shared::problem::chain(&error);
                     tracing::error!(model = model.name, reason, "model cannot be loaded");
                     config.report(&model.name, LoadProgress::Failed(reason));
                     failures.push((model.name.clone(), error));

@@ -1,5 +1,7 @@
 //! Why a worker stops.
 
+use muster_shared::problem::chain;
+
 use crate::model::ModelError;
 
 /// Why a worker could not start, or had to stop.
@@ -60,19 +62,4 @@ pub enum LoadError {
     /// The system gave no thread.
     #[error("cannot start a thread for the model")]
     Thread(#[source] std::io::Error),
-}
-
-/// An error with its causes, on one line.
-pub fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        let words = error.to_string();
-        if !text.contains(&words) {
-            text.push_str(": ");
-            text.push_str(&words);
-        }
-        cause = error.source();
-    }
-    text
 }

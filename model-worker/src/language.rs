@@ -133,7 +133,10 @@ impl LanguageModel {
             }
             other => Problem::invalid(
                 "messages",
-                format!("the model's chat template cannot render these messages: {}", crate::error::chain(&other)),
+                format!(
+                    "the model's chat template cannot render these messages: {}",
+                    muster_shared::problem::chain(&other)
+                ),
             ),
         })
     }
@@ -301,7 +304,7 @@ pub(crate) fn problem(error: EngineError) -> Problem {
         }
         EngineError::TooMany { .. } => Problem::invalid("n", error.to_string()),
         EngineError::Step(_) | EngineError::Sample(_) | EngineError::Stopped => {
-            Problem::new(Kind::Bug, crate::error::chain(&error))
+            Problem::new(Kind::Bug, muster_shared::problem::chain(&error))
         }
     }
 }

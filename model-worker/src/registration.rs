@@ -15,10 +15,10 @@ use muster_shared::transport::Transport;
 use tokio_util::sync::CancellationToken;
 
 use crate::config::{RegistrationConfig, Speed};
-use crate::error::chain;
 use crate::fastchat::worker_status;
 use crate::metrics;
 use crate::state::State;
+use muster_shared::problem::chain;
 
 /// First and longest pause between two attempts to register.
 const BACKOFF: [Duration; 2] = [Duration::from_millis(200), Duration::from_secs(5)];

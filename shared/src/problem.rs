@@ -99,3 +99,18 @@ impl Problem {
         self.retry_after_ms.map(|ms| ms.div_ceil(1000).max(1))
     }
 }
+
+/// An error with its causes on one line, for the log; a cause whose words are there already is not repeated.
+pub fn chain(error: &(dyn std::error::Error + 'static)) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        let words = error.to_string();
+        if !text.contains(&words) {
+            text.push_str(": ");
+            text.push_str(&words);
+        }
+        cause = error.source();
+    }
+    text
+}

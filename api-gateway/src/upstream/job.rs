@@ -8,9 +8,9 @@ use muster_shared::id::WorkerId;
 use muster_shared::problem::{Kind, Problem};
 use tokio_util::sync::CancellationToken;
 
-use super::chain;
 use super::ticket::Ticket;
 use crate::metrics;
+use muster_shared::problem::chain;
 
 /// Shortest and longest pause of a patient request before it asks a full fleet again.
 const PAUSES: (Duration, Duration) = (Duration::from_millis(20), Duration::from_secs(1));

@@ -8,8 +8,8 @@ use muster_shared::control::{self, Outcome, Release};
 use muster_shared::id::{GatewayId, TicketId, WorkerId};
 use tokio::sync::mpsc;
 
-use super::chain;
 use crate::metrics;
+use muster_shared::problem::chain;
 
 /// Releases that may wait for the controller: many more than requests end during one call to it.
 const WAITING: usize = 8192;

@@ -16,9 +16,9 @@ use serde_json::{Value, json};
 
 use crate::desk::Patience;
 use crate::http::Shared;
-use crate::outbound::chain;
 use crate::registry::{Asker, Holder, Request};
 use crate::service::{Service, TicketGuard};
+use muster_shared::problem::chain;
 
 /// Longest frame that is passed on, in bytes: a whole long answer with its log-probabilities.
 const FRAME_LIMIT: usize = 16 << 20;
