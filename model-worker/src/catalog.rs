@@ -23,7 +23,7 @@ use crate::model::files::ModelFiles;
 use crate::model::manifest::{CausalManifest, EncoderManifest, Manifest};
 use crate::model::onnx::runtime::{self, Runtime};
 use crate::model::onnx::session::SessionOptions;
-use crate::model::{CausalModel, EncoderBatch, ModelError, Row, onnx};
+use crate::model::{CausalModel, EncoderBatch, ModelError, Next, Positions, Row, onnx};
 use crate::tokenizer::Tokenizer;
 
 /// Steps that loading a model takes, for progress bars.
@@ -320,8 +320,8 @@ impl Loader<'_> {
 /// Reads two tokens and adds one: a graph that cannot do that is found out at the start.
 fn warm_up(model: &mut dyn CausalModel) -> Result<(), ModelError> {
     let row = Row(0);
-    model.forward(row, &[0, 0], 0)?;
-    model.forward(row, &[0], 2)?;
+    model.read(row, &[0, 0], 0, Positions::None)?;
+    model.decode(&[Next { token: 0, past: 2 }])?;
     model.release(row);
     Ok(())
 }

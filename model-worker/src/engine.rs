@@ -21,7 +21,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 
 use crate::metrics::EngineMetrics;
-use crate::model::{CausalModel, CausalShape, ModelError, Row};
+use crate::model::{CausalModel, CausalShape, ModelError, Positions, Row};
 use crate::tokenizer::Tokenizer;
 use sampler::{SampleError, Sampled};
 use scheduler::Scheduler;
@@ -249,7 +249,7 @@ impl Engine {
         let read = total.min(past + chunk);
         let (chunk, last) = (&sequence.tokens[past..read], read == total);
         let started = Instant::now();
-        let sampled = match self.model.forward(row, chunk, past) {
+        let sampled = match self.model.read(row, chunk, past, if last { Positions::Last } else { Positions::None }) {
             Ok(logits) if last => choose(sequence, &mut logits[..self.vocab]).map(Some),
             Ok(_) => Ok(None),
             Err(error) => Err(error.into()),
@@ -264,7 +264,7 @@ impl Engine {
         let sequence = self.scheduler.sequence(row);
         let (past, total) = (sequence.in_cache, sequence.tokens.len());
         let started = Instant::now();
-        let sampled = match self.model.forward(row, sequence.unread(), past) {
+        let sampled = match self.model.read(row, sequence.unread(), past, Positions::Last) {
             Ok(logits) => choose(sequence, &mut logits[..self.vocab]).map(Some),
             Err(error) => Err(error.into()),
         };

@@ -24,21 +24,62 @@ pub struct CausalShape {
     pub context: usize,
     /// Sequences whose keys and values it can hold at once.
     pub rows: usize,
+    /// Memory that the keys and values of one token take, in bytes; 0 where nothing is known.
+    pub token_bytes: usize,
+    /// Whether [`Positions::All`] can be had: a graph whose head was cut to the last position cannot give more.
+    pub all_positions: bool,
 }
 
-/// A language model that keeps the keys and values of several sequences.
+/// For which of the tokens read logits are wanted: the head of a model is a good part of its work.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Positions {
+    /// For none: more of the prompt follows.
+    None,
+    /// For the last.
+    Last,
+    /// For each.
+    All,
+}
+
+/// One more token for a row.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Next {
+    /// The token.
+    pub token: u32,
+    /// Tokens that the row holds before it.
+    pub past: usize,
+}
+
+/// A language model that keeps the keys and values of several sequences, one a row.
+///
+/// A row begins anew with `past == 0`; whatever it held beyond `past` is forgotten. Row numbers are places, not names:
+/// the engine keeps the rows that decode in front, and moves sequences with [`CausalModel::swap`].
 pub trait CausalModel: Send {
     /// What it is like.
     fn shape(&self) -> CausalShape;
 
-    /// Reads `tokens` after the `past` tokens that the row holds, and gives the logits `[vocab]` after the last.
+    /// Reads `tokens` after the first `past` tokens that the row holds; gives logits `[wanted, vocab]`.
     ///
-    /// `tokens` is not empty, and `past + tokens.len()` does not exceed the context. With `past == 0` whatever the
-    /// row held is forgotten.
+    /// `tokens` is not empty, and `past + tokens.len()` does not exceed the context.
     ///
     /// # Errors
-    /// [`ModelError::Run`] when the runtime fails; the row is lost then, the others are not.
-    fn forward(&mut self, row: Row, tokens: &[u32], past: usize) -> Result<&mut [f32], ModelError>;
+    /// [`ModelError::Run`] when the runtime fails; what the row held before `past` is still there.
+    fn read(&mut self, row: Row, tokens: &[u32], past: usize, wanted: Positions) -> Result<&mut [f32], ModelError>;
+
+    /// Adds one token to each of the first `next.len()` rows; gives logits `[next.len(), vocab]`.
+    ///
+    /// # Errors
+    /// As [`CausalModel::read`]; every row still holds its past, so each can be tried alone.
+    fn decode(&mut self, next: &[Next]) -> Result<&mut [f32], ModelError>;
+
+    /// Exchanges what two rows hold, of which only the first so many tokens count.
+    fn swap(&mut self, a: (Row, usize), b: (Row, usize));
+
+    /// Makes the row `to` hold the first `tokens` that the row `from` holds.
+    ///
+    /// # Errors
+    /// [`ModelError::Run`] when there is no memory; `to` holds nothing then.
+    fn copy(&mut self, from: Row, to: Row, tokens: usize) -> Result<(), ModelError>;
 
     /// Gives up what a row holds.
     fn release(&mut self, row: Row);

@@ -7,7 +7,7 @@ use muster_worker::model::files::ModelFiles;
 use muster_worker::model::manifest::{Layout, Manifest};
 use muster_worker::model::onnx::runtime::{self, LibrarySearch, Runtime};
 use muster_worker::model::onnx::session::SessionOptions;
-use muster_worker::model::{CausalModel, Row, onnx};
+use muster_worker::model::{CausalModel, Positions, Row, onnx};
 
 const ROWS: usize = 3;
 /// Largest difference of a logit between ways to compute the same; logits are some tens.
@@ -48,7 +48,7 @@ fn read(model: &mut dyn CausalModel, row: Row, tokens: &[u32], piece: usize) -> 
     let mut past = 0;
     let mut logits = Vec::new();
     for piece in tokens.chunks(piece) {
-        logits = model.forward(row, piece, past).expect("a run").to_vec();
+        logits = model.read(row, piece, past, Positions::Last).expect("a run").to_vec();
         past += piece.len();
     }
     logits
@@ -79,9 +79,9 @@ fn rows_do_not_see_each_other_and_forget_when_they_begin_anew() {
         let alone = read(model.as_mut(), Row(0), &short, 20);
         read(model.as_mut(), Row(1), &long, 300);
         // Between two pieces of row 0, other rows run; row 1 then begins anew over the leavings of its past.
-        model.forward(Row(0), &short[..10], 0).expect("a run");
-        model.forward(Row(2), &long[..50], 0).expect("a run");
-        let resumed = model.forward(Row(0), &short[10..], 10).expect("a run").to_vec();
+        model.read(Row(0), &short[..10], 0, Positions::Last).expect("a run");
+        model.read(Row(2), &long[..50], 0, Positions::Last).expect("a run");
+        let resumed = model.read(Row(0), &short[10..], 10, Positions::Last).expect("a run").to_vec();
         assert!(difference(&alone, &resumed) < TOLERANCE);
         model.release(Row(1));
         assert!(difference(&alone, &read(model.as_mut(), Row(1), &short, 7)) < TOLERANCE);
@@ -93,6 +93,6 @@ fn a_sequence_may_fill_the_context_to_its_end() {
     let tokens = tokens(2048);
     let mut model = gqa();
     read(model.as_mut(), Row(0), &tokens[..2047], 512);
-    let last = model.forward(Row(0), &tokens[2047..], 2047).expect("the last column").to_vec();
+    let last = model.read(Row(0), &tokens[2047..], 2047, Positions::Last).expect("the last column").to_vec();
     assert!(last.iter().all(|logit| logit.is_finite()));
 }

@@ -6,6 +6,7 @@ use muster_shared::generate::{FinishReason, Sampling};
 
 use super::stop::StopFilter;
 use super::*;
+use crate::model::Next;
 use crate::model::fake::{END, FakeModel, FakeOptions};
 
 const CAPACITY: EngineCapacity = EngineCapacity { slots: 2, waiting: 2 };
@@ -26,7 +27,42 @@ impl CausalModel for Gated {
         self.fake.shape()
     }
 
-    fn forward(&mut self, row: Row, tokens: &[u32], past: usize) -> Result<&mut [f32], ModelError> {
+    fn read(&mut self, row: Row, tokens: &[u32], past: usize, wanted: Positions) -> Result<&mut [f32], ModelError> {
+        self.wait_and_check(tokens)?;
+        let nan = self.nan.load(Ordering::Relaxed);
+        let logits = self.fake.read(row, tokens, past, wanted)?;
+        if nan {
+            logits.fill(f32::NAN);
+        }
+        Ok(logits)
+    }
+
+    fn decode(&mut self, next: &[Next]) -> Result<&mut [f32], ModelError> {
+        let tokens: Vec<u32> = next.iter().map(|next| next.token).collect();
+        self.wait_and_check(&tokens)?;
+        let nan = self.nan.load(Ordering::Relaxed);
+        let logits = self.fake.decode(next)?;
+        if nan {
+            logits.fill(f32::NAN);
+        }
+        Ok(logits)
+    }
+
+    fn swap(&mut self, a: (Row, usize), b: (Row, usize)) {
+        self.fake.swap(a, b);
+    }
+
+    fn copy(&mut self, from: Row, to: Row, tokens: usize) -> Result<(), ModelError> {
+        self.fake.copy(from, to, tokens)
+    }
+
+    fn release(&mut self, row: Row) {
+        self.fake.release(row);
+    }
+}
+
+impl Gated {
+    fn wait_and_check(&self, tokens: &[u32]) -> Result<(), ModelError> {
         let (open, changed) = &*self.open;
         let guard = open.lock().expect("no panic while holding it");
         drop(changed.wait_while(guard, |open| !*open).expect("no panic while holding it"));
@@ -34,15 +70,7 @@ impl CausalModel for Gated {
         if self.broken.is_some_and(|token| tokens.contains(&token)) {
             return Err(ModelError::Run("broken".to_owned()));
         }
-        let logits = self.fake.forward(row, tokens, past)?;
-        if self.nan.load(Ordering::Relaxed) {
-            logits.fill(f32::NAN);
-        }
-        Ok(logits)
-    }
-
-    fn release(&mut self, row: Row) {
-        self.fake.release(row);
+        Ok(())
     }
 }
 

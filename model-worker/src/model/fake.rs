@@ -4,7 +4,7 @@
 
 use std::time::Duration;
 
-use super::{CausalModel, CausalShape, ModelError, Row};
+use super::{CausalModel, CausalShape, ModelError, Next, Positions, Row};
 use crate::tokenizer::{Tokenizer, TokenizerError};
 
 /// What it says, again and again.
@@ -33,21 +33,21 @@ impl Default for FakeOptions {
     }
 }
 
-/// The fake model.
+/// The fake model. What it says is a function of the tokens in the row alone, however they came there.
 #[derive(Debug)]
 pub struct FakeModel {
     options: FakeOptions,
     shape: CausalShape,
-    /// Length of each row's prompt: all tokens that came before the first run of one token.
-    prompts: Vec<usize>,
+    /// What each row holds.
+    rows: Vec<Vec<u32>>,
     logits: Vec<f32>,
 }
 
 impl FakeModel {
     /// A fake with room for `rows` sequences.
     pub fn new(options: FakeOptions, rows: usize) -> Self {
-        let shape = CausalShape { vocab: VOCAB, context: options.context, rows };
-        Self { options, shape, prompts: vec![0; rows], logits: vec![0.0; VOCAB] }
+        let shape = CausalShape { vocab: VOCAB, context: options.context, rows, token_bytes: 4, all_positions: true };
+        Self { options, shape, rows: vec![Vec::new(); rows], logits: Vec::new() }
     }
 
     /// Its tokenizer: one token a byte.
@@ -57,6 +57,39 @@ impl FakeModel {
     pub fn tokenizer() -> Result<Tokenizer, TokenizerError> {
         Tokenizer::from_json(tokenizer_json().to_string().as_bytes())
     }
+
+    /// Takes the time that one run takes.
+    fn work(&self) {
+        #[expect(clippy::disallowed_methods, reason = "it stands for the time a real model computes in this thread")]
+        if !self.options.token_time.is_zero() {
+            std::thread::sleep(self.options.token_time);
+        }
+    }
+
+    fn add(&mut self, row: Row, tokens: &[u32], past: usize) {
+        let held = &mut self.rows[row.0];
+        held.truncate(past);
+        held.extend_from_slice(tokens);
+    }
+
+    /// Adds the logits after the first `length` tokens of a row.
+    fn answer(&mut self, row: Row, length: usize) {
+        let said = said(&self.rows[row.0][..length]);
+        let next =
+            if said >= self.options.answer { END as usize } else { usize::from(SENTENCE[said % SENTENCE.len()]) };
+        let start = self.logits.len();
+        self.logits.resize(start + VOCAB, 0.0);
+        self.logits[start + next] = 20.0;
+    }
+}
+
+/// How much of the sentence stands at the end of the tokens.
+fn said(tokens: &[u32]) -> usize {
+    tokens.iter().fold(0, |said, &token| match u8::try_from(token) {
+        Ok(byte) if byte == SENTENCE[said % SENTENCE.len()] => said + 1,
+        Ok(byte) if byte == SENTENCE[0] => 1,
+        _ => 0,
+    })
 }
 
 impl CausalModel for FakeModel {
@@ -64,25 +97,41 @@ impl CausalModel for FakeModel {
         self.shape
     }
 
-    fn forward(&mut self, row: Row, tokens: &[u32], past: usize) -> Result<&mut [f32], ModelError> {
-        #[expect(clippy::disallowed_methods, reason = "it stands for the time a real model computes in this thread")]
-        if !self.options.token_time.is_zero() {
-            std::thread::sleep(self.options.token_time);
-        }
+    fn read(&mut self, row: Row, tokens: &[u32], past: usize, wanted: Positions) -> Result<&mut [f32], ModelError> {
+        self.work();
+        self.add(row, tokens, past);
+        self.logits.clear();
         let total = past + tokens.len();
-        if past == 0 || tokens.len() > 1 {
-            self.prompts[row.0] = total;
-        }
-        let said = total - self.prompts[row.0];
-        let next =
-            if said >= self.options.answer { END as usize } else { usize::from(SENTENCE[said % SENTENCE.len()]) };
-        self.logits.fill(0.0);
-        self.logits[next] = 20.0;
+        let first = match wanted {
+            Positions::None => total + 1,
+            Positions::Last => total,
+            Positions::All => past + 1,
+        };
+        (first..=total).for_each(|length| self.answer(row, length));
         Ok(&mut self.logits)
     }
 
+    fn decode(&mut self, next: &[Next]) -> Result<&mut [f32], ModelError> {
+        self.work();
+        self.logits.clear();
+        for (row, &Next { token, past }) in next.iter().enumerate() {
+            self.add(Row(row), &[token], past);
+            self.answer(Row(row), past + 1);
+        }
+        Ok(&mut self.logits)
+    }
+
+    fn swap(&mut self, (a, _): (Row, usize), (b, _): (Row, usize)) {
+        self.rows.swap(a.0, b.0);
+    }
+
+    fn copy(&mut self, from: Row, to: Row, tokens: usize) -> Result<(), ModelError> {
+        self.rows[to.0] = self.rows[from.0][..tokens].to_vec();
+        Ok(())
+    }
+
     fn release(&mut self, row: Row) {
-        self.prompts[row.0] = 0;
+        self.rows[row.0].clear();
     }
 }
 

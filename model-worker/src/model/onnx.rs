@@ -50,7 +50,13 @@ pub fn load_causal(
     (rows, context): (usize, usize),
 ) -> Result<Box<dyn CausalModel>, ModelError> {
     let session = session::open(runtime, &manifest.graph.source, options, &manifest.graph.name)?;
-    let shape = CausalShape { vocab: manifest.vocab, context: manifest.context.min(context), rows };
+    let shape = CausalShape {
+        vocab: manifest.vocab,
+        context: manifest.context.min(context),
+        rows,
+        token_bytes: manifest.io.caches.len() * manifest.io.kv_heads * manifest.io.head_size * size_of::<f32>(),
+        all_positions: false,
+    };
     Ok(match manifest.layout {
         Layout::Gqa => Box::new(gqa::GqaModel::new(session, manifest.io, shape)),
         Layout::Concat => Box::new(concat::ConcatModel::new(session, manifest.io, shape)),

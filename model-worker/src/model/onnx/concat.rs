@@ -6,7 +6,7 @@ use ort::memory::Allocator;
 use ort::session::{Session, SessionInputValue};
 use ort::value::{DynValue, Tensor};
 
-use super::super::{CausalModel, CausalShape, ModelError, Row};
+use super::super::{CausalModel, CausalShape, ModelError, Next, Positions, Row};
 use super::{CausalIo, as_i64, last_logits, positions, run_error};
 
 /// A language model in the layout of Optimum and transformers.js.
@@ -18,13 +18,14 @@ pub struct ConcatModel {
     /// Keys and values of each row, in the order of `io.caches`; empty before the row's first run.
     rows: Vec<Vec<DynValue>>,
     logits: Vec<f32>,
+    batch: Vec<f32>,
 }
 
 impl ConcatModel {
     /// Wraps a loaded graph.
     pub fn new(session: Session, io: CausalIo, shape: CausalShape) -> Self {
         let rows = std::iter::repeat_with(Vec::new).take(shape.rows).collect();
-        Self { session, io, shape, rows, logits: vec![0.0; shape.vocab] }
+        Self { session, io, shape, rows, logits: vec![0.0; shape.vocab], batch: Vec::new() }
     }
 
     /// The row's past, moved out; of a fresh row, tensors of no columns.
@@ -66,9 +67,27 @@ impl CausalModel for ConcatModel {
         self.shape
     }
 
-    fn forward(&mut self, row: Row, tokens: &[u32], past: usize) -> Result<&mut [f32], ModelError> {
+    fn read(&mut self, row: Row, tokens: &[u32], past: usize, _wanted: Positions) -> Result<&mut [f32], ModelError> {
         self.run(row, tokens, past).map_err(run_error)??;
         Ok(&mut self.logits)
+    }
+
+    fn decode(&mut self, next: &[Next]) -> Result<&mut [f32], ModelError> {
+        let mut all = Vec::with_capacity(next.len() * self.shape.vocab);
+        for (row, next) in next.iter().enumerate() {
+            all.extend_from_slice(self.read(Row(row), &[next.token], next.past, Positions::Last)?);
+        }
+        self.batch = all;
+        Ok(&mut self.batch)
+    }
+
+    fn swap(&mut self, (a, _): (Row, usize), (b, _): (Row, usize)) {
+        self.rows.swap(a.0, b.0);
+    }
+
+    fn copy(&mut self, _from: Row, to: Row, _tokens: usize) -> Result<(), ModelError> {
+        self.release(to);
+        Err(ModelError::Run("rows cannot be copied".to_owned()))
     }
 
     fn release(&mut self, row: Row) {

@@ -8,7 +8,7 @@ use ort::memory::{AllocationDevice, Allocator, AllocatorType, MemoryInfo, Memory
 use ort::session::{IoBinding, Session};
 use ort::value::Tensor;
 
-use super::super::{CausalModel, CausalShape, ModelError, Row};
+use super::super::{CausalModel, CausalShape, ModelError, Next, Positions, Row};
 use super::{CausalIo, as_i64, last_logits, positions, run_error};
 
 /// Columns by which a row's memory grows at first; then it doubles.
@@ -23,6 +23,7 @@ pub struct GqaModel {
     io: CausalIo,
     shape: CausalShape,
     logits: Vec<f32>,
+    batch: Vec<f32>,
 }
 
 /// Keys and values of one row, with the binding that holds them.
@@ -38,7 +39,7 @@ impl GqaModel {
     /// Wraps a loaded graph.
     pub fn new(session: Session, io: CausalIo, shape: CausalShape) -> Self {
         let rows = std::iter::repeat_with(|| None).take(shape.rows).collect();
-        Self { rows, session, io, shape, logits: vec![0.0; shape.vocab] }
+        Self { rows, session, io, shape, logits: vec![0.0; shape.vocab], batch: Vec::new() }
     }
 
     /// Makes room for so many columns in a row, of which `past` are kept. A whole context is seldom needed and may be
@@ -112,9 +113,27 @@ impl CausalModel for GqaModel {
         self.shape
     }
 
-    fn forward(&mut self, row: Row, tokens: &[u32], past: usize) -> Result<&mut [f32], ModelError> {
+    fn read(&mut self, row: Row, tokens: &[u32], past: usize, _wanted: Positions) -> Result<&mut [f32], ModelError> {
         self.run(row, tokens, past).map_err(run_error)??;
         Ok(&mut self.logits)
+    }
+
+    fn decode(&mut self, next: &[Next]) -> Result<&mut [f32], ModelError> {
+        let mut all = Vec::with_capacity(next.len() * self.shape.vocab);
+        for (row, next) in next.iter().enumerate() {
+            all.extend_from_slice(self.read(Row(row), &[next.token], next.past, Positions::Last)?);
+        }
+        self.batch = all;
+        Ok(&mut self.batch)
+    }
+
+    fn swap(&mut self, (a, _): (Row, usize), (b, _): (Row, usize)) {
+        self.rows.swap(a.0, b.0);
+    }
+
+    fn copy(&mut self, _from: Row, to: Row, _tokens: usize) -> Result<(), ModelError> {
+        self.release(to);
+        Err(ModelError::Run("rows cannot be copied".to_owned()))
     }
 
     /// Keeps the memory: the next sequence of the row writes over it.
