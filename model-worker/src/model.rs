@@ -189,6 +189,26 @@ pub enum ModelError {
         /// ONNX Runtime's own words.
         reason: String,
     },
+    /// There is no memory for keys and values.
+    #[error("cannot reserve {} for keys and values; lower --slots, --kv-memory or --context-length", bytesize::ByteSize(*.bytes as u64))]
+    Reserve {
+        /// Memory wanted, in bytes.
+        bytes: usize,
+        /// The system's own words.
+        #[source]
+        source: std::io::Error,
+    },
+    /// There is less memory than was asked for.
+    #[error(
+        "keys and values shall have {}, but only {} of memory are free; lower --kv-memory, or give the worker more memory",
+        bytesize::ByteSize(*.wanted), bytesize::ByteSize(*.free)
+    )]
+    NoMemory {
+        /// Memory wanted, in bytes.
+        wanted: u64,
+        /// Memory that is free, in bytes.
+        free: u64,
+    },
     /// A run failed.
     #[error("a run of the model failed: {0}")]
     Run(String),

@@ -7,7 +7,7 @@ use muster_worker::model::files::ModelFiles;
 use muster_worker::model::manifest::{Layout, Manifest};
 use muster_worker::model::onnx::runtime::{self, LibrarySearch, Runtime};
 use muster_worker::model::onnx::session::SessionOptions;
-use muster_worker::model::{CausalModel, Positions, Row, onnx};
+use muster_worker::model::{CausalModel, Next, Positions, Row, onnx};
 
 const ROWS: usize = 3;
 /// Largest difference of a logit between ways to compute the same; logits are some tens.
@@ -95,4 +95,42 @@ fn a_sequence_may_fill_the_context_to_its_end() {
     read(model.as_mut(), Row(0), &tokens[..2047], 512);
     let last = model.read(Row(0), &tokens[2047..], 2047, Positions::Last).expect("the last column").to_vec();
     assert!(last.iter().all(|logit| logit.is_finite()));
+}
+
+#[test]
+fn rows_decode_together_as_alone() {
+    let tokens = tokens(120);
+    for mut model in [gqa(), concat()] {
+        let alone: Vec<Vec<f32>> =
+            [7, 50, 120].iter().map(|&length| read(model.as_mut(), Row(0), &tokens[..length], 64)).collect();
+        for (row, length) in [(0, 6), (1, 49), (2, 119)] {
+            read(model.as_mut(), Row(row), &tokens[..length], 64);
+        }
+        let next = [6, 49, 119].map(|past| Next { token: tokens[past], past });
+        let together = model.decode(&next).expect("a run").to_vec();
+        for (row, alone) in alone.iter().enumerate() {
+            assert!(difference(alone, &together[row * 2048..][..2048]) < TOLERANCE, "row {row}");
+        }
+    }
+}
+
+#[test]
+fn rows_can_be_copied_moved_and_rolled_back() {
+    let tokens = tokens(200);
+    for mut model in [gqa(), concat()] {
+        let whole = read(model.as_mut(), Row(0), &tokens, 64);
+        model.copy(Row(0), Row(1), 150).expect("memory");
+        model.release(Row(0));
+        read(model.as_mut(), Row(0), &tokens[50..60], 10);
+        model.swap((Row(0), 10), (Row(1), 150));
+        model.swap((Row(2), 0), (Row(1), 10));
+        let rest = model.read(Row(0), &tokens[150..], 150, Positions::All).expect("a run").to_vec();
+        assert_eq!(rest.len(), 50 * 2048);
+        assert!(difference(&whole, &rest[49 * 2048..]) < TOLERANCE);
+        let short = read(model.as_mut(), Row(1), &tokens[50..60], 10);
+        let moved = model.read(Row(2), &tokens[59..60], 9, Positions::Last).expect("a run").to_vec();
+        assert!(difference(&short, &moved) < TOLERANCE);
+        let again = model.read(Row(0), &tokens[170..], 170, Positions::Last).expect("a run").to_vec();
+        assert!(difference(&whole, &again) < TOLERANCE, "what lies beyond `past` is forgotten");
+    }
 }

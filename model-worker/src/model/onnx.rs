@@ -2,18 +2,25 @@
 //!
 //! * [`runtime`] finds and starts ONNX Runtime.
 //! * [`graph`] reads what an ONNX file says of itself, and refuses weights outside the model's folder.
+//! * [`rewrite`] cuts the head of a language model to the positions that are wanted.
 //! * [`session`] loads a graph into ONNX Runtime.
-//! * [`gqa`] and [`mod@concat`] run the two layouts of language models; [`encoder`] runs encoders.
+//! * `gqa` and [`mod@concat`] run the two layouts of language models; [`encoder`] runs encoders. `lent` holds the memory
+//!   that ONNX Runtime reads and writes in place.
 
 pub mod concat;
 pub mod encoder;
-pub mod gqa;
+mod gqa;
 pub mod graph;
+mod lent;
+pub mod rewrite;
 pub mod runtime;
 pub mod session;
 
 use super::manifest::{CausalManifest, EncoderManifest, Layout};
 use super::{CausalModel, CausalShape, EncoderModel, ModelError};
+use gqa::GqaModel;
+use lent::f16;
+use rewrite::Head;
 use runtime::Runtime;
 use session::SessionOptions;
 
@@ -28,6 +35,29 @@ pub struct CausalIo {
     pub head_size: usize,
     /// Whether the graph wants the position of each token.
     pub position_ids: bool,
+    /// Numbers in the caches.
+    pub caches_element: Element,
+    /// Numbers in the logits.
+    pub logits_element: Element,
+}
+
+/// Floating-point numbers that a graph takes and gives.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Element {
+    /// 32 bits.
+    F32,
+    /// 16 bits, IEEE.
+    F16,
+}
+
+impl Element {
+    /// Size of one number in bytes.
+    pub fn bytes(self) -> usize {
+        match self {
+            Self::F32 => 4,
+            Self::F16 => 2,
+        }
+    }
 }
 
 /// One key or value cache of one layer.
@@ -50,16 +80,21 @@ pub fn load_causal(
     (rows, context): (usize, usize),
 ) -> Result<Box<dyn CausalModel>, ModelError> {
     let session = session::open(runtime, &manifest.graph.source, options, &manifest.graph.name)?;
+    let cut = manifest.graph.facts.outputs["logits"].shape.get(1) == Some(&Some(1));
+    let (io, head) = (&manifest.io, if cut { Head::Last } else { Head::All });
     let shape = CausalShape {
         vocab: manifest.vocab,
         context: manifest.context.min(context),
         rows,
-        token_bytes: manifest.io.caches.len() * manifest.io.kv_heads * manifest.io.head_size * size_of::<f32>(),
-        all_positions: false,
+        token_bytes: manifest.token_bytes(),
+        all_positions: true,
     };
-    Ok(match manifest.layout {
-        Layout::Gqa => Box::new(gqa::GqaModel::new(session, manifest.io, shape)),
-        Layout::Concat => Box::new(concat::ConcatModel::new(session, manifest.io, shape)),
+    Ok(match (manifest.layout, io.caches_element, io.logits_element) {
+        (Layout::Gqa, Element::F32, Element::F32) => Box::new(GqaModel::<f32, f32>::new(session, io, shape, head)?),
+        (Layout::Gqa, Element::F32, Element::F16) => Box::new(GqaModel::<f32, f16>::new(session, io, shape, head)?),
+        (Layout::Gqa, Element::F16, Element::F32) => Box::new(GqaModel::<f16, f32>::new(session, io, shape, head)?),
+        (Layout::Gqa, Element::F16, Element::F16) => Box::new(GqaModel::<f16, f16>::new(session, io, shape, head)?),
+        (Layout::Concat, ..) => Box::new(concat::ConcatModel::new(session, manifest.io, shape)),
     })
 }
 

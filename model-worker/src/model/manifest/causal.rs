@@ -3,7 +3,8 @@
 use serde_json::Value;
 
 use super::super::ModelError;
-use super::super::onnx::{CacheIo, CausalIo};
+use super::super::onnx::graph::TensorFacts;
+use super::super::onnx::{CacheIo, CausalIo, Element};
 use super::{Configs, Graph, number};
 
 /// Ten times the largest vocabulary there is; a larger number is a mistake, and would be taken from memory.
@@ -42,9 +43,22 @@ impl CausalManifest {
         let facts = Facts { graph: &graph, configs };
         let io = facts.io()?;
         let layout = facts.layout()?;
+        if layout == Layout::Concat && (io.caches_element, io.logits_element) != (Element::F32, Element::F32) {
+            return Err(facts.unknown(
+                "float16 keys and values can be served only where attention is GroupQueryAttention; on a processor take a \
+                 float32, int8 or q4 export",
+            ));
+        }
         let (vocab, context) = (facts.vocab()?, facts.context()?);
         let (end_ids, end_tokens) = (facts.end_ids(), facts.end_tokens());
         Ok(Self { layout, io, vocab, context, end_ids, end_tokens, graph })
+    }
+}
+
+impl CausalManifest {
+    /// Memory that keys and values of one token take, in bytes.
+    pub fn token_bytes(&self) -> usize {
+        self.io.caches.len() * self.io.kv_heads * self.io.head_size * self.io.caches_element.bytes()
     }
 }
 
@@ -94,6 +108,8 @@ impl Facts<'_> {
             kv_heads: self.kv_heads(&caches[0])?,
             head_size: self.head_size(&caches[0])?,
             position_ids: self.graph.facts.inputs.contains_key("position_ids"),
+            caches_element: self.element(&caches[0].past, &self.graph.facts.inputs[&caches[0].past])?,
+            logits_element: self.logits_element()?,
             caches,
         })
     }
@@ -139,13 +155,24 @@ impl Facts<'_> {
         if !self.graph.facts.outputs.contains_key(&cache.present) {
             return Err(self.unknown(format!("output `{}` is missing", cache.present)));
         }
-        if !past.is_float32() {
-            return Err(self.unknown(format!(
-                "`{}` is not float32; on a processor take a float32, int8 or q4 export",
-                cache.past
-            )));
+        let present = &self.graph.facts.outputs[&cache.present];
+        if past.element != present.element {
+            return Err(
+                self.unknown(format!("`{}` and `{}` hold numbers of different types", cache.past, cache.present))
+            );
         }
-        Ok(())
+        self.element(&cache.past, past).map(drop)
+    }
+
+    fn element(&self, name: &str, tensor: &TensorFacts) -> Result<Element, ModelError> {
+        match tensor.element {
+            1 => Ok(Element::F32),
+            10 => Ok(Element::F16),
+            other => Err(self.unknown(format!(
+                "`{name}` has the element type {other}; float32 (1) and float16 (10) can be served, so take a float32, \
+                 float16, int8 or q4 export"
+            ))),
+        }
     }
 
     /// The size of one dimension of a cache `[batch, kv_heads, past, head_size]`, where the graph fixes it.
@@ -172,13 +199,17 @@ impl Facts<'_> {
             .ok_or_else(|| self.unknown("neither the graph nor a configuration file tells the head size"))
     }
 
+    fn logits(&self) -> Result<&TensorFacts, ModelError> {
+        let logits = self.graph.facts.outputs.get("logits");
+        logits.ok_or_else(|| self.unknown("a language model needs the output `logits`"))
+    }
+
+    fn logits_element(&self) -> Result<Element, ModelError> {
+        self.element("logits", self.logits()?)
+    }
+
     fn vocab(&self) -> Result<usize, ModelError> {
-        let Some(logits) = self.graph.facts.outputs.get("logits") else {
-            return Err(self.unknown("a language model needs the output `logits`"));
-        };
-        if !logits.is_float32() {
-            return Err(self.unknown("`logits` is not float32; on a processor take a float32, int8 or q4 export"));
-        }
+        let logits = self.logits()?;
         let fixed = logits.shape.last().copied().flatten().and_then(|size| usize::try_from(size).ok());
         fixed
             .or_else(|| self.size("/model/vocab_size", "/vocab_size"))

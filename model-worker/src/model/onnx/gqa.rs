@@ -1,141 +1,273 @@
 //! Language models whose attention is `GroupQueryAttention`: keys and values are written in place.
 //!
-//! Past and present of a row are bound to the same tensor `[1, kv_heads, columns, head_size]`; the operator sees
-//! equal pointers and appends the new columns. Only the sum of the attention mask and its width count, never where
-//! its ones are; what lies beyond a row's length is never read.
+//! Each layer has one slab of keys and one of values, `[rows, kv_heads, columns, head_size]`, reserved once. A run binds
+//! consecutive rows of it as past and as present; the operator sees equal pointers and appends the new columns. Only the
+//! sum of a row of the attention mask and its width count, never where its ones are; what lies beyond a row's length is
+//! never read. One run takes one token each of several rows, or several tokens of one row: the operator refuses more.
 
-use ort::memory::{AllocationDevice, Allocator, AllocatorType, MemoryInfo, MemoryType};
-use ort::session::{IoBinding, Session};
-use ort::value::Tensor;
+use ort::session::Session;
 
 use super::super::{CausalModel, CausalShape, ModelError, Next, Positions, Row};
-use super::{CausalIo, as_i64, last_logits, positions, run_error};
+use super::lent::{Bound, Lent, LentCache, LentSession, Number, f16};
+use super::rewrite::Head;
+use super::{CausalIo, run_error};
 
-/// Columns by which a row's memory grows at first; then it doubles.
-const COLUMNS: usize = 256;
+/// Columns a row may hold beyond what is needed before their memory is given back: taking pages anew costs more than
+/// to keep them for the row's next sequence.
+const SPARE_COLUMNS: usize = 1024;
 
-/// A language model in the layout of ONNX Runtime GenAI's model builder.
+/// A number of a cache or of the logits.
+pub(super) trait Float: Number + Default {
+    /// The logits as `f32`, converted into `room` where they are not.
+    fn widen<'a>(logits: &'a mut [Self], room: &'a mut Vec<f32>) -> &'a mut [f32];
+}
+
+impl Float for f32 {
+    fn widen<'a>(logits: &'a mut [Self], _: &'a mut Vec<f32>) -> &'a mut [f32] {
+        logits
+    }
+}
+
+impl Float for f16 {
+    fn widen<'a>(logits: &'a mut [Self], room: &'a mut Vec<f32>) -> &'a mut [f32] {
+        room.resize(logits.len(), 0.0);
+        half::slice::HalfFloatSliceExt::convert_to_f32_slice(logits, room);
+        room
+    }
+}
+
+/// A language model in the layout of ONNX Runtime GenAI's model builder; `C` are the numbers of its caches, `L` those of
+/// its logits.
 #[derive(Debug)]
-pub struct GqaModel {
-    /// Keys and values of each row, from its first use on.
-    rows: Vec<Option<RowCache>>,
-    session: Session,
-    io: CausalIo,
+pub(super) struct GqaModel<C, L> {
+    session: LentSession<C>,
+    inputs: Inputs,
+    logits: Lent<L>,
+    widened: Vec<f32>,
+    head: Head,
+    slab: Slab,
     shape: CausalShape,
-    logits: Vec<f32>,
-    batch: Vec<f32>,
+    /// Columns of each row that were ever written since its memory was last given back.
+    touched: Vec<usize>,
 }
 
-/// Keys and values of one row, with the binding that holds them.
+/// What a run is told besides keys and values; reserved for the largest run there can be.
 #[derive(Debug)]
-struct RowCache {
-    binding: IoBinding,
-    /// `[1, kv_heads, columns, head_size]` each, in the order of `io.caches`.
-    tensors: Vec<Tensor<f32>>,
-    columns: usize,
+struct Inputs {
+    ids: Lent<i64>,
+    mask: Lent<i64>,
+    positions: Option<Lent<i64>>,
+    wanted: Lent<i64>,
 }
 
-impl GqaModel {
-    /// Wraps a loaded graph.
-    pub fn new(session: Session, io: CausalIo, shape: CausalShape) -> Self {
-        let rows = std::iter::repeat_with(|| None).take(shape.rows).collect();
-        Self { rows, session, io, shape, logits: vec![0.0; shape.vocab], batch: Vec::new() }
+/// Where a row lies in a slab, counted in numbers.
+#[derive(Debug, Clone, Copy)]
+struct Slab {
+    heads: usize,
+    /// Of one head of one row.
+    head: usize,
+    /// Of one column of one head.
+    column: usize,
+}
+
+/// One run of the graph.
+struct Run {
+    /// First row and count.
+    rows: (usize, usize),
+    /// New tokens of each row.
+    new: usize,
+    /// Tokens of the longest row, the new ones included.
+    width: usize,
+    /// Positions of each row whose logits are wanted: so many, up to the last.
+    wanted: usize,
+}
+
+impl<C: Float, L: Float> GqaModel<C, L> {
+    /// Reserves memory for every row and lends it to a loaded graph.
+    pub(super) fn new(session: Session, io: &CausalIo, shape: CausalShape, head: Head) -> Result<Self, ModelError> {
+        let sizes = [shape.rows, io.kv_heads, shape.context, io.head_size];
+        let bytes = |numbers: usize| numbers.saturating_mul(size_of::<C>());
+        let no_memory = |source| ModelError::Reserve {
+            bytes: bytes(sizes.iter().product::<usize>().saturating_mul(io.caches.len())),
+            source,
+        };
+        let lend = |cache: &super::CacheIo| {
+            let memory = Lent::new(sizes.iter().product()).map_err(no_memory)?;
+            Ok(LentCache { past: cache.past.clone(), present: cache.present.clone(), memory })
+        };
+        let caches = io.caches.iter().map(lend).collect::<Result<Vec<_>, ModelError>>()?;
+        let tokens = shape.context.max(shape.rows);
+        let inputs = || {
+            Ok(Inputs {
+                ids: Lent::new(tokens)?,
+                mask: Lent::new(shape.rows * shape.context)?,
+                positions: io.position_ids.then(|| Lent::new(tokens)).transpose()?,
+                wanted: Lent::new(tokens)?,
+            })
+        };
+        let column = io.head_size;
+        Ok(Self {
+            session: LentSession::new(session, caches, sizes),
+            inputs: inputs().map_err(no_memory)?,
+            logits: Lent::new(shape.rows * shape.vocab).map_err(no_memory)?,
+            widened: Vec::new(),
+            head,
+            slab: Slab { heads: io.kv_heads, head: shape.context * column, column },
+            touched: vec![0; shape.rows],
+            shape: CausalShape { all_positions: head != Head::Last, ..shape },
+        })
     }
 
-    /// Makes room for so many columns in a row, of which `past` are kept. A whole context is seldom needed and may be
-    /// gigabytes, so rows begin small.
-    fn reserve(&mut self, row: Row, columns: usize, past: usize) -> ort::Result<()> {
-        let old = match &self.rows[row.0] {
-            Some(cache) if cache.columns >= columns => return Ok(()),
-            _ => self.rows[row.0].take(),
+    /// Runs the graph on what `inputs` hold; gives the wanted logits of each row, row by row.
+    fn run(&mut self, run: &Run) -> Result<&mut [f32], ModelError> {
+        let (rows, vocab) = (run.rows.1, self.shape.vocab);
+        let given = match self.head {
+            Head::Positions => run.wanted,
+            Head::Last => 1,
+            Head::All => run.new,
         };
-        let doubled = old.as_ref().map_or(0, |cache| cache.columns * 2);
-        let columns = columns.next_multiple_of(COLUMNS).max(doubled).min(self.shape.context);
-        let mut cache = self.bind(columns)?;
-        if let Some(old) = old.filter(|_| past > 0) {
-            for (from, to) in old.tensors.iter().zip(&mut cache.tensors) {
-                self.copy_columns((from, old.columns), (to, columns), past)?;
+        self.make_room(rows * given * vocab)?;
+        let pair = |columns: usize| vec![rows as i64, columns as i64];
+        let Inputs { ids, mask, positions, wanted } = &mut self.inputs;
+        let mut inputs = vec![
+            Bound { name: "input_ids", memory: ids, shape: pair(run.new) },
+            Bound { name: "attention_mask", memory: mask, shape: pair(run.width) },
+        ];
+        inputs.extend(positions.as_mut().map(|memory| Bound { name: "position_ids", memory, shape: pair(run.new) }));
+        if self.head == Head::Positions {
+            let first = run.new - run.wanted;
+            for (position, slot) in (first..run.new).zip(wanted.as_mut_slice()) {
+                *slot = position as i64;
+            }
+            inputs.push(Bound { name: Head::INPUT, memory: wanted, shape: vec![run.wanted as i64] });
+        }
+        let shape = vec![rows as i64, given as i64, vocab as i64];
+        let logits = Bound { name: "logits", memory: &mut self.logits, shape };
+        self.session.run(run.rows, &mut inputs, logits).map_err(run_error)?;
+        // Several rows have one position each; of one row, the last positions are wanted.
+        let end = rows * given * vocab;
+        let wanted = end - rows * given.min(run.wanted) * vocab..end;
+        Ok(L::widen(&mut self.logits.as_mut_slice()[wanted], &mut self.widened))
+    }
+
+    /// Makes the memory of the logits hold so many.
+    fn make_room(&mut self, logits: usize) -> Result<(), ModelError> {
+        if self.logits.as_slice().len() < logits {
+            let reserve = |source| ModelError::Reserve { bytes: logits * size_of::<L>(), source };
+            self.logits = Lent::new(logits).map_err(reserve)?;
+        }
+        Ok(())
+    }
+
+    fn touch(&mut self, row: usize, columns: usize) {
+        self.touched[row] = self.touched[row].max(columns);
+    }
+
+    /// Gives back what a row holds in memory beyond so many columns, if that is worth it.
+    fn trim(&mut self, row: usize, columns: usize) {
+        if self.touched[row] <= columns + SPARE_COLUMNS {
+            return;
+        }
+        let (slab, touched) = (self.slab, self.touched[row]);
+        for cache in self.session.caches_mut() {
+            for head in 0..slab.heads {
+                let start = slab.start(row, head);
+                cache.discard(start + columns * slab.column..start + touched * slab.column);
             }
         }
-        self.rows[row.0] = Some(cache);
-        Ok(())
-    }
-
-    /// Binds fresh caches, each tensor as past and as present.
-    fn bind(&self, columns: usize) -> ort::Result<RowCache> {
-        let mut binding = self.session.create_binding()?;
-        let shape = [1, self.io.kv_heads as i64, columns as i64, self.io.head_size as i64];
-        let mut tensors = Vec::with_capacity(self.io.caches.len());
-        for cache in &self.io.caches {
-            let mut tensor = Tensor::<f32>::new(&Allocator::default(), shape)?;
-            binding.bind_input(&cache.past, &tensor)?;
-            binding.bind_output(&cache.present, &mut tensor)?;
-            tensors.push(tensor);
-        }
-        // The graph may give one position or all of them: let the runtime size the logits.
-        let memory = MemoryInfo::new(AllocationDevice::CPU, 0, AllocatorType::Device, MemoryType::Default)?;
-        binding.bind_output_to_device("logits", &memory)?;
-        Ok(RowCache { binding, tensors, columns })
-    }
-
-    /// Copies the first columns of every head.
-    fn copy_columns(
-        &self,
-        (from, from_columns): (&Tensor<f32>, usize),
-        (to, to_columns): (&mut Tensor<f32>, usize),
-        columns: usize,
-    ) -> ort::Result<()> {
-        let (_, from) = from.try_extract_tensor::<f32>()?;
-        let (_, to) = to.try_extract_tensor_mut::<f32>()?;
-        let width = self.io.head_size;
-        let heads = from.chunks_exact(from_columns * width).zip(to.chunks_exact_mut(to_columns * width));
-        heads.for_each(|(from, to)| to[..columns * width].copy_from_slice(&from[..columns * width]));
-        Ok(())
-    }
-
-    fn run(&mut self, row: Row, tokens: &[u32], past: usize) -> ort::Result<Result<(), ModelError>> {
-        let (new, total) = (tokens.len(), past + tokens.len());
-        self.reserve(row, total, past)?;
-        let Some(RowCache { binding, .. }) = &mut self.rows[row.0] else { unreachable!("reserved above") };
-        binding.bind_input("input_ids", &Tensor::from_array(([1, new], as_i64(tokens)))?)?;
-        binding.bind_input("attention_mask", &Tensor::from_array(([1, total], vec![1_i64; total]))?)?;
-        if self.io.position_ids {
-            binding.bind_input("position_ids", &Tensor::from_array(([1, new], positions(past, new)))?)?;
-        }
-        let outputs = self.session.run_binding(binding)?;
-        let (shape, logits) = outputs["logits"].try_extract_tensor::<f32>()?;
-        Ok(last_logits(shape, logits, &mut self.logits))
+        self.touched[row] = columns;
     }
 }
 
-impl CausalModel for GqaModel {
+impl Slab {
+    fn start(&self, row: usize, head: usize) -> usize {
+        (row * self.heads + head) * self.head
+    }
+}
+
+impl<C: Float, L: Float> CausalModel for GqaModel<C, L> {
     fn shape(&self) -> CausalShape {
         self.shape
     }
 
-    fn read(&mut self, row: Row, tokens: &[u32], past: usize, _wanted: Positions) -> Result<&mut [f32], ModelError> {
-        self.run(row, tokens, past).map_err(run_error)??;
-        Ok(&mut self.logits)
+    fn read(
+        &mut self,
+        Row(row): Row,
+        tokens: &[u32],
+        past: usize,
+        wanted: Positions,
+    ) -> Result<&mut [f32], ModelError> {
+        let (new, width) = (tokens.len(), past + tokens.len());
+        self.trim(row, width);
+        self.touch(row, width);
+        let Inputs { ids, mask, positions, .. } = &mut self.inputs;
+        for (slot, token) in ids.as_mut_slice().iter_mut().zip(tokens) {
+            *slot = i64::from(*token);
+        }
+        mask.as_mut_slice()[..width].fill(1);
+        if let Some(positions) = positions {
+            for (slot, position) in positions.as_mut_slice().iter_mut().zip(past..width) {
+                *slot = position as i64;
+            }
+        }
+        let wanted = match wanted {
+            Positions::None => 0,
+            Positions::Last => 1,
+            Positions::All => new,
+        };
+        self.run(&Run { rows: (row, 1), new, width, wanted })
     }
 
     fn decode(&mut self, next: &[Next]) -> Result<&mut [f32], ModelError> {
-        let mut all = Vec::with_capacity(next.len() * self.shape.vocab);
+        let width = 1 + next.iter().map(|next| next.past).max().unwrap_or_default();
         for (row, next) in next.iter().enumerate() {
-            all.extend_from_slice(self.read(Row(row), &[next.token], next.past, Positions::Last)?);
+            self.touch(row, next.past + 1);
+            let Inputs { ids, mask, positions, .. } = &mut self.inputs;
+            ids.as_mut_slice()[row] = i64::from(next.token);
+            let (ones, zeros) = mask.as_mut_slice()[row * width..][..width].split_at_mut(next.past + 1);
+            ones.fill(1);
+            zeros.fill(0);
+            if let Some(positions) = positions {
+                positions.as_mut_slice()[row] = next.past as i64;
+            }
         }
-        self.batch = all;
-        Ok(&mut self.batch)
+        self.run(&Run { rows: (0, next.len()), new: 1, width, wanted: 1 })
     }
 
-    fn swap(&mut self, (a, _): (Row, usize), (b, _): (Row, usize)) {
-        self.rows.swap(a.0, b.0);
+    fn swap(&mut self, (Row(a), a_tokens): (Row, usize), (Row(b), b_tokens): (Row, usize)) {
+        if a == b {
+            return;
+        }
+        let (first, second) = if a < b { ((a, a_tokens), (b, b_tokens)) } else { ((b, b_tokens), (a, a_tokens)) };
+        let slab = self.slab;
+        for cache in self.session.caches_mut() {
+            for head in 0..slab.heads {
+                let (left, right) = cache.as_mut_slice().split_at_mut(slab.start(second.0, head));
+                let left = &mut left[slab.start(first.0, head)..];
+                let (ours, theirs) = (first.1 * slab.column, second.1 * slab.column);
+                let both = ours.min(theirs);
+                left[..both].swap_with_slice(&mut right[..both]);
+                right[both..both.max(ours)].copy_from_slice(&left[both..both.max(ours)]);
+                left[both..both.max(theirs)].copy_from_slice(&right[both..both.max(theirs)]);
+            }
+        }
+        self.touch(first.0, second.1);
+        self.touch(second.0, first.1);
     }
 
-    fn copy(&mut self, _from: Row, to: Row, _tokens: usize) -> Result<(), ModelError> {
-        self.release(to);
-        Err(ModelError::Run("rows cannot be copied".to_owned()))
+    fn copy(&mut self, Row(from): Row, Row(to): Row, tokens: usize) -> Result<(), ModelError> {
+        let slab = self.slab;
+        for cache in self.session.caches_mut() {
+            for head in 0..slab.heads {
+                let (from, to) = (slab.start(from, head), slab.start(to, head));
+                cache.as_mut_slice().copy_within(from..from + tokens * slab.column, to);
+            }
+        }
+        self.touch(to, tokens);
+        Ok(())
     }
 
-    /// Keeps the memory: the next sequence of the row writes over it.
-    fn release(&mut self, _row: Row) {}
+    fn release(&mut self, Row(row): Row) {
+        self.trim(row, 0);
+    }
 }
