@@ -15,9 +15,10 @@ use crate::chat_template::ChatTemplate;
 use crate::config::{Config, LoadProgress, ModelConfig, ModelSource};
 use crate::embedding::EmbeddingModel;
 use crate::encoder::{EncoderHandle, EncoderSettings};
-use crate::engine::EngineHandle;
+use crate::engine::{EngineHandle, EngineSettings};
 use crate::error::LoadError;
 use crate::language::LanguageModel;
+use crate::memory;
 use crate::model::fake::{self, FakeModel};
 use crate::model::files::ModelFiles;
 use crate::model::manifest::{CausalManifest, EncoderManifest, Manifest};
@@ -28,6 +29,9 @@ use crate::tokenizer::Tokenizer;
 
 /// Steps that loading a model takes, for progress bars.
 const STEPS: u32 = 4;
+
+/// Rows that keep prefixes while all slots are busy. A search looks at each, and they cost memory only when used.
+const KEPT_PREFIXES: usize = 16;
 
 /// A loaded model.
 #[derive(Debug)]
@@ -214,13 +218,13 @@ pub fn load(config: &Config, model: &ModelConfig) -> Result<Loaded, LoadError> {
 fn load_fake(config: &Config, name: &str, options: fake::FakeOptions) -> Result<Loaded, LoadError> {
     let tokenizer = FakeModel::tokenizer()
         .map_err(|source| LoadError::Tokenizer { file: "the fake model's tokenizer".to_owned(), source })?;
-    let model = Box::new(FakeModel::new(options, config.capacity.slots));
+    let model = Box::new(FakeModel::new(options, rows(config)));
     let template = ChatTemplate::new(fake::TEMPLATE, Default::default())
         .map_err(|source| LoadError::Template { folder: "the fake model".to_owned(), source })?;
     start_language(
         config,
         name,
-        LanguageParts { model, tokenizer, template: Some(template), end_tokens: vec![fake::END] },
+        LanguageParts { model, tokenizer, template: Some(template), end_tokens: vec![fake::END], tokens: usize::MAX },
     )
 }
 
@@ -230,11 +234,25 @@ struct LanguageParts {
     tokenizer: Tokenizer,
     template: Option<ChatTemplate>,
     end_tokens: Vec<u32>,
+    /// Tokens that the model may hold.
+    tokens: usize,
+}
+
+/// Rows of a model: one for each sequence, and some that only keep prefixes.
+fn rows(config: &Config) -> usize {
+    config.capacity.slots + if config.prefix_cache { KEPT_PREFIXES } else { 0 }
 }
 
 fn start_language(config: &Config, name: &str, parts: LanguageParts) -> Result<Loaded, LoadError> {
+    let settings = EngineSettings {
+        capacity: config.capacity,
+        tokens: parts.tokens,
+        prefixes: config.prefix_cache,
+        speculation: config.speculation,
+        pause: config.pause,
+    };
     let (engine, thread) =
-        EngineHandle::start(name, parts.model, parts.tokenizer.clone(), config.capacity).map_err(LoadError::Thread)?;
+        EngineHandle::start(name, parts.model, parts.tokenizer.clone(), settings).map_err(LoadError::Thread)?;
     let model = LanguageModel {
         name: name.to_owned(),
         tokenizer: parts.tokenizer,
@@ -278,11 +296,27 @@ impl Loader<'_> {
         let mut end_tokens = manifest.end_ids.clone();
         end_tokens.extend(manifest.end_tokens.iter().filter_map(|token| tokenizer.id_of(token)));
         let (runtime, options) = self.runtime()?;
-        let context = self.config.context_length.map_or(usize::MAX, |limit| limit.get() as usize);
-        let mut model = onnx::load_causal(runtime, options, manifest, (self.config.capacity.slots, context))?;
+        let tokens = self.token_budget(&manifest)?;
+        let context = self.config.context_length.map_or(usize::MAX, |limit| limit.get() as usize).min(tokens);
+        let mut model = onnx::load_causal(runtime, options, manifest, (rows(self.config), context))?;
         self.step("warming up", 3);
         warm_up(model.as_mut())?;
-        start_language(self.config, self.name, LanguageParts { model, tokenizer, template, end_tokens })
+        start_language(self.config, self.name, LanguageParts { model, tokenizer, template, end_tokens, tokens })
+    }
+
+    /// Tokens that the model may hold keys and values of.
+    fn token_budget(&self, manifest: &CausalManifest) -> Result<usize, ModelError> {
+        let wanted = self.config.kv_memory;
+        let tokens = memory::token_budget(wanted, memory::free(), manifest.token_bytes(), self.config.models.len())?;
+        if tokens < manifest.context {
+            tracing::warn!(
+                model = self.name,
+                context = manifest.context,
+                tokens,
+                "memory for keys and values is less than the model's context, which is shortened; see --kv-memory"
+            );
+        }
+        Ok(tokens)
     }
 
     fn template(&self) -> Result<Option<ChatTemplate>, LoadError> {

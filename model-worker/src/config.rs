@@ -104,6 +104,14 @@ pub struct Config {
     pub token: Option<Secret>,
     /// Sequences of a language model that run together, and that may wait.
     pub capacity: EngineCapacity,
+    /// Memory for keys and values of one language model, in bytes; half of what is free when absent.
+    pub kv_memory: Option<u64>,
+    /// Whether prompts that begin alike share what was read.
+    pub prefix_cache: bool,
+    /// Whether tokens are proposed from the text and confirmed several at a time, where that pays.
+    pub speculation: bool,
+    /// The longest pause between two tokens of an answer that reading other prompts may cause.
+    pub pause: Duration,
     /// Requests that may be in an embedding model at once.
     pub embedding_requests: NonZeroUsize,
     /// Shortens the context of language models, in tokens.
@@ -129,7 +137,11 @@ impl Default for Config {
             address: None,
             registration: None,
             token: None,
-            capacity: EngineCapacity { slots: 8, waiting: 56 },
+            capacity: EngineCapacity { slots: 16, waiting: 48 },
+            kv_memory: None,
+            prefix_cache: true,
+            speculation: true,
+            pause: Duration::from_millis(400),
             embedding_requests: NonZeroUsize::new(256).expect("not zero"),
             context_length: None,
             threads: None,

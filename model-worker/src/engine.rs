@@ -1,39 +1,40 @@
 //! The engine of one language model: a thread that alone owns the model, and a handle to it.
 //!
 //! Sequences go in over a bounded channel, events come out over one bounded channel a sequence. A step drops
-//! abandoned sequences, admits waiting ones, reads a piece of one prompt, and adds a token to every other sequence.
+//! abandoned sequences, adds a token to every sequence that decodes, in one run of the model, and reads pieces of the
+//! prompts that wait.
 //!
-//! * [`scheduler`]: who waits, who holds a row, what a step does.
+//! * `thread`: one step after another.
+//! * [`scheduler`]: who waits, who holds a row, and who has to give it back.
+//! * [`rows`]: what lies in which row, and prefixes that prompts share.
+//! * `pace`: how much of a prompt one step reads.
+//! * `draft`: tokens proposed from the text itself, several of which one run confirms.
 //! * [`sequence`]: from chosen tokens to text and its end.
 //! * [`sampler`]: from logits to a token.
 //! * [`stop`]: stop strings that never leak.
 
+mod draft;
+mod pace;
+pub mod rows;
 pub mod sampler;
 pub mod scheduler;
 pub mod sequence;
 pub mod stop;
+mod thread;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::thread::JoinHandle;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 
 use crate::metrics::EngineMetrics;
-use crate::model::{CausalModel, CausalShape, ModelError, Positions, Row};
+use crate::model::{CausalModel, CausalShape, ModelError};
 use crate::tokenizer::Tokenizer;
-use sampler::{SampleError, Sampled};
-use scheduler::Scheduler;
+use sampler::SampleError;
 use sequence::{Sequence, SequenceEvent, SequenceRequest, event_capacity};
-
-/// Tokens of a prompt read in one step while other sequences add tokens: some 0.1 to 0.4 s of one core for a small
-/// model, which is the longest pause the others see.
-const CHUNK_BESIDE_OTHERS: usize = 64;
-/// Tokens of a prompt read in one step when nobody waits for it.
-const CHUNK_ALONE: usize = 256;
-/// Weight of the newest step in the moving average of tokens per second.
-const SPEED_WEIGHT: f64 = 0.05;
+use thread::Engine;
 
 /// Why the engine could not take or go on with a sequence.
 #[derive(Debug, thiserror::Error)]
@@ -60,9 +61,27 @@ pub enum EngineError {
     /// No token could be chosen.
     #[error(transparent)]
     Sample(#[from] SampleError),
+    /// The request's time was over before its answer.
+    #[error("the answer was not ready within the time that the request allows")]
+    Late,
     /// The engine's thread has ended.
     #[error("the engine has stopped")]
     Stopped,
+}
+
+/// What an engine is told besides its model.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct EngineSettings {
+    /// How many sequences it holds.
+    pub capacity: EngineCapacity,
+    /// Tokens that the model may hold keys and values of, prefixes included; at least its context.
+    pub tokens: usize,
+    /// Whether prompts that begin alike share what was read.
+    pub prefixes: bool,
+    /// Whether tokens are proposed from the text and confirmed several at a time, where that pays.
+    pub speculation: bool,
+    /// The longest pause between two tokens of an answer that reading other prompts may cause.
+    pub pause: Duration,
 }
 
 /// How many sequences an engine holds.
@@ -102,8 +121,9 @@ impl EngineHandle {
         name: &str,
         model: Box<dyn CausalModel>,
         tokenizer: Tokenizer,
-        capacity: EngineCapacity,
+        settings: EngineSettings,
     ) -> std::io::Result<(Self, JoinHandle<()>)> {
+        let capacity = settings.capacity;
         let total = capacity.slots + capacity.waiting;
         // A sequence needs a permit before it is sent, so the channel never holds more than there are permits.
         let (commands, received) = mpsc::channel(total);
@@ -115,14 +135,9 @@ impl EngineHandle {
             tokenizer: tokenizer.clone(),
             gauges: Arc::default(),
         };
-        let engine = Engine {
-            // Ids beyond the tokenizer are padding of the vocabulary and must not be chosen.
-            vocab: model.shape().vocab.min(tokenizer.vocab_size() as usize),
-            scheduler: Scheduler::new(model.shape().rows),
-            model,
-            gauges: Arc::clone(&handle.gauges),
-            metrics: EngineMetrics::new(name),
-        };
+        // Ids beyond the tokenizer are padding of the vocabulary and must not be chosen.
+        let vocab = model.shape().vocab.min(tokenizer.vocab_size() as usize);
+        let engine = Engine::new(model, vocab, settings, EngineMetrics::new(name), Arc::clone(&handle.gauges));
         let thread = std::thread::Builder::new().name(format!("engine {name}")).spawn(move || engine.run(received))?;
         Ok((handle, thread))
     }
@@ -198,122 +213,6 @@ impl EngineHandle {
     pub async fn died(&self) {
         self.commands.closed().await;
     }
-}
-
-struct Engine {
-    model: Box<dyn CausalModel>,
-    scheduler: Scheduler<Sequence>,
-    /// Ids that may be chosen.
-    vocab: usize,
-    gauges: Arc<Gauges>,
-    metrics: EngineMetrics,
-}
-
-impl Engine {
-    /// Runs until every handle is gone and the last sequence has ended.
-    fn run(mut self, mut commands: mpsc::Receiver<Sequence>) {
-        loop {
-            if self.scheduler.is_idle() {
-                match commands.blocking_recv() {
-                    Some(sequence) => self.scheduler.enqueue(sequence), // idle: sleep here
-                    None => return,
-                }
-            }
-            while let Ok(sequence) = commands.try_recv() {
-                self.scheduler.enqueue(sequence); // busy: look, never wait
-            }
-            self.step();
-        }
-    }
-
-    fn step(&mut self) {
-        for row in self.scheduler.drop_abandoned() {
-            self.model.release(row);
-        }
-        self.scheduler.admit();
-        self.publish();
-        let plan = self.scheduler.plan();
-        for row in &plan.decode {
-            self.decode(*row);
-        }
-        if let Some(row) = plan.prefill {
-            self.prefill(row, if plan.decode.is_empty() { CHUNK_ALONE } else { CHUNK_BESIDE_OTHERS });
-        }
-        self.publish();
-    }
-
-    /// Reads the next piece of a prompt; the last piece also gives the first token of the answer.
-    fn prefill(&mut self, row: Row, chunk: usize) {
-        let sequence = self.scheduler.sequence(row);
-        let (past, total) = (sequence.in_cache, sequence.tokens.len());
-        let read = total.min(past + chunk);
-        let (chunk, last) = (&sequence.tokens[past..read], read == total);
-        let started = Instant::now();
-        let sampled = match self.model.read(row, chunk, past, if last { Positions::Last } else { Positions::None }) {
-            Ok(logits) if last => choose(sequence, &mut logits[..self.vocab]).map(Some),
-            Ok(_) => Ok(None),
-            Err(error) => Err(error.into()),
-        };
-        sequence.in_cache = read;
-        self.metrics.prefill(read - past, started.elapsed());
-        self.conclude(row, sampled);
-    }
-
-    /// Adds a token.
-    fn decode(&mut self, row: Row) {
-        let sequence = self.scheduler.sequence(row);
-        let (past, total) = (sequence.in_cache, sequence.tokens.len());
-        let started = Instant::now();
-        let sampled = match self.model.read(row, sequence.unread(), past, Positions::Last) {
-            Ok(logits) => choose(sequence, &mut logits[..self.vocab]).map(Some),
-            Err(error) => Err(error.into()),
-        };
-        sequence.in_cache = total;
-        self.note_speed(started.elapsed());
-        self.conclude(row, sampled);
-    }
-
-    /// Hands a chosen token on; a sequence that has ended gives its row back.
-    fn conclude(&mut self, row: Row, sampled: Result<Option<Sampled>, EngineError>) {
-        let sequence = self.scheduler.sequence(row);
-        let ended = match sampled {
-            Ok(None) => false,
-            Ok(Some(sampled)) => {
-                self.metrics.token(sequence.arrived, sequence.last_token.replace(Instant::now()));
-                sequence.accept(&sampled)
-            }
-            Err(error) => {
-                tracing::error!(%error, "a sequence broke off");
-                sequence.fail(error);
-                true
-            }
-        };
-        if ended {
-            self.scheduler.finish(row);
-            self.model.release(row);
-        }
-    }
-
-    fn note_speed(&self, step: Duration) {
-        let newest = 1.0 / step.as_secs_f64().max(1e-9);
-        let held = f64::from_bits(self.gauges.tokens_per_second.load(Ordering::Relaxed));
-        let average = if held > 0.0 { held + SPEED_WEIGHT * (newest - held) } else { newest };
-        self.gauges.tokens_per_second.store(average.to_bits(), Ordering::Relaxed);
-        self.metrics.decode(step);
-    }
-
-    fn publish(&self) {
-        let (running, waiting) = (self.scheduler.running(), self.scheduler.waiting());
-        self.gauges.running.store(running, Ordering::Relaxed);
-        self.metrics.load(running, waiting);
-    }
-}
-
-/// Chooses a sequence's next token. The position of the token seeds the choice, so that an answer resumed elsewhere
-/// goes on as it would have.
-fn choose(sequence: &mut Sequence, logits: &mut [f32]) -> Result<Sampled, EngineError> {
-    let position = sequence.tokens.len() as u64;
-    Ok(sequence.sampler.sample(logits, position)?)
 }
 
 #[cfg(test)]

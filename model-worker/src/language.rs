@@ -205,6 +205,9 @@ impl LanguageModel {
             stop: StopFilter::new(request.stop.clone()),
             end_tokens: end_tokens.into(),
             logprobs: request.logprobs,
+            priority: 0,
+            deadline: None,
+            salt: None,
         };
         let answer = |choice| SequenceRequest { seed: seed.wrapping_add(u64::from(choice)), ..sequence.clone() };
         Ok((0..request.choices.max(1)).map(answer).collect())
@@ -280,8 +283,12 @@ impl<S: Stream<Item = (u32, Option<SequenceEvent>)> + Unpin> Merge<S> {
                 Some(SequenceEvent::Delta { text, tokens, logprobs }) => {
                     return Some((Event::Delta { choice, text, tokens, logprobs }, self));
                 }
-                Some(SequenceEvent::Finished { reason, tokens }) => {
+                Some(SequenceEvent::Finished { reason, tokens, cached }) => {
                     self.open.remove(&choice);
+                    if choice == 0 {
+                        // The others found the prompt that the first has read.
+                        self.usage.cached_tokens = u32::try_from(cached).unwrap_or(u32::MAX);
+                    }
                     self.usage.completion_tokens += u32::try_from(tokens).unwrap_or(u32::MAX);
                     return Some((Event::Finished { choice, reason }, self));
                 }
@@ -303,6 +310,7 @@ pub(crate) fn problem(error: EngineError) -> Problem {
             Problem::new(Kind::Overloaded, error.to_string()).with_retry_after_ms(RETRY_AFTER_MS)
         }
         EngineError::TooMany { .. } => Problem::invalid("n", error.to_string()),
+        EngineError::Late => Problem::new(Kind::Timeout, error.to_string()),
         EngineError::Step(_) | EngineError::Sample(_) | EngineError::Stopped => {
             Problem::new(Kind::Bug, muster_shared::problem::chain(&error))
         }

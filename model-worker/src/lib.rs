@@ -15,6 +15,7 @@
 //! * [`chat_template`] and [`tokenizer`]: messages to prompt to tokens, and tokens to text.
 //! * [`engine`] and [`encoder`]: the threads that own the models.
 //! * [`model`]: the models themselves; `model/onnx` is the only folder that names ONNX Runtime.
+//! * [`memory`]: how much of it there is for keys and values.
 //! * [`catalog`]: loading models and finding them by name.
 //! * `registration`: being known to the controller.
 
@@ -30,6 +31,7 @@ pub mod error;
 mod fastchat;
 mod http;
 pub mod language;
+pub mod memory;
 mod metrics;
 pub mod model;
 mod registration;

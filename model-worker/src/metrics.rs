@@ -16,6 +16,12 @@ pub(crate) fn describe() {
     describe_histogram!("muster_worker_inter_token_latency_seconds", "Between one token of a sequence and the next");
     describe_histogram!("muster_worker_prefill_step_seconds", "One run over a piece of a prompt");
     describe_histogram!("muster_worker_decode_step_seconds", "One run that adds a token");
+    describe_counter!("muster_worker_cached_tokens_total", "Prompt tokens found in the prefix cache, by model");
+    describe_gauge!("muster_worker_kv_tokens", "Tokens whose keys and values are held, kept prefixes included");
+    describe_counter!("muster_worker_preemptions_total", "Sequences that gave their row back and were read anew");
+    describe_counter!("muster_worker_proposed_tokens_total", "Tokens proposed from the text itself, by model");
+    describe_counter!("muster_worker_confirmed_tokens_total", "Proposed tokens that the model confirmed, by model");
+    describe_histogram!("muster_worker_decode_step_sequences", "Sequences, or confirmed tokens, in one such run");
     describe_counter!("muster_worker_embedding_tokens_total", "Tokens embedded, by model");
     describe_histogram!("muster_worker_encoder_batch_texts", "Texts in one run of an encoder");
     describe_counter!("muster_worker_requests_total", "Requests taken, by model and kind");
@@ -32,6 +38,12 @@ pub(crate) struct EngineMetrics {
     inter_token: Histogram,
     prefill_step: Histogram,
     decode_step: Histogram,
+    decode_tokens: Histogram,
+    cached_tokens: Counter,
+    kv_tokens: Gauge,
+    preemptions: Counter,
+    proposed: Counter,
+    confirmed: Counter,
 }
 
 impl EngineMetrics {
@@ -45,7 +57,13 @@ impl EngineMetrics {
             first_token: histogram!("muster_worker_time_to_first_token_seconds", "model" => model.clone()),
             inter_token: histogram!("muster_worker_inter_token_latency_seconds", "model" => model.clone()),
             prefill_step: histogram!("muster_worker_prefill_step_seconds", "model" => model.clone()),
-            decode_step: histogram!("muster_worker_decode_step_seconds", "model" => model),
+            decode_step: histogram!("muster_worker_decode_step_seconds", "model" => model.clone()),
+            decode_tokens: histogram!("muster_worker_decode_step_sequences", "model" => model.clone()),
+            cached_tokens: counter!("muster_worker_cached_tokens_total", "model" => model.clone()),
+            kv_tokens: gauge!("muster_worker_kv_tokens", "model" => model.clone()),
+            preemptions: counter!("muster_worker_preemptions_total", "model" => model.clone()),
+            proposed: counter!("muster_worker_proposed_tokens_total", "model" => model.clone()),
+            confirmed: counter!("muster_worker_confirmed_tokens_total", "model" => model),
         }
     }
 
@@ -54,8 +72,23 @@ impl EngineMetrics {
         self.prefill_step.record(step);
     }
 
-    pub(crate) fn decode(&self, step: Duration) {
+    pub(crate) fn decode(&self, tokens: usize, step: Duration) {
         self.decode_step.record(step);
+        self.decode_tokens.record(tokens as f64);
+    }
+
+    /// So many tokens of a prompt were found in another row.
+    pub(crate) fn shared(&self, tokens: usize) {
+        self.cached_tokens.increment(tokens as u64);
+    }
+
+    pub(crate) fn preempted(&self, sequences: usize) {
+        self.preemptions.increment(sequences as u64);
+    }
+
+    pub(crate) fn proposed(&self, proposed: usize, confirmed: usize) {
+        self.proposed.increment(proposed as u64);
+        self.confirmed.increment(confirmed as u64);
     }
 
     /// A token was chosen, for a sequence that arrived then and chose its last token then.
@@ -67,9 +100,10 @@ impl EngineMetrics {
         }
     }
 
-    pub(crate) fn load(&self, running: usize, waiting: usize) {
+    pub(crate) fn load(&self, running: usize, waiting: usize, kv_tokens: usize) {
         self.running.set(running as f64);
         self.waiting.set(waiting as f64);
+        self.kv_tokens.set(kv_tokens as f64);
     }
 }
 

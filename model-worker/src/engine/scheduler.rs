@@ -1,94 +1,166 @@
-//! Who waits, who holds a row, and what the next step does. Knows neither tokens nor models.
+//! Who waits, who holds a row, and who has to give it back. Knows lengths and prefixes, neither models nor text.
+//!
+//! Sequences wait by priority, then by arrival. One is admitted when a slot is free and its tokens fit the budget of
+//! tokens that the model may hold; kept prefixes give way to it. While sequences decode they grow: when the budget is
+//! spent, prefixes go first, and then the sequence of the least priority that came last goes back to wait, to be read
+//! anew with all it had.
 
-use std::collections::VecDeque;
+use std::cmp::Reverse;
+use std::collections::BTreeMap;
+use std::time::Instant;
 
+use super::rows::{Mover, Occupant, Rows, Running};
 use crate::model::Row;
 
+#[cfg(test)]
+mod tests;
+
 /// What the scheduler must know of a sequence.
-pub trait Schedulable {
-    /// Whether tokens of its prompt are still to be read.
-    fn is_reading(&self) -> bool;
+pub trait Schedulable: Occupant {
+    /// Sets how many tokens the model holds.
+    fn set_in_cache(&mut self, tokens: usize);
     /// Whether nobody wants its answer any more.
     fn is_abandoned(&self) -> bool;
+    /// When it must have ended.
+    fn deadline(&self) -> Option<Instant>;
+    /// A higher one goes first.
+    fn priority(&self) -> i32;
 }
 
-/// What one step does.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Plan {
-    /// The row that reads a piece of its prompt.
-    pub prefill: Option<Row>,
-    /// The rows that each add a token.
-    pub decode: Vec<Row>,
+/// How much a scheduler lets in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Limits {
+    /// Sequences that hold rows together.
+    pub slots: usize,
+    /// Rows of the model, at least as many as slots; the others keep prefixes.
+    pub rows: usize,
+    /// Tokens that the model may hold, at least as many as the longest sequence has.
+    pub tokens: usize,
+    /// Whether ended sequences leave prefixes for others.
+    pub prefixes: bool,
 }
 
-/// Sequences in the order of their arrival: those that hold a row, and those that wait for one.
+/// Why a sequence was taken out before its end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Reaped {
+    /// Nobody wants its answer.
+    Abandoned,
+    /// Its time is over.
+    Late,
+}
+
+/// Sequences that wait, and sequences that hold rows.
 #[derive(Debug)]
 pub struct Scheduler<S> {
-    waiting: VecDeque<S>,
-    rows: Vec<Option<Running<S>>>,
-    admitted: u64,
-}
-
-#[derive(Debug)]
-struct Running<S> {
-    sequence: S,
-    /// Counts admissions, so that prompts are read in the order of arrival.
-    turn: u64,
+    /// By priority, then by arrival. A sequence that had to give its row back stands where it stood before.
+    waiting: BTreeMap<(Reverse<i32>, u64), S>,
+    rows: Rows<S>,
+    limits: Limits,
+    arrivals: u64,
 }
 
 impl<S: Schedulable> Scheduler<S> {
-    /// A scheduler over so many rows.
-    pub fn new(rows: usize) -> Self {
-        Self { waiting: VecDeque::new(), rows: std::iter::repeat_with(|| None).take(rows).collect(), admitted: 0 }
+    /// A scheduler without sequences.
+    pub fn new(limits: Limits) -> Self {
+        Self { waiting: BTreeMap::new(), rows: Rows::new(limits.rows), limits, arrivals: 0 }
     }
 
     /// Lets a sequence wait for a row.
     pub fn enqueue(&mut self, sequence: S) {
-        self.waiting.push_back(sequence);
+        self.wait(Running { sequence, arrival: self.arrivals });
+        self.arrivals += 1;
     }
 
-    /// Drops the sequences that nobody wants any more; gives the rows that are free now.
-    pub fn drop_abandoned(&mut self) -> Vec<Row> {
-        self.waiting.retain(|sequence| !sequence.is_abandoned());
-        let abandoned =
-            |slot: &Option<Running<S>>| slot.as_ref().is_some_and(|running| running.sequence.is_abandoned());
-        let freed: Vec<Row> = (0..self.rows.len()).filter(|&row| abandoned(&self.rows[row])).map(Row).collect();
-        for row in &freed {
-            self.rows[row.0] = None;
+    fn wait(&mut self, Running { sequence, arrival }: Running<S>) {
+        self.waiting.insert((Reverse(sequence.priority()), arrival), sequence);
+    }
+
+    /// Takes out the sequences that nobody wants any more, and those whose time is over.
+    pub fn reap(&mut self, now: Instant, mover: &mut (impl Mover + ?Sized)) -> Vec<(S, Reaped)> {
+        let verdict = |sequence: &S| {
+            if sequence.is_abandoned() {
+                Some(Reaped::Abandoned)
+            } else {
+                sequence.deadline().is_some_and(|deadline| deadline <= now).then_some(Reaped::Late)
+            }
+        };
+        let waiting = self.waiting.extract_if(.., |_, sequence| verdict(sequence).is_some());
+        let mut reaped: Vec<S> = waiting.map(|(_, sequence)| sequence).collect();
+        let mut row = self.rows.running();
+        while row > 0 {
+            row -= 1; // from the last down: the gap is closed by sequences that were looked at already
+            if verdict(self.rows.sequence(Row(row))).is_some() {
+                reaped.push(self.rows.remove(Row(row), self.limits.prefixes, mover).sequence);
+            }
         }
-        freed
+        let judged = reaped.into_iter().filter_map(|sequence| Some((verdict(&sequence)?, sequence)));
+        judged.map(|(verdict, sequence)| (sequence, verdict)).collect()
     }
 
-    /// Gives free rows to those that wait, first come first served.
-    pub fn admit(&mut self) {
-        for slot in self.rows.iter_mut().filter(|slot| slot.is_none()) {
-            let Some(sequence) = self.waiting.pop_front() else { return };
-            *slot = Some(Running { sequence, turn: self.admitted });
-            self.admitted += 1;
+    /// The row whose prompt is being read; if there is none, the next sequence that fits is given one. Tells besides
+    /// how many tokens of it were found in other rows.
+    pub fn admit(&mut self, mover: &mut (impl Mover + ?Sized)) -> Option<(Row, usize)> {
+        if let Some(row) = self.rows.reading() {
+            return Some((row, 0));
         }
-    }
-
-    /// The next step: one prompt is read at a time, the earliest first; everyone else adds a token.
-    pub fn plan(&self) -> Plan {
-        let running = || self.rows.iter().enumerate().filter_map(|(row, slot)| Some((Row(row), slot.as_ref()?)));
-        let reading = running().filter(|(_, running)| running.sequence.is_reading());
-        Plan {
-            prefill: reading.min_by_key(|(_, running)| running.turn).map(|(row, _)| row),
-            decode: running().filter(|(_, running)| !running.sequence.is_reading()).map(|(row, _)| row).collect(),
+        let (_, next) = self.waiting.first_key_value()?;
+        let prefix = if self.limits.prefixes { self.rows.longest_prefix(next) } else { None };
+        // One token more for each that decodes: admitted with less, it would have to leave again at once.
+        let wanted = self.tokens_running() + next.tokens().len() + 1 + self.rows.decoding();
+        if self.rows.decoding() == self.limits.slots || wanted > self.limits.tokens && self.rows.decoding() > 0 {
+            return None;
         }
+        while wanted + self.rows.kept_tokens() > self.limits.tokens
+            && self.rows.evict(prefix.map(|(row, _)| row), mover)
+        {}
+        let ((_, arrival), sequence) = self.waiting.pop_first()?;
+        let shared = self.rows.place(Running { sequence, arrival }, prefix, mover);
+        let row = self.rows.reading().expect("placed above");
+        self.rows.sequence(row).set_in_cache(shared);
+        Some((row, shared))
     }
 
-    /// The sequence that holds a row.
+    /// The prompt has been read: its sequence decodes from now on.
+    pub fn begin_decoding(&mut self) {
+        self.rows.begin_decoding();
+    }
+
+    /// Sees to it that every sequence that decodes can add a token; gives how many others had to go back to wait.
+    pub fn make_room(&mut self, mover: &mut (impl Mover + ?Sized)) -> usize {
+        let mut preempted = 0;
+        while self.tokens_held() + self.rows.decoding() > self.limits.tokens {
+            if self.rows.evict(None, mover) {
+                continue;
+            }
+            let running = self
+                .rows
+                .sequences()
+                .map(|(row, running)| ((Reverse(running.sequence.priority()), running.arrival), row));
+            let Some((_, row)) = running.max().filter(|_| self.rows.running() > 1) else { break };
+            let mut running = self.rows.remove(row, false, mover);
+            running.sequence.set_in_cache(0);
+            self.wait(running);
+            preempted += 1;
+        }
+        preempted
+    }
+
+    /// Takes a sequence out at its end. `keep`: what the model holds of it is of use to others.
+    pub fn finish(&mut self, row: Row, keep: bool, mover: &mut (impl Mover + ?Sized)) -> S {
+        self.rows.remove(row, keep && self.limits.prefixes, mover).sequence
+    }
+
+    /// Sequences that decode; they hold the first rows.
+    pub fn decoding(&self) -> usize {
+        self.rows.decoding()
+    }
+
+    /// The sequence in a row.
     ///
     /// # Panics
-    /// When the row is free.
+    /// When the row has none.
     pub fn sequence(&mut self, row: Row) -> &mut S {
-        &mut self.rows[row.0].as_mut().expect("only rows of the current plan are asked for").sequence
-    }
-
-    /// Takes a row from its sequence.
-    pub fn finish(&mut self, row: Row) -> Option<S> {
-        self.rows[row.0].take().map(|running| running.sequence)
+        self.rows.sequence(row)
     }
 
     /// Whether there is nothing to do.
@@ -98,116 +170,20 @@ impl<S: Schedulable> Scheduler<S> {
 
     /// Sequences that hold a row.
     pub fn running(&self) -> usize {
-        self.rows.iter().flatten().count()
+        self.rows.running()
     }
 
     /// Sequences that wait for a row.
     pub fn waiting(&self) -> usize {
         self.waiting.len()
     }
-}
 
-#[cfg(test)]
-mod tests {
-    use std::collections::BTreeSet;
-
-    use proptest::prelude::*;
-
-    use super::*;
-
-    #[derive(Debug)]
-    struct Fake {
-        id: usize,
-        unread: usize,
-        left: usize,
-        abandoned: bool,
+    /// Tokens that the model holds or is about to: of running sequences and of kept prefixes.
+    pub fn tokens_held(&self) -> usize {
+        self.tokens_running() + self.rows.kept_tokens()
     }
 
-    impl Schedulable for Fake {
-        fn is_reading(&self) -> bool {
-            self.unread > 0
-        }
-
-        fn is_abandoned(&self) -> bool {
-            self.abandoned
-        }
-    }
-
-    #[derive(Debug, Clone)]
-    enum Act {
-        Arrive { unread: usize, left: usize },
-        Abandon(usize),
-        Step,
-    }
-
-    fn acts() -> impl Strategy<Value = Vec<Act>> {
-        let act = prop_oneof![
-            (1_usize..4, 1_usize..5).prop_map(|(unread, left)| Act::Arrive { unread, left }),
-            (0_usize..4).prop_map(Act::Abandon),
-            Just(Act::Step),
-            Just(Act::Step),
-        ];
-        proptest::collection::vec(act, 1..60)
-    }
-
-    /// Runs one step, as the engine does; gives the ids of the sequences that ended.
-    fn step(scheduler: &mut Scheduler<Fake>) -> Vec<usize> {
-        scheduler.drop_abandoned();
-        scheduler.admit();
-        let plan = scheduler.plan();
-        if let Some(row) = plan.prefill {
-            scheduler.sequence(row).unread -= 1;
-        }
-        let mut ended = Vec::new();
-        for row in plan.decode {
-            let sequence = scheduler.sequence(row);
-            sequence.left -= 1;
-            if sequence.left == 0 {
-                ended.extend(scheduler.finish(row).map(|sequence| sequence.id));
-            }
-        }
-        ended
-    }
-
-    #[test]
-    fn prompts_are_read_in_the_order_of_arrival() {
-        let mut scheduler = Scheduler::new(2);
-        for id in 0..3 {
-            scheduler.enqueue(Fake { id, unread: 1, left: 1, abandoned: false });
-        }
-        let ended: Vec<usize> = (0..6).flat_map(|_| step(&mut scheduler)).collect();
-        assert_eq!(ended, [0, 1, 2]);
-    }
-
-    proptest! {
-        #[test]
-        fn every_sequence_ends_once_and_no_row_is_lost(rows in 1_usize..4, acts in acts()) {
-            let mut scheduler = Scheduler::new(rows);
-            let (mut arrived, mut ended, mut abandoned) = (0, Vec::new(), BTreeSet::new());
-            for act in acts {
-                match act {
-                    Act::Arrive { unread, left } => {
-                        scheduler.enqueue(Fake { id: arrived, unread, left, abandoned: false });
-                        arrived += 1;
-                    }
-                    Act::Abandon(row) => {
-                        if let Some(running) = scheduler.rows.get_mut(row).and_then(Option::as_mut) {
-                            running.sequence.abandoned = true;
-                            abandoned.insert(running.sequence.id);
-                        }
-                    }
-                    Act::Step => ended.extend(step(&mut scheduler)),
-                }
-                prop_assert!(scheduler.running() <= rows);
-            }
-            while !scheduler.is_idle() {
-                ended.extend(step(&mut scheduler));
-            }
-            let unique: BTreeSet<usize> = ended.iter().copied().collect();
-            prop_assert_eq!(unique.len(), ended.len(), "a sequence ended twice");
-            prop_assert!(unique.is_disjoint(&abandoned));
-            prop_assert_eq!(unique.len() + abandoned.len(), arrived);
-            prop_assert_eq!(scheduler.running(), 0);
-        }
+    fn tokens_running(&self) -> usize {
+        self.rows.sequences().map(|(_, running)| running.sequence.tokens().len()).sum()
     }
 }

@@ -7,6 +7,7 @@ use muster_shared::generate::{FinishReason, Sampling, TokenLogprob, TopLogprob};
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
 
 use super::EngineError;
+use super::rows::Occupant;
 use super::sampler::{Logprobs, Sampled, Sampler};
 use super::scheduler::Schedulable;
 use super::stop::StopFilter;
@@ -29,6 +30,12 @@ pub struct SequenceRequest {
     pub end_tokens: Arc<[u32]>,
     /// Log-probabilities wanted: of the token itself, and of so many of its rivals.
     pub logprobs: Option<u32>,
+    /// A higher one is admitted first.
+    pub priority: i32,
+    /// When the answer must have ended.
+    pub deadline: Option<Instant>,
+    /// Prefixes are shared only between requests of the same salt.
+    pub salt: Option<Arc<str>>,
 }
 
 /// What becomes of a sequence.
@@ -49,6 +56,8 @@ pub enum SequenceEvent {
         reason: FinishReason,
         /// Tokens chosen, an end token included.
         tokens: usize,
+        /// Tokens of the prompt that had been read before, for another sequence.
+        cached: usize,
     },
     /// The sequence broke off.
     Failed(EngineError),
@@ -61,11 +70,16 @@ pub(super) struct Sequence {
     pub(super) tokens: Vec<u32>,
     /// Tokens whose keys and values the model holds.
     pub(super) in_cache: usize,
+    /// Tokens of the prompt that were found in another row; `None` before the first admission.
+    pub(super) cached: Option<usize>,
     pub(super) sampler: Sampler,
     pub(super) arrived: Instant,
     /// When the last token was chosen.
     pub(super) last_token: Option<Instant>,
     prompt: usize,
+    priority: i32,
+    deadline: Option<Instant>,
+    salt: Option<Arc<str>>,
     max_tokens: usize,
     end_tokens: Arc<[u32]>,
     text: TextStream,
@@ -88,10 +102,14 @@ impl Sequence {
         Self {
             tokens: request.prompt.to_vec(),
             in_cache: 0,
+            cached: None,
             sampler: Sampler::new(&request.sampling, request.logprobs, &request.prompt, request.seed),
             arrived: Instant::now(),
             last_token: None,
             prompt: request.prompt.len(),
+            priority: request.priority,
+            deadline: request.deadline,
+            salt: request.salt,
             max_tokens: request.max_tokens,
             end_tokens: request.end_tokens,
             text,
@@ -102,9 +120,9 @@ impl Sequence {
         }
     }
 
-    /// Tokens the model has not read.
-    pub(super) fn unread(&self) -> &[u32] {
-        &self.tokens[self.in_cache..]
+    /// The last token, which no run has read yet while the sequence decodes.
+    pub(super) fn last(&self) -> u32 {
+        *self.tokens.last().expect("a prompt has at least one token")
     }
 
     /// Takes a chosen token and sends what follows from it; `true` when the answer has ended.
@@ -117,7 +135,8 @@ impl Sequence {
         };
         if let Some(reason) = end {
             self.permit = None; // whoever has the answer may ask again at once
-            self.send(SequenceEvent::Finished { reason, tokens: self.answered() });
+            let cached = self.cached.unwrap_or_default();
+            self.send(SequenceEvent::Finished { reason, tokens: self.answered(), cached });
         }
         end.is_some()
     }
@@ -126,6 +145,11 @@ impl Sequence {
     pub(super) fn fail(&mut self, error: EngineError) {
         self.permit = None;
         self.send(SequenceEvent::Failed(error));
+    }
+
+    /// Tokens that the answer may still have.
+    pub(super) fn tokens_left(&self) -> usize {
+        self.max_tokens - self.answered()
     }
 
     fn answered(&self) -> usize {
@@ -186,12 +210,34 @@ pub(super) fn event_capacity(request: &SequenceRequest) -> usize {
     request.max_tokens + 2
 }
 
+impl Occupant for Sequence {
+    fn tokens(&self) -> &[u32] {
+        &self.tokens
+    }
+
+    fn in_cache(&self) -> usize {
+        self.in_cache
+    }
+
+    fn salt(&self) -> Option<&Arc<str>> {
+        self.salt.as_ref()
+    }
+}
+
 impl Schedulable for Sequence {
-    fn is_reading(&self) -> bool {
-        self.in_cache < self.prompt
+    fn set_in_cache(&mut self, tokens: usize) {
+        self.in_cache = tokens;
     }
 
     fn is_abandoned(&self) -> bool {
         self.events.is_closed()
+    }
+
+    fn deadline(&self) -> Option<Instant> {
+        self.deadline
+    }
+
+    fn priority(&self) -> i32 {
+        self.priority
     }
 }

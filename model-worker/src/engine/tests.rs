@@ -6,10 +6,17 @@ use muster_shared::generate::{FinishReason, Sampling};
 
 use super::stop::StopFilter;
 use super::*;
-use crate::model::Next;
 use crate::model::fake::{END, FakeModel, FakeOptions};
+use crate::model::{Next, Positions, Row};
 
 const CAPACITY: EngineCapacity = EngineCapacity { slots: 2, waiting: 2 };
+const SETTINGS: EngineSettings = EngineSettings {
+    capacity: CAPACITY,
+    tokens: usize::MAX,
+    prefixes: true,
+    speculation: true,
+    pause: Duration::from_millis(100),
+};
 
 /// A token on which the model panics.
 const PANIC: u32 = 255;
@@ -84,10 +91,10 @@ struct Bench {
 impl Bench {
     fn new(answer: usize, broken: Option<u32>) -> Self {
         let (open, nan) = (Arc::new((std::sync::Mutex::new(true), std::sync::Condvar::new())), Arc::default());
-        let fake = FakeModel::new(FakeOptions { answer, ..FakeOptions::default() }, CAPACITY.slots);
+        let fake = FakeModel::new(FakeOptions { answer, ..FakeOptions::default() }, CAPACITY.slots + 2);
         let model = Gated { fake, open: Arc::clone(&open), broken, nan: Arc::clone(&nan) };
         let tokenizer = FakeModel::tokenizer().expect("the fake's tokenizer");
-        let (engine, thread) = EngineHandle::start("test", Box::new(model), tokenizer, CAPACITY).expect("a thread");
+        let (engine, thread) = EngineHandle::start("test", Box::new(model), tokenizer, SETTINGS).expect("a thread");
         Self { engine, thread, open, nan }
     }
 
@@ -115,6 +122,9 @@ fn request(prompt: &str, max_tokens: usize) -> SequenceRequest {
         stop: StopFilter::new(Vec::new()),
         end_tokens: vec![END].into(),
         logprobs: None,
+        priority: 0,
+        deadline: None,
+        salt: None,
     }
 }
 
@@ -124,7 +134,7 @@ async fn read(mut events: mpsc::Receiver<SequenceEvent>) -> (String, Result<(Fin
     loop {
         match events.recv().await.expect("an end before the channel closes") {
             SequenceEvent::Delta { text: more, .. } => text.push_str(&more),
-            SequenceEvent::Finished { reason, tokens } => return (text, Ok((reason, tokens))),
+            SequenceEvent::Finished { reason, tokens, .. } => return (text, Ok((reason, tokens))),
             SequenceEvent::Failed(error) => return (text, Err(error)),
         }
     }

@@ -1,0 +1,302 @@
+//! The thread of an engine: one step after another, until every handle is gone and the last sequence has ended.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use tokio::sync::mpsc;
+
+use super::draft::{self, Speculation};
+use super::pace::Pace;
+use super::sampler::Sampled;
+use super::scheduler::{Limits, Reaped, Scheduler};
+use super::sequence::Sequence;
+use super::{EngineError, EngineSettings, Gauges};
+use crate::metrics::EngineMetrics;
+use crate::model::{CausalModel, ModelError, Next, Positions, Row};
+
+/// Weight of the newest step in the moving average of tokens per second.
+const SPEED_WEIGHT: f64 = 0.05;
+
+/// What the thread owns.
+pub(super) struct Engine {
+    model: Box<dyn CausalModel>,
+    scheduler: Scheduler<Sequence>,
+    pace: Pace,
+    /// Absent where it is switched off, or the model cannot tell what it says after each token.
+    speculation: Option<Speculation>,
+    /// Length of the logits of one position.
+    width: usize,
+    /// Ids that may be chosen.
+    vocab: usize,
+    gauges: Arc<Gauges>,
+    metrics: EngineMetrics,
+}
+
+impl Engine {
+    pub(super) fn new(
+        model: Box<dyn CausalModel>,
+        vocab: usize,
+        settings: EngineSettings,
+        metrics: EngineMetrics,
+        gauges: Arc<Gauges>,
+    ) -> Self {
+        let shape = model.shape();
+        let limits = Limits {
+            slots: settings.capacity.slots,
+            rows: shape.rows,
+            tokens: settings.tokens.max(shape.context),
+            prefixes: settings.prefixes,
+        };
+        Self {
+            scheduler: Scheduler::new(limits),
+            pace: Pace::new(settings.pause),
+            speculation: (settings.speculation && shape.all_positions).then(Speculation::new),
+            width: shape.vocab,
+            vocab,
+            model,
+            gauges,
+            metrics,
+        }
+    }
+
+    /// Runs until every handle is gone and the last sequence has ended.
+    pub(super) fn run(mut self, mut commands: mpsc::Receiver<Sequence>) {
+        loop {
+            if self.scheduler.is_idle() {
+                match commands.blocking_recv() {
+                    Some(sequence) => self.scheduler.enqueue(sequence), // idle: sleep here
+                    None => return,
+                }
+            }
+            while let Ok(sequence) = commands.try_recv() {
+                self.scheduler.enqueue(sequence); // busy: look, never wait
+            }
+            self.step();
+        }
+    }
+
+    fn step(&mut self) {
+        self.reap();
+        let preempted = self.scheduler.make_room(self.model.as_mut());
+        self.metrics.preempted(preempted);
+        self.publish();
+        match self.proposal() {
+            Some(proposal) => self.verify(&proposal),
+            None => self.decode(),
+        }
+        self.read();
+        self.publish();
+    }
+
+    /// Lets go of the sequences that nobody wants any more, and of those whose time is over.
+    fn reap(&mut self) {
+        for (mut sequence, why) in self.scheduler.reap(Instant::now(), self.model.as_mut()) {
+            if why == Reaped::Late {
+                sequence.fail(EngineError::Late);
+            }
+        }
+    }
+
+    /// Adds a token to every sequence that decodes, in one run.
+    fn decode(&mut self) {
+        let next: Vec<Next> = (0..self.scheduler.decoding()).map(|row| self.next(Row(row))).collect();
+        if next.is_empty() {
+            return;
+        }
+        let started = Instant::now();
+        let chosen: Vec<_> = match self.model.decode(&next) {
+            Ok(logits) => {
+                let took = started.elapsed();
+                self.pace.note_decode(took);
+                if let Some(speculation) = self.speculation.as_mut().filter(|_| next.len() == 1) {
+                    speculation.note_run(1, took);
+                }
+                let rows = logits.chunks_exact_mut(self.width).enumerate();
+                rows.map(|(row, logits)| {
+                    let sequence = self.scheduler.sequence(Row(row));
+                    sequence.in_cache += 1;
+                    choose(sequence, &mut logits[..self.vocab])
+                })
+                .collect()
+            }
+            Err(error) => self.decode_each(&next, error),
+        };
+        self.note_speed(next.len(), started.elapsed());
+        // From the last row down: a gap is closed by sequences that have been dealt with.
+        for (row, chosen) in chosen.into_iter().enumerate().rev() {
+            self.conclude(Row(row), chosen);
+        }
+    }
+
+    fn next(&mut self, row: Row) -> Next {
+        let sequence = self.scheduler.sequence(row);
+        Next { token: sequence.last(), past: sequence.in_cache }
+    }
+
+    /// After a run over several rows has failed: each alone, so that only those fail that must.
+    fn decode_each(&mut self, next: &[Next], error: ModelError) -> Vec<Result<Sampled, EngineError>> {
+        if next.len() == 1 {
+            return vec![Err(error.into())];
+        }
+        tracing::warn!(%error, rows = next.len(), "a run over several sequences failed; each is run alone");
+        let alone = next.iter().enumerate().map(|(row, next)| {
+            let logits = self.model.read(Row(row), &[next.token], next.past, Positions::Last)?;
+            let sequence = self.scheduler.sequence(Row(row));
+            sequence.in_cache += 1;
+            choose(sequence, &mut logits[..self.vocab])
+        });
+        alone.collect()
+    }
+
+    /// What the only sequence might say next, where trying that promises to pay.
+    fn proposal(&mut self) -> Option<Vec<u32>> {
+        let speculation = self.speculation.as_ref()?;
+        if self.scheduler.decoding() != 1 {
+            return None; // a run takes several tokens of one row, or one of several
+        }
+        let sequence = self.scheduler.sequence(Row(0));
+        let longest = speculation.length().min(sequence.tokens_left().saturating_sub(1));
+        let proposal = draft::propose(&sequence.tokens, longest);
+        (!proposal.is_empty()).then(|| proposal.to_vec())
+    }
+
+    /// Reads a proposal after the only sequence's last token; adds as much of it as the model agrees with, and the token
+    /// that the model says then.
+    fn verify(&mut self, proposal: &[u32]) {
+        let row = Row(0);
+        let Next { token, past } = self.next(row);
+        let tokens: Vec<u32> = std::iter::once(token).chain(proposal.iter().copied()).collect();
+        let started = Instant::now();
+        let logits = match self.model.read(row, &tokens, past, Positions::All) {
+            Ok(logits) => logits,
+            Err(error) => return self.conclude(row, Err(error.into())),
+        };
+        let took = started.elapsed();
+        let sequence = self.scheduler.sequence(row);
+        let (mut added, mut outcome) = (0, Outcome::GoesOn);
+        for logits in logits.chunks_exact_mut(self.width) {
+            sequence.in_cache += 1;
+            let chosen = choose(sequence, &mut logits[..self.vocab]);
+            let agreed = matches!(&chosen, Ok(chosen) if proposal.get(added) == Some(&chosen.token));
+            outcome = take(sequence, chosen, &self.metrics);
+            added += 1;
+            if !agreed || outcome != Outcome::GoesOn {
+                break;
+            }
+        }
+        self.pace.note_decode(took);
+        if let Some(speculation) = &mut self.speculation {
+            speculation.note_run(tokens.len(), took);
+            speculation.note_agreement(proposal.len(), added - 1);
+        }
+        self.metrics.proposed(proposal.len(), added - 1);
+        self.note_speed(added, took);
+        self.settle(row, outcome);
+    }
+
+    /// Reads pieces of the prompts that wait, as many tokens as the pace allows.
+    fn read(&mut self) {
+        let mut left = self.pace.chunk(self.scheduler.decoding());
+        while left > 0 {
+            let Some((row, shared)) = self.scheduler.admit(self.model.as_mut()) else { return };
+            self.note_shared(row, shared);
+            left -= self.read_piece(row, left);
+            // The first of them decodes now, and waits for its next token.
+            left = left.min(self.pace.chunk(self.scheduler.decoding()));
+        }
+    }
+
+    /// Notes what a fresh sequence found in other rows; one that comes back after it had to leave finds its own.
+    fn note_shared(&mut self, row: Row, shared: usize) {
+        let sequence = self.scheduler.sequence(row);
+        if sequence.cached.is_none() {
+            sequence.cached = Some(shared);
+            self.metrics.shared(shared);
+        }
+    }
+
+    /// Reads a piece of a prompt, of at most so many tokens; the last piece also gives the next token of the answer.
+    /// Gives the length of the piece.
+    fn read_piece(&mut self, row: Row, longest: usize) -> usize {
+        let sequence = self.scheduler.sequence(row);
+        let (past, total) = (sequence.in_cache, sequence.tokens.len());
+        let read = total.min(past + longest);
+        let last = read == total;
+        let wanted = if last { Positions::Last } else { Positions::None };
+        let started = Instant::now();
+        let result = self.model.read(row, &sequence.tokens[past..read], past, wanted);
+        let took = started.elapsed();
+        self.pace.note_prefill(read - past, took);
+        self.metrics.prefill(read - past, took);
+        match result {
+            Ok(_) if !last => sequence.in_cache = read,
+            Ok(logits) => {
+                sequence.in_cache = read;
+                let chosen = choose(sequence, &mut logits[..self.vocab]);
+                self.scheduler.begin_decoding();
+                self.conclude(row, chosen);
+            }
+            Err(error) => self.conclude(row, Err(error.into())),
+        }
+        read - past
+    }
+
+    /// Hands a chosen token on; a sequence that has ended gives its row back.
+    fn conclude(&mut self, row: Row, chosen: Result<Sampled, EngineError>) {
+        let outcome = take(self.scheduler.sequence(row), chosen, &self.metrics);
+        self.settle(row, outcome);
+    }
+
+    fn settle(&mut self, row: Row, outcome: Outcome) {
+        if outcome != Outcome::GoesOn {
+            // What a failed run or a broken model has left is of no use to others.
+            self.scheduler.finish(row, outcome == Outcome::Ended, self.model.as_mut());
+        }
+    }
+
+    fn note_speed(&mut self, tokens: usize, step: Duration) {
+        let newest = tokens as f64 / step.as_secs_f64().max(1e-9);
+        let held = f64::from_bits(self.gauges.tokens_per_second.load(Ordering::Relaxed));
+        let average = if held > 0.0 { held + SPEED_WEIGHT * (newest - held) } else { newest };
+        self.gauges.tokens_per_second.store(average.to_bits(), Ordering::Relaxed);
+        self.metrics.decode(tokens, step);
+    }
+
+    fn publish(&self) {
+        let (running, waiting) = (self.scheduler.running(), self.scheduler.waiting());
+        self.gauges.running.store(running, Ordering::Relaxed);
+        self.metrics.load(running, waiting, self.scheduler.tokens_held());
+    }
+}
+
+/// What a chosen token means for its sequence.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Outcome {
+    GoesOn,
+    Ended,
+    Failed,
+}
+
+/// Chooses a sequence's next token. The position of the token seeds the choice, so that an answer resumed elsewhere
+/// goes on as it would have.
+fn choose(sequence: &mut Sequence, logits: &mut [f32]) -> Result<Sampled, EngineError> {
+    let position = sequence.tokens.len() as u64;
+    Ok(sequence.sampler.sample(logits, position)?)
+}
+
+/// Adds a chosen token to its sequence.
+fn take(sequence: &mut Sequence, chosen: Result<Sampled, EngineError>, metrics: &EngineMetrics) -> Outcome {
+    match chosen {
+        Ok(sampled) => {
+            metrics.token(sequence.arrived, sequence.last_token);
+            sequence.last_token = Some(Instant::now());
+            if sequence.accept(&sampled) { Outcome::Ended } else { Outcome::GoesOn }
+        }
+        Err(error) => {
+            tracing::error!(%error, "a sequence broke off");
+            sequence.fail(error);
+            Outcome::Failed
+        }
+    }
+}
