@@ -249,7 +249,7 @@ fn start_language(config: &Config, name: &str, parts: LanguageParts) -> Result<L
         tokens: parts.tokens,
         prefixes: config.prefix_cache,
         speculation: config.speculation,
-        pause: config.pause,
+        itl_budget: config.itl_budget,
     };
     let (engine, thread) =
         EngineHandle::start(name, parts.model, parts.tokenizer.clone(), settings).map_err(LoadError::Thread)?;

@@ -111,7 +111,7 @@ pub struct Config {
     /// Whether tokens are proposed from the text and confirmed several at a time, where that pays.
     pub speculation: bool,
     /// The longest pause between two tokens of an answer that reading other prompts may cause.
-    pub pause: Duration,
+    pub itl_budget: Duration,
     /// Requests that may be in an embedding model at once.
     pub embedding_requests: NonZeroUsize,
     /// Shortens the context of language models, in tokens.
@@ -141,7 +141,7 @@ impl Default for Config {
             kv_memory: None,
             prefix_cache: true,
             speculation: true,
-            pause: Duration::from_millis(400),
+            itl_budget: Duration::from_millis(400),
             embedding_requests: NonZeroUsize::new(256).expect("not zero"),
             context_length: None,
             threads: None,

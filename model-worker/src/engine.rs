@@ -81,7 +81,7 @@ pub struct EngineSettings {
     /// Whether tokens are proposed from the text and confirmed several at a time, where that pays.
     pub speculation: bool,
     /// The longest pause between two tokens of an answer that reading other prompts may cause.
-    pub pause: Duration,
+    pub itl_budget: Duration,
 }
 
 /// How many sequences an engine holds.

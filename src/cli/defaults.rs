@@ -59,7 +59,7 @@ mod tests {
         for (verb, part) in [
             ("controller", "worker [default: 5s]"),
             ("controller", "[default: shortest_queue]"),
-            ("worker", "run together [default: 8]"),
+            ("worker", "run together [default: 16]"),
             ("gateway", "one request [default: 3]"),
             ("up", "[default: 8000]"),
         ] {

@@ -39,6 +39,31 @@ pub(crate) struct ModelSection {
     /// Sequences of a language model that may wait besides.
     #[arg(long, env = "MUSTER_WORKER_WAITING")]
     pub(crate) waiting: Option<usize>,
+    /// Memory for keys and values of one language model, kept prefixes included; half of what is free when absent.
+    #[arg(long, env = "MUSTER_WORKER_KV_MEMORY", value_name = "SIZE")]
+    pub(crate) kv_memory: Option<ByteSize>,
+    /// Let prompts that begin alike share what was read of them.
+    #[arg(
+        long,
+        visible_alias = "enable-prefix-caching",
+        env = "MUSTER_WORKER_PREFIX_CACHE",
+        value_parser = super::switch(),
+        num_args = 0..=1,
+        default_missing_value = "true",
+    )]
+    pub(crate) prefix_cache: Option<bool>,
+    /// Continue a lone answer several tokens at a time where the text foretells them and that pays; changes no answer.
+    #[arg(
+        long,
+        env = "MUSTER_WORKER_SPECULATION",
+        value_parser = super::switch(),
+        num_args = 0..=1,
+        default_missing_value = "true",
+    )]
+    pub(crate) speculation: Option<bool>,
+    /// Inter-token latency to keep to: prompts are read in pieces so long that running answers wait no longer than this.
+    #[arg(long, env = "MUSTER_WORKER_ITL_BUDGET")]
+    pub(crate) itl_budget: Option<Span>,
     /// Requests that may be in an embedding model at once.
     #[arg(long, env = "MUSTER_WORKER_EMBEDDING_REQUESTS")]
     pub(crate) embedding_requests: Option<NonZeroUsize>,
@@ -132,7 +157,7 @@ pub(crate) struct WorkerSection {
 impl ModelSection {
     /// What is not said here is taken from `other`.
     pub(crate) fn or(self, other: Self) -> Self {
-        or!(self, other; slots, waiting, embedding_requests, context_length, threads, spin,
+        or!(self, other; slots, waiting, kv_memory, prefix_cache, speculation, itl_budget, embedding_requests, context_length, threads, spin,
             onnxruntime, fake_token_time, fake_answer; (model, model_names))
     }
 
@@ -142,6 +167,9 @@ impl ModelSection {
         Self {
             slots: NonZeroUsize::new(usual.capacity.slots),
             waiting: Some(usual.capacity.waiting),
+            prefix_cache: Some(usual.prefix_cache),
+            speculation: Some(usual.speculation),
+            itl_budget: Some(Span(usual.itl_budget)),
             embedding_requests: Some(usual.embedding_requests),
             spin: Some(usual.spin),
             ..Self::default()
@@ -255,6 +283,10 @@ impl WorkerSection {
                 slots: flags.slots.map_or(usual.capacity.slots, NonZeroUsize::get),
                 waiting: flags.waiting.unwrap_or(usual.capacity.waiting),
             },
+            kv_memory: flags.kv_memory.map(|size| size.0),
+            prefix_cache: flags.prefix_cache.unwrap_or(usual.prefix_cache),
+            speculation: flags.speculation.unwrap_or(usual.speculation),
+            itl_budget: flags.itl_budget.map_or(usual.itl_budget, |Span(time)| time),
             embedding_requests: flags.embedding_requests.unwrap_or(usual.embedding_requests),
             context_length: flags.context_length,
             threads: flags.threads,

@@ -15,7 +15,7 @@ const SETTINGS: EngineSettings = EngineSettings {
     tokens: usize::MAX,
     prefixes: true,
     speculation: true,
-    pause: Duration::from_millis(100),
+    itl_budget: Duration::from_millis(100),
 };
 
 /// A token on which the model panics.

@@ -50,7 +50,7 @@ impl Engine {
         };
         Self {
             scheduler: Scheduler::new(limits),
-            pace: Pace::new(settings.pause),
+            pace: Pace::new(settings.itl_budget),
             speculation: (settings.speculation && shape.all_positions).then(Speculation::new),
             width: shape.vocab,
             vocab,
