@@ -6,8 +6,10 @@
 //! * [`scheduler`]: who waits, who holds a row, what a step does.
 //! * [`sequence`]: from chosen tokens to text and its end.
 //! * [`sampler`]: from logits to a token.
+//! * [`mask`]: which tokens may be chosen at all.
 //! * [`stop`]: stop strings that never leak.
 
+pub mod mask;
 pub mod sampler;
 pub mod scheduler;
 pub mod sequence;
@@ -23,6 +25,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use crate::metrics::EngineMetrics;
 use crate::model::{CausalModel, CausalShape, ModelError, Positions, Row};
 use crate::tokenizer::Tokenizer;
+use mask::MaskError;
 use sampler::{SampleError, Sampled};
 use scheduler::Scheduler;
 use sequence::{Sequence, SequenceEvent, SequenceRequest, event_capacity};
@@ -60,6 +63,9 @@ pub enum EngineError {
     /// No token could be chosen.
     #[error(transparent)]
     Sample(#[from] SampleError),
+    /// It cannot be said which tokens are allowed.
+    #[error(transparent)]
+    Mask(#[from] MaskError),
     /// The engine's thread has ended.
     #[error("the engine has stopped")]
     Stopped,
@@ -313,7 +319,11 @@ impl Engine {
 /// goes on as it would have.
 fn choose(sequence: &mut Sequence, logits: &mut [f32]) -> Result<Sampled, EngineError> {
     let position = sequence.tokens.len() as u64;
-    Ok(sequence.sampler.sample(logits, position)?)
+    let Some(mask) = &mut sequence.mask else { return Ok(sequence.sampler.sample(logits, position)?) };
+    mask.compute()?;
+    let sampled = sequence.sampler.sample_masked(logits, position, Some(mask.words()))?;
+    mask.accept(sampled.token)?;
+    Ok(sampled)
 }
 
 #[cfg(test)]

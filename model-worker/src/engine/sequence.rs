@@ -7,6 +7,7 @@ use muster_shared::generate::{FinishReason, Sampling, TokenLogprob, TopLogprob};
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
 
 use super::EngineError;
+use super::mask::TokenMask;
 use super::sampler::{Logprobs, Sampled, Sampler};
 use super::scheduler::Schedulable;
 use super::stop::StopFilter;
@@ -25,10 +26,47 @@ pub struct SequenceRequest {
     pub max_tokens: usize,
     /// The answer ends before the first of these.
     pub stop: StopFilter,
-    /// The answer ends at the first of these.
+    /// The answer ends at the first of these; in ascending order.
     pub end_tokens: Arc<[u32]>,
+    /// None of these comes before so many other tokens.
+    pub min_tokens: usize,
+    /// Restricts the choice of tokens.
+    pub mask: Option<Box<dyn TokenMask>>,
     /// Log-probabilities wanted: of the token itself, and of so many of its rivals.
     pub logprobs: Option<u32>,
+    /// Higher runs first.
+    pub priority: i32,
+    /// When it ends with an error, should it still wait or run.
+    pub deadline: Option<Instant>,
+    /// Keys and values are shared only with sequences of the same salt.
+    pub salt: Option<Arc<str>>,
+}
+
+impl SequenceRequest {
+    /// The likeliest answer, which nothing but its length ends.
+    pub fn new(prompt: Arc<[u32]>, max_tokens: usize) -> Self {
+        Self {
+            prompt,
+            sampling: Sampling { temperature: 0.0, ..Sampling::default() },
+            seed: 0,
+            max_tokens,
+            stop: StopFilter::new(Vec::new()),
+            end_tokens: Arc::default(),
+            min_tokens: 0,
+            mask: None,
+            logprobs: None,
+            priority: 0,
+            deadline: None,
+            salt: None,
+        }
+    }
+
+    /// The sampler of this answer.
+    fn sampler(&self) -> Sampler {
+        let sampler = Sampler::new(&self.sampling, self.logprobs, &self.prompt, self.seed);
+        let first_end = (self.prompt.len() + self.min_tokens) as u64;
+        sampler.forbidding(Arc::clone(&self.end_tokens), first_end)
+    }
 }
 
 /// What becomes of a sequence.
@@ -62,6 +100,7 @@ pub(super) struct Sequence {
     /// Tokens whose keys and values the model holds.
     pub(super) in_cache: usize,
     pub(super) sampler: Sampler,
+    pub(super) mask: Option<Box<dyn TokenMask>>,
     pub(super) arrived: Instant,
     /// When the last token was chosen.
     pub(super) last_token: Option<Instant>,
@@ -88,7 +127,8 @@ impl Sequence {
         Self {
             tokens: request.prompt.to_vec(),
             in_cache: 0,
-            sampler: Sampler::new(&request.sampling, request.logprobs, &request.prompt, request.seed),
+            sampler: request.sampler(),
+            mask: request.mask,
             arrived: Instant::now(),
             last_token: None,
             prompt: request.prompt.len(),
@@ -110,7 +150,7 @@ impl Sequence {
     /// Takes a chosen token and sends what follows from it; `true` when the answer has ended.
     pub(super) fn accept(&mut self, sampled: &Sampled) -> bool {
         self.tokens.push(sampled.token);
-        let end = if self.end_tokens.contains(&sampled.token) {
+        let end = if self.end_tokens.binary_search(&sampled.token).is_ok() {
             self.send_tail(FinishReason::Stop)
         } else {
             self.send_token(sampled)
