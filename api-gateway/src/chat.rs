@@ -8,7 +8,7 @@ use axum::body::Bytes;
 use axum::extract::{Extension, State as Shared};
 use axum::response::{IntoResponse as _, Response};
 use futures_util::{Stream, stream};
-use muster_shared::generate::{Event, Prompt, Usage};
+use muster_shared::generate::{Event, GenerateRequest, Prompt, Usage};
 use uuid::Uuid;
 
 use crate::body::{Raw, event_stream, parse};
@@ -31,7 +31,8 @@ pub(crate) async fn create(
     request.generate.request_id = id.to_string();
     let mut job = state.upstream.job(&id, &request.model);
     job.priority = request.priority;
-    job.affinity = affinity(&request.generate.prompt);
+    job.affinity = affinity(&request.generate);
+    job.whole = !request.stream;
     let head = head("chatcmpl", &request.model);
     if request.stream {
         let chunks = ChatChunks::new(head, &request);
@@ -73,10 +74,13 @@ pub(crate) fn usage(events: &[Event]) -> Usage {
     done.unwrap_or_default()
 }
 
-/// A hash of the start of a prompt.
-pub(crate) fn affinity(prompt: &Prompt) -> Option<u64> {
+/// A hash of the start of a prompt, and of the salt without which a cache does not give it.
+pub(crate) fn affinity(request: &GenerateRequest) -> Option<u64> {
     let mut hasher = DefaultHasher::new();
-    match prompt {
+    if let Some(salt) = &request.cache_salt {
+        salt.hash(&mut hasher);
+    }
+    match &request.prompt {
         Prompt::Chat(chat) => {
             let texts = chat.messages.iter().filter_map(|message| message.content.as_deref());
             texts.flat_map(str::chars).take(AFFINITY).for_each(|character| character.hash(&mut hasher));
