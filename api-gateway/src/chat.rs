@@ -90,3 +90,23 @@ pub(crate) fn affinity(request: &GenerateRequest) -> Option<u64> {
     }
     Some(hasher.finish())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn requests_belong_together_by_the_start_of_their_prompt_and_their_salt() {
+        let request = |text: String, salt: Option<&str>| GenerateRequest {
+            cache_salt: salt.map(str::to_owned),
+            ..GenerateRequest::new("m", Prompt::Text(text))
+        };
+        let long = |end: &str| "x".repeat(AFFINITY) + end;
+        let plain = affinity(&request(long("a"), None));
+        assert_eq!(plain, affinity(&request(long("b"), None)));
+        assert_ne!(plain, affinity(&request("y".to_owned(), None)));
+        let salted = affinity(&request(long("a"), Some("one")));
+        assert_eq!(salted, affinity(&request(long("b"), Some("one"))));
+        assert!(salted != plain && salted != affinity(&request(long("a"), Some("two"))));
+    }
+}
