@@ -98,6 +98,28 @@ async fn embeds_by_meaning(gateway: &common::Process) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn an_answer_is_as_long_as_it_must_be_and_consists_of_what_it_may() {
+    // A model that ends at once, one token a byte; its end is token 256.
+    let cluster = Cluster::start(&[&["--model", "fake", "--fake-answer", "0"]]).await;
+    let ask = async |more: Value| {
+        let mut body = chat_body("fake", "hi");
+        body.as_object_mut().expect("an object").extend(more.as_object().expect("an object").clone());
+        cluster.gateway.post("/v1/chat/completions", &body).await
+    };
+    let (_, answer) = ask(json!({})).await;
+    assert_eq!(answer["usage"]["completion_tokens"], 1, "{answer}");
+    let (_, answer) = ask(json!({ "min_tokens": 5 })).await;
+    assert_eq!(answer["usage"]["completion_tokens"], 6, "{answer}");
+    assert_eq!(answer["choices"][0]["finish_reason"], "stop", "{answer}");
+    let (_, answer) = ask(json!({ "min_tokens": 5, "max_tokens": 6, "allowed_token_ids": [120, 256] })).await;
+    assert_eq!(answer["choices"][0]["message"]["content"], "xxxxx", "{answer}");
+    let (_, answer) = ask(json!({ "max_tokens": 3, "allowed_token_ids": [121] })).await;
+    assert_eq!(answer["choices"][0]["message"]["content"], "yyy", "{answer}");
+    let (status, answer) = ask(json!({ "min_tokens": 1, "allowed_token_ids": [256] })).await;
+    assert_eq!((status, &answer["error"]["param"]), (400, &json!("min_tokens")), "{answer}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_seed_repeats_an_answer_also_on_another_worker() {
     let cluster = Cluster::start(&[&["--model", GQA], &["--model", GQA]]).await;
     let tell = async |seed: u64| {

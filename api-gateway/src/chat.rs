@@ -8,7 +8,7 @@ use axum::body::Bytes;
 use axum::extract::{Extension, State as Shared};
 use axum::response::{IntoResponse as _, Response};
 use futures_util::{Stream, stream};
-use muster_shared::generate::{Event, Prompt, Usage};
+use muster_shared::generate::{Event, GenerateRequest, Prompt, Usage};
 use uuid::Uuid;
 
 use crate::body::{Raw, event_stream, parse};
@@ -31,7 +31,8 @@ pub(crate) async fn create(
     request.generate.request_id = id.to_string();
     let mut job = state.upstream.job(&id, &request.model);
     job.priority = request.priority;
-    job.affinity = affinity(&request.generate.prompt);
+    job.affinity = affinity(&request.generate);
+    job.whole = !request.stream;
     let head = head("chatcmpl", &request.model);
     if request.stream {
         let chunks = ChatChunks::new(head, &request);
@@ -73,10 +74,13 @@ pub(crate) fn usage(events: &[Event]) -> Usage {
     done.unwrap_or_default()
 }
 
-/// A hash of the start of a prompt.
-pub(crate) fn affinity(prompt: &Prompt) -> Option<u64> {
+/// A hash of the start of a prompt, and of the salt without which a cache does not give it.
+pub(crate) fn affinity(request: &GenerateRequest) -> Option<u64> {
     let mut hasher = DefaultHasher::new();
-    match prompt {
+    if let Some(salt) = &request.cache_salt {
+        salt.hash(&mut hasher);
+    }
+    match &request.prompt {
         Prompt::Chat(chat) => {
             let texts = chat.messages.iter().filter_map(|message| message.content.as_deref());
             texts.flat_map(str::chars).take(AFFINITY).for_each(|character| character.hash(&mut hasher));
@@ -85,4 +89,24 @@ pub(crate) fn affinity(prompt: &Prompt) -> Option<u64> {
         Prompt::Tokens(tokens) => tokens.iter().take(AFFINITY).for_each(|token| token.hash(&mut hasher)),
     }
     Some(hasher.finish())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn requests_belong_together_by_the_start_of_their_prompt_and_their_salt() {
+        let request = |text: String, salt: Option<&str>| GenerateRequest {
+            cache_salt: salt.map(str::to_owned),
+            ..GenerateRequest::new("m", Prompt::Text(text))
+        };
+        let long = |end: &str| "x".repeat(AFFINITY) + end;
+        let plain = affinity(&request(long("a"), None));
+        assert_eq!(plain, affinity(&request(long("b"), None)));
+        assert_ne!(plain, affinity(&request("y".to_owned(), None)));
+        let salted = affinity(&request(long("a"), Some("one")));
+        assert_eq!(salted, affinity(&request(long("b"), Some("one"))));
+        assert!(salted != plain && salted != affinity(&request(long("a"), Some("two"))));
+    }
 }

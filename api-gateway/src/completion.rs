@@ -30,7 +30,7 @@ pub(crate) async fn create(
 ) -> Result<Response, Refusal> {
     let request = parse(body, CompletionRequest::parse).await?;
     let head = head("cmpl", &request.model);
-    let prompts = Prompts { state, id: id.to_string(), priority: request.priority };
+    let prompts = Prompts { state, id: id.to_string(), priority: request.priority, whole: !request.stream };
     if request.stream {
         let chunks = CompletionChunks::new(head, &request);
         let events = prompts.events(request.into_requests()).await?;
@@ -53,6 +53,8 @@ struct Prompts {
     state: State,
     id: String,
     priority: i8,
+    /// Whether no answer is sent before all are here.
+    whole: bool,
 }
 
 impl Prompts {
@@ -65,7 +67,8 @@ impl Prompts {
         let mut job = self.state.upstream.job(&self.id, &request.model);
         job.priority = self.priority;
         job.patient = index > 0;
-        job.affinity = affinity(&request.prompt);
+        job.affinity = affinity(&request);
+        job.whole = self.whole;
         self.state.upstream.generate(request, job).await
     }
 

@@ -162,7 +162,8 @@ impl Upstream {
     async fn start(&self, request: &GenerateRequest, job: &mut Job) -> Result<(Events, Ticket), Problem> {
         loop {
             let Chosen { mut ticket, address, transport } = self.choose(job).await?;
-            match self.in_time(job, &mut ticket, self.open(transport, &address, request)).await? {
+            let asked = job.with_time_left(request);
+            match self.in_time(job, &mut ticket, self.open(transport, &address, &asked)).await? {
                 Ok(events) => return Ok((events, ticket)),
                 Err(error) => self.give_up(job, ticket, &error).await?,
             }

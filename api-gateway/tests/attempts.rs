@@ -95,6 +95,15 @@ async fn what_is_wrong_with_the_request_is_not_tried_elsewhere() {
 }
 
 #[tokio::test]
+async fn time_that_a_worker_says_is_over_is_not_sought_elsewhere() {
+    let over = Problem::new(Kind::Timeout, "it has waited 1000 ms");
+    let (gateway, mut controller, _) = fleet(vec![Deed::Refuse(over), Deed::Answer(&["Hello"])]).await;
+    let (status, error) = whole(&gateway).await.expect_err("the time is over");
+    assert_eq!((status, error["code"].as_str()), (504, Some("timeout")));
+    assert_eq!(outcomes(&mut controller, 1).await, [Outcome::Failed]);
+}
+
+#[tokio::test]
 async fn attempts_are_bounded() {
     let (gateway, mut controller, _) = fleet(vec![Deed::Break(&[]); 5]).await;
     let (status, error) = whole(&gateway).await.expect_err("every worker breaks");

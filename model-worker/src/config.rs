@@ -9,7 +9,7 @@ use std::time::Duration;
 use muster_shared::id::WorkerId;
 use muster_shared::secret::Secret;
 
-use crate::engine::EngineCapacity;
+use crate::engine::{EngineCapacity, EngineSettings};
 use crate::error::Error;
 use crate::model::fake::FakeOptions;
 use crate::model::onnx::runtime::LibrarySearch;
@@ -132,16 +132,17 @@ pub struct Config {
 
 impl Default for Config {
     fn default() -> Self {
+        let engine = EngineSettings::default();
         Self {
             models: Vec::new(),
             address: None,
             registration: None,
             token: None,
-            capacity: EngineCapacity { slots: 16, waiting: 48 },
+            capacity: engine.capacity,
             kv_memory: None,
-            prefix_cache: true,
-            speculation: true,
-            itl_budget: Duration::from_millis(400),
+            prefix_cache: engine.prefixes,
+            speculation: engine.speculation,
+            itl_budget: engine.itl_budget,
             embedding_requests: NonZeroUsize::new(256).expect("not zero"),
             context_length: None,
             threads: None,

@@ -11,9 +11,11 @@
 //! * `draft`: tokens proposed from the text itself, several of which one run confirms.
 //! * [`sequence`]: from chosen tokens to text and its end.
 //! * [`sampler`]: from logits to a token.
+//! * [`mask`]: which tokens may be chosen at all.
 //! * [`stop`]: stop strings that never leak.
 
 mod draft;
+pub mod mask;
 mod pace;
 pub mod rows;
 pub mod sampler;
@@ -32,6 +34,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use crate::metrics::EngineMetrics;
 use crate::model::{CausalModel, CausalShape, ModelError};
 use crate::tokenizer::Tokenizer;
+use mask::MaskError;
 use sampler::SampleError;
 use sequence::{Sequence, SequenceEvent, SequenceRequest, event_capacity};
 use thread::Engine;
@@ -64,6 +67,9 @@ pub enum EngineError {
     /// The request's time was over before its answer.
     #[error("the answer was not ready within the time that the request allows")]
     Late,
+    /// It cannot be said which tokens are allowed.
+    #[error(transparent)]
+    Mask(#[from] MaskError),
     /// The engine's thread has ended.
     #[error("the engine has stopped")]
     Stopped,
@@ -82,6 +88,18 @@ pub struct EngineSettings {
     pub speculation: bool,
     /// The longest pause between two tokens of an answer that reading other prompts may cause.
     pub itl_budget: Duration,
+}
+
+impl Default for EngineSettings {
+    fn default() -> Self {
+        Self {
+            capacity: EngineCapacity { slots: 16, waiting: 48 },
+            tokens: usize::MAX,
+            prefixes: true,
+            speculation: true,
+            itl_budget: Duration::from_millis(400),
+        }
+    }
 }
 
 /// How many sequences an engine holds.

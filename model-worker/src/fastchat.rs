@@ -105,9 +105,6 @@ fn request(model: &LanguageModel, params: &GenerateParams, prompt: Prompt) -> Re
             .map_err(|_| Problem::invalid("top_k", format!("top_k is {k}; it must be -1 or at least 1")))?,
     };
     Ok(GenerateRequest {
-        request_id: String::new(),
-        model: model.name.clone(),
-        prompt,
         sampling: Sampling {
             temperature: if greedy { 0.0 } else { params.temperature },
             top_p: params.top_p,
@@ -117,13 +114,11 @@ fn request(model: &LanguageModel, params: &GenerateParams, prompt: Prompt) -> Re
             frequency_penalty: params.frequency_penalty,
             ..Sampling::default()
         },
-        choices: 1,
         max_tokens: Some(params.max_new_tokens),
         stop: params.stop.clone().map(StringOrList::into_vec).unwrap_or_default(),
         stop_token_ids: params.stop_token_ids.clone().unwrap_or_default(),
-        ignore_eos: false,
         logprobs: params.logprobs.map(|_| 0),
-        echo: false,
+        ..GenerateRequest::new(model.name.clone(), prompt)
     })
 }
 

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use futures_util::stream::{self, Stream, StreamExt as _};
 use muster_shared::control::{Capacity, ModelCard, ModelKind};
@@ -10,6 +11,7 @@ use muster_shared::problem::{Kind, Problem};
 use tokio_stream::wrappers::ReceiverStream;
 
 use crate::chat_template::{ChatTemplate, TemplateError};
+use crate::engine::mask::{AllowedTokens, TokenMask};
 use crate::engine::sequence::{SequenceEvent, SequenceRequest};
 use crate::engine::stop::StopFilter;
 use crate::engine::{EngineError, EngineHandle};
@@ -84,6 +86,7 @@ impl LanguageModel {
     /// # Errors
     /// [`Kind::Invalid`] for what cannot be, [`Kind::PromptTooLong`] when the prompt leaves no room for an answer.
     pub fn prepare(&self, request: &GenerateRequest, excess: Excess) -> Result<Prepared, Problem> {
+        let arrived = Instant::now();
         let tokens = self.tokens(&request.prompt)?;
         let param = if matches!(request.prompt, Prompt::Chat(_)) { "messages" } else { "prompt" };
         if tokens.is_empty() {
@@ -102,7 +105,12 @@ impl LanguageModel {
             _ => self.decode(&tokens),
         });
         let prompt_tokens = u32::try_from(length).unwrap_or(u32::MAX);
-        Ok(Prepared { sequences: self.sequences(request, tokens.into(), excess)?, prompt_tokens, echo })
+        let max_tokens = self.max_tokens(request, length, excess)?;
+        let sequence = SequenceRequest {
+            deadline: request.timeout_ms.and_then(|ms| arrived.checked_add(Duration::from_millis(ms))),
+            ..self.sequence(request, tokens.into(), max_tokens)?
+        };
+        Ok(Prepared { sequences: choices(sequence, request.choices), prompt_tokens, echo })
     }
 
     /// Length of a prompt in tokens, whether it fits or not.
@@ -118,7 +126,10 @@ impl LanguageModel {
         match prompt {
             Prompt::Chat(chat) => self.encode(&self.render(chat)?, false),
             Prompt::Text(text) => self.encode(text, true),
-            Prompt::Tokens(tokens) => Ok(self.check_ids(tokens)?.to_vec()),
+            Prompt::Tokens(tokens) => {
+                self.check_ids("prompt", tokens.iter().copied())?;
+                Ok(tokens.clone())
+            }
         }
     }
 
@@ -154,13 +165,18 @@ impl LanguageModel {
         text
     }
 
-    fn check_ids<'a>(&self, tokens: &'a [u32]) -> Result<&'a [u32], Problem> {
+    /// Refuses ids, by the name of the field that has them, which the model does not know.
+    fn check_ids(&self, param: &str, ids: impl IntoIterator<Item = u32>) -> Result<(), Problem> {
         let size = self.vocab();
-        match tokens.iter().find(|&&token| token >= size) {
-            Some(token) => {
-                Err(Problem::invalid("prompt", format!("token id {token} is out of range; the vocabulary has {size}")))
-            }
-            None => Ok(tokens),
+        match ids.into_iter().find(|id| *id >= size) {
+            Some(id) => Err(Problem::invalid(
+                param,
+                format!(
+                    "token id {id} in {param} is out of range; the vocabulary has {size} tokens, so ids end at {}",
+                    size.saturating_sub(1)
+                ),
+            )),
+            None => Ok(()),
         }
     }
 
@@ -185,32 +201,68 @@ impl LanguageModel {
         Ok(head.chain(answers(receivers, prompt_tokens)))
     }
 
-    fn sequences(
+    /// The first answer to a request, still without a deadline.
+    fn sequence(
         &self,
         request: &GenerateRequest,
         prompt: Arc<[u32]>,
-        excess: Excess,
-    ) -> Result<Vec<SequenceRequest>, Problem> {
-        self.check_bias(request)?;
+        max_tokens: usize,
+    ) -> Result<SequenceRequest, Problem> {
+        self.check_ids("logit_bias", request.sampling.logit_bias.iter().map(|(id, _)| *id))?;
+        let end_tokens = self.end_tokens(request)?;
+        let allowed = self.allowed(request)?;
+        let min_tokens = min_tokens(request, max_tokens)?;
+        if min_tokens > 0 && !self.can_go_on(allowed, &end_tokens) {
+            let message = "min_tokens is above 0, and every token that may be chosen ends the answer; lower it to 0, or \
+                           allow a token that is no end";
+            return Err(Problem::invalid("min_tokens", message));
+        }
+        Ok(SequenceRequest {
+            sampling: request.sampling.clone(),
+            seed: request.sampling.seed.unwrap_or_else(rand::random),
+            stop: StopFilter::new(request.stop.clone()),
+            end_tokens: end_tokens.into(),
+            min_tokens,
+            mask: allowed.map(|allowed| Box::new(AllowedTokens::new(allowed)) as Box<dyn TokenMask>),
+            logprobs: request.logprobs,
+            priority: request.priority,
+            salt: request.cache_salt.as_deref().map(Arc::from),
+            ..SequenceRequest::new(prompt, max_tokens)
+        })
+    }
+
+    /// The model's own end and the request's, in ascending order.
+    fn end_tokens(&self, request: &GenerateRequest) -> Result<Vec<u32>, Problem> {
+        self.check_ids("stop_token_ids", request.stop_token_ids.iter().copied())?;
         let mut end_tokens = request.stop_token_ids.clone();
         if !request.ignore_eos {
             end_tokens.extend_from_slice(&self.end_tokens);
         }
-        let seed = request.sampling.seed.unwrap_or_else(rand::random);
-        let sequence = SequenceRequest {
-            max_tokens: self.max_tokens(request, prompt.len(), excess)?,
-            prompt,
-            sampling: request.sampling.clone(),
-            seed,
-            stop: StopFilter::new(request.stop.clone()),
-            end_tokens: end_tokens.into(),
-            logprobs: request.logprobs,
-            priority: 0,
-            deadline: None,
-            salt: None,
-        };
-        let answer = |choice| SequenceRequest { seed: seed.wrapping_add(u64::from(choice)), ..sequence.clone() };
-        Ok((0..request.choices.max(1)).map(answer).collect())
+        end_tokens.sort_unstable();
+        end_tokens.dedup();
+        Ok(end_tokens)
+    }
+
+    fn allowed<'a>(&self, request: &'a GenerateRequest) -> Result<Option<&'a [u32]>, Problem> {
+        const NAME: &str = "allowed_token_ids";
+        let Some(allowed) = request.allowed_token_ids.as_deref() else { return Ok(None) };
+        if allowed.is_empty() {
+            return Err(Problem::invalid(
+                NAME,
+                format!("{NAME} is empty; name at least one token id, or leave it out"),
+            ));
+        }
+        self.check_ids(NAME, allowed.iter().copied())?;
+        Ok(Some(allowed))
+    }
+
+    /// Whether some token may be chosen that does not end the answer.
+    fn can_go_on(&self, allowed: Option<&[u32]>, end_tokens: &[u32]) -> bool {
+        let is_end = |token: u32| end_tokens.binary_search(&token).is_ok();
+        match allowed {
+            Some(allowed) => allowed.iter().any(|token| !is_end(*token)),
+            None => (0..self.vocab()).any(|token| !is_end(token)),
+        }
     }
 
     fn max_tokens(&self, request: &GenerateRequest, prompt: usize, excess: Excess) -> Result<usize, Problem> {
@@ -229,17 +281,25 @@ impl LanguageModel {
             Some(wanted) => Ok(wanted),
         }
     }
+}
 
-    fn check_bias(&self, request: &GenerateRequest) -> Result<(), Problem> {
-        let size = self.vocab();
-        match request.sampling.logit_bias.iter().find(|(id, _)| *id >= size) {
-            Some((id, _)) => Err(Problem::invalid(
-                "logit_bias",
-                format!("token id {id} in logit_bias is out of range; the vocabulary has {size}"),
-            )),
-            None => Ok(()),
-        }
+/// One sequence for each answer, drawn with seeds of their own.
+fn choices(first: SequenceRequest, count: u32) -> Vec<SequenceRequest> {
+    let seed = first.seed;
+    let choice = |index| SequenceRequest { seed: seed.wrapping_add(u64::from(index)), ..first.clone() };
+    (0..count.max(1)).map(choice).collect()
+}
+
+/// `max_tokens`: the longest answer there is room for, or that was asked for.
+fn min_tokens(request: &GenerateRequest, max_tokens: usize) -> Result<usize, Problem> {
+    let min_tokens = request.min_tokens as usize;
+    if min_tokens <= max_tokens {
+        return Ok(min_tokens);
     }
+    let message = format!(
+        "min_tokens is {min_tokens}, and the answer can have at most {max_tokens} tokens; lower min_tokens to that"
+    );
+    Err(Problem::invalid("min_tokens", message))
 }
 
 /// Merges the events of all answers, and closes with what they cost.
@@ -311,8 +371,11 @@ pub(crate) fn problem(error: EngineError) -> Problem {
         }
         EngineError::TooMany { .. } => Problem::invalid("n", error.to_string()),
         EngineError::Late => Problem::new(Kind::Timeout, error.to_string()),
-        EngineError::Step(_) | EngineError::Sample(_) | EngineError::Stopped => {
+        EngineError::Step(_) | EngineError::Sample(_) | EngineError::Mask(_) | EngineError::Stopped => {
             Problem::new(Kind::Bug, muster_shared::problem::chain(&error))
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -8,7 +8,6 @@ use std::time::Duration;
 
 use muster_shared::generate::Sampling;
 use muster_worker::engine::sequence::{SequenceEvent, SequenceRequest};
-use muster_worker::engine::stop::StopFilter;
 use muster_worker::engine::{EngineCapacity, EngineHandle, EngineSettings};
 use muster_worker::model::files::ModelFiles;
 use muster_worker::model::manifest::Manifest;
@@ -104,16 +103,10 @@ fn requests(random: &mut StdRng) -> Vec<SequenceRequest> {
                 ..Sampling::default()
             };
             requests.push(SequenceRequest {
-                prompt: prompt.into(),
                 sampling,
                 seed: random.random(),
-                max_tokens: random.random_range(1..24),
-                stop: StopFilter::new(Vec::new()),
                 end_tokens: if random.random_bool(0.5) { vec![2].into() } else { vec![].into() },
-                logprobs: None,
-                priority: 0,
-                deadline: None,
-                salt: None,
+                ..SequenceRequest::new(prompt.into(), random.random_range(1..24))
             });
         }
     }

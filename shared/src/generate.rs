@@ -53,6 +53,8 @@ pub struct Sampling {
     pub top_k: u32,
     /// Keeps tokens at least this fraction as likely as the likeliest; 0 keeps all.
     pub min_p: f32,
+    /// Keeps the tokens whose surprise is nearest to the entropy, until their probability reaches this; 1 keeps all.
+    pub typical_p: f32,
     /// Divides positive and multiplies negative logits of tokens seen in prompt or answer; 1 is off.
     pub repetition_penalty: f32,
     /// Subtracted from the logits of tokens in the answer; 0 is off.
@@ -74,6 +76,7 @@ impl Default for Sampling {
             top_p: 1.0,
             top_k: 0,
             min_p: 0.0,
+            typical_p: 1.0,
             repetition_penalty: 1.0,
             presence_penalty: 0.0,
             frequency_penalty: 0.0,
@@ -111,12 +114,54 @@ pub struct GenerateRequest {
     /// Goes on past the model's own end of answer; for benchmarks.
     #[serde(default)]
     pub ignore_eos: bool,
+    /// No token that ends the answer is chosen before so many others; at most `max_tokens`. A stop string may still end
+    /// it.
+    #[serde(default)]
+    pub min_tokens: u32,
+    /// Only these tokens are chosen; absent: any. An end of answer must be among them to be chosen.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub allowed_token_ids: Option<Vec<u32>>,
     /// Log-probabilities wanted: of the token itself, and of so many of its likeliest rivals.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub logprobs: Option<u32>,
     /// Whether the answer begins with the prompt.
     #[serde(default)]
     pub echo: bool,
+    /// Keys and values of the prompt are shared only with requests of the same salt; those without one share
+    /// among themselves.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cache_salt: Option<String>,
+    /// Higher runs first when requests wait; 0 is usual.
+    #[serde(default)]
+    pub priority: i32,
+    /// Time from the arrival at the worker after which the answer ends with a problem of the kind `timeout`, whether it
+    /// waits or runs; absent: never.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub timeout_ms: Option<u64>,
+}
+
+impl GenerateRequest {
+    /// One answer to a prompt, everything else as where a request does not say.
+    pub fn new(model: impl Into<String>, prompt: Prompt) -> Self {
+        Self {
+            request_id: String::new(),
+            model: model.into(),
+            prompt,
+            sampling: Sampling::default(),
+            choices: one(),
+            max_tokens: None,
+            stop: Vec::new(),
+            stop_token_ids: Vec::new(),
+            ignore_eos: false,
+            min_tokens: 0,
+            allowed_token_ids: None,
+            logprobs: None,
+            echo: false,
+            cache_salt: None,
+            priority: 0,
+            timeout_ms: None,
+        }
+    }
 }
 
 fn one() -> u32 {

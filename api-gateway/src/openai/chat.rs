@@ -13,7 +13,7 @@ use serde_json::{Map, Value};
 use super::answer::{self, Answer};
 use super::fields::{self, Fields};
 use super::logprobs::ChatLogprobs;
-use super::options::Options;
+use super::options::{Options, check_lengths};
 use super::reply::{Frame, ReplyHead};
 use super::unsupported;
 
@@ -47,6 +47,7 @@ impl ChatRequest {
             logprobs: logprobs(&mut fields)?,
             ..options.generate(Prompt::Chat(chat))
         };
+        check_lengths(&generate)?;
         fields.unknown();
         let Options { model, stream, include_usage, priority, .. } = options;
         Ok(Self { model, generate, stream, include_usage, priority })

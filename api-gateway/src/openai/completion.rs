@@ -15,7 +15,7 @@ use serde::Serialize;
 use super::answer::{self, Answer};
 use super::fields::{self, Fields};
 use super::logprobs::CompletionLogprobs;
-use super::options::Options;
+use super::options::{Options, check_lengths};
 use super::reply::{Frame, ReplyHead};
 use super::unsupported;
 
@@ -62,6 +62,7 @@ impl CompletionRequest {
                            would lack theirs; leave one of them out";
             return Err(Problem::invalid("logprobs", message));
         }
+        check_lengths(&generate)?;
         check_best_of(&mut fields, generate.choices)?;
         fields.unknown();
         let Options { model, stream, include_usage, priority, .. } = options;

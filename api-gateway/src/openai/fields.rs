@@ -123,12 +123,12 @@ impl Fields {
     }
 
     /// A list of token ids, at most `most`.
-    pub(crate) fn token_ids(&mut self, name: &str, most: usize) -> Result<Vec<u32>, Problem> {
-        let Some(value) = self.take(name) else { return Ok(Vec::new()) };
+    pub(crate) fn token_ids(&mut self, name: &str, most: usize) -> Result<Option<Vec<u32>>, Problem> {
+        let Some(value) = self.take(name) else { return Ok(None) };
         let path = self.path(name);
         match &value {
             Value::Array(ids) if ids.len() > most => Err(too_many(&path, most, "token ids", ids.len())),
-            Value::Array(ids) => ids.iter().map(|id| token_id(&path, id)).collect(),
+            Value::Array(ids) => Ok(Some(tokens(&path, ids)?)),
             other => Err(wrong(&path, "an array of token ids", other)),
         }
     }

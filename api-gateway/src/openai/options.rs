@@ -9,12 +9,17 @@ use super::sampling::sampling;
 
 /// Most answers to one prompt.
 const CHOICES: u32 = 128;
-/// Most stop strings.
-const STOPS: usize = 16;
-/// Longest stop string in bytes: it is compared after every token.
+/// Most stop strings, and the length of one and of all in bytes. A worker looks for any number of them in the same time,
+/// with memory of some 40 bytes for each byte of theirs.
+const STOPS: usize = 10_000;
 const STOP_LENGTH: usize = 1024;
+const STOPS_LENGTH: usize = 512 << 10;
 /// Most stop tokens.
-const STOP_TOKENS: usize = 1024;
+const STOP_TOKENS: usize = 10_000;
+/// Most allowed tokens: more than any vocabulary has.
+const ALLOWED_TOKENS: usize = 1 << 20;
+/// Longest salt in bytes.
+const SALT_LENGTH: usize = 256;
 
 /// Everything but the prompt, the length and the log-probabilities, whose rules differ.
 #[derive(Debug)]
@@ -28,6 +33,9 @@ pub(crate) struct Options {
     stop: Vec<String>,
     stop_token_ids: Vec<u32>,
     ignore_eos: bool,
+    min_tokens: u32,
+    allowed_token_ids: Option<Vec<u32>>,
+    cache_salt: Option<String>,
 }
 
 impl Options {
@@ -44,27 +52,61 @@ impl Options {
             sampling: sampling(fields)?,
             choices: fields.count("n", 1..=CHOICES)?.unwrap_or(1),
             stop: stop(fields)?,
-            stop_token_ids: fields.token_ids("stop_token_ids", STOP_TOKENS)?,
+            stop_token_ids: fields.token_ids("stop_token_ids", STOP_TOKENS)?.unwrap_or_default(),
             ignore_eos: fields.boolean("ignore_eos")?.unwrap_or(false),
+            min_tokens: fields.at_least("min_tokens", 0)?.and_then(|count| u32::try_from(count).ok()).unwrap_or(0),
+            allowed_token_ids: allowed_token_ids(fields)?,
+            cache_salt: cache_salt(fields)?,
         })
     }
 
     /// What the worker is asked, still without a request id.
     pub(crate) fn generate(&mut self, prompt: Prompt) -> GenerateRequest {
         GenerateRequest {
-            request_id: String::new(),
-            model: self.model.clone(),
-            prompt,
             sampling: std::mem::take(&mut self.sampling),
             choices: self.choices,
-            max_tokens: None,
             stop: std::mem::take(&mut self.stop),
             stop_token_ids: std::mem::take(&mut self.stop_token_ids),
             ignore_eos: self.ignore_eos,
-            logprobs: None,
-            echo: false,
+            min_tokens: self.min_tokens,
+            allowed_token_ids: self.allowed_token_ids.take(),
+            cache_salt: self.cache_salt.take(),
+            priority: self.priority.into(),
+            ..GenerateRequest::new(self.model.as_str(), prompt)
         }
     }
+}
+
+/// Refuses an answer that must be longer than it may be.
+pub(crate) fn check_lengths(request: &GenerateRequest) -> Result<(), Problem> {
+    match (request.min_tokens, request.max_tokens) {
+        (least, Some(most)) if least > most => {
+            let message = format!("'min_tokens' must be at most 'max_tokens', which is {most}; got {least}");
+            Err(Problem::invalid("min_tokens", message))
+        }
+        _ => Ok(()),
+    }
+}
+
+fn allowed_token_ids(fields: &mut Fields) -> Result<Option<Vec<u32>>, Problem> {
+    const NAME: &str = "allowed_token_ids";
+    match fields.token_ids(NAME, ALLOWED_TOKENS)? {
+        Some(ids) if ids.is_empty() => Err(empty(NAME)),
+        ids => Ok(ids),
+    }
+}
+
+fn cache_salt(fields: &mut Fields) -> Result<Option<String>, Problem> {
+    const NAME: &str = "cache_salt";
+    match fields.string(NAME)? {
+        Some(salt) if salt.is_empty() => Err(empty(NAME)),
+        Some(salt) if salt.len() > SALT_LENGTH => Err(too_long(NAME, SALT_LENGTH, salt.len())),
+        salt => Ok(salt),
+    }
+}
+
+fn too_long(name: &str, most: usize, got: usize) -> Problem {
+    Problem::invalid(name, format!("'{name}' must be at most {most} bytes long; got {got}"))
 }
 
 fn include_usage(fields: &mut Fields, stream: bool) -> Result<bool, Problem> {
@@ -93,16 +135,19 @@ fn stop(fields: &mut Fields) -> Result<Vec<String>, Problem> {
     if stops.len() > STOPS {
         return Err(too_many(NAME, STOPS, "strings", stops.len()));
     }
-    stops.into_iter().map(|stop| stop_string(NAME, stop)).collect()
+    let stops: Vec<String> = stops.into_iter().map(|stop| stop_string(NAME, stop)).collect::<Result<_, _>>()?;
+    let length: usize = stops.iter().map(String::len).sum();
+    if length > STOPS_LENGTH {
+        let message = format!("'{NAME}' must be at most {STOPS_LENGTH} bytes long, all strings together; got {length}");
+        return Err(Problem::invalid(NAME, message));
+    }
+    Ok(stops)
 }
 
 fn stop_string(name: &str, stop: Value) -> Result<String, Problem> {
     match stop {
         Value::String(text) if text.is_empty() => Err(empty(name)),
-        Value::String(text) if text.len() > STOP_LENGTH => {
-            let message = format!("'{name}' must be at most {STOP_LENGTH} bytes long; got {}", text.len());
-            Err(Problem::invalid(name, message))
-        }
+        Value::String(text) if text.len() > STOP_LENGTH => Err(too_long(name, STOP_LENGTH, text.len())),
         Value::String(text) => Ok(text),
         other => Err(wrong(name, "a string or an array of strings", &other)),
     }

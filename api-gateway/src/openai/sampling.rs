@@ -23,8 +23,11 @@ pub(crate) fn sampling(fields: &mut Fields) -> Result<Sampling, Problem> {
     set("min_p", 0.0..=1.0, &mut sampling.min_p)?;
     set("presence_penalty", -2.0..=2.0, &mut sampling.presence_penalty)?;
     set("frequency_penalty", -2.0..=2.0, &mut sampling.frequency_penalty)?;
-    if let Some(penalty) = repetition_penalty(fields)? {
+    if let Some(penalty) = above_zero(fields, "repetition_penalty", 2.0)? {
         sampling.repetition_penalty = penalty;
+    }
+    if let Some(typical_p) = above_zero(fields, "typical_p", 1.0)? {
+        sampling.typical_p = typical_p;
     }
     // -1 is how others write "all".
     sampling.top_k = fields.at_least("top_k", -1)?.and_then(|k| u32::try_from(k).ok()).unwrap_or(0);
@@ -37,12 +40,12 @@ pub(crate) fn sampling(fields: &mut Fields) -> Result<Sampling, Problem> {
     Ok(sampling)
 }
 
-fn repetition_penalty(fields: &mut Fields) -> Result<Option<f32>, Problem> {
-    const NAME: &str = "repetition_penalty";
-    let Some(value) = fields.take(NAME) else { return Ok(None) };
+/// A number of which 0 itself would mean nothing.
+fn above_zero(fields: &mut Fields, name: &str, most: f32) -> Result<Option<f32>, Problem> {
+    let Some(value) = fields.take(name) else { return Ok(None) };
     match value.as_f64().map(|number| number as f32) {
-        Some(penalty) if penalty > 0.0 && penalty <= 2.0 => Ok(Some(penalty)),
-        _ => Err(wrong(NAME, "a number above 0 and at most 2", &value)),
+        Some(number) if number > 0.0 && number <= most => Ok(Some(number)),
+        _ => Err(wrong(name, &format!("a number above 0 and at most {most}"), &value)),
     }
 }
 

@@ -32,7 +32,6 @@ const BOTH: &[Refusal] = &[
     ("response_format", is_text_format),
     ("logits_processors", is_empty),
     ("use_beam_search", is_false),
-    ("min_tokens", is_zero),
     ("bad_words", is_empty),
     ("prompt_logprobs", never),
     ("structured_outputs", never),
@@ -72,10 +71,6 @@ fn never(_: &Value) -> bool {
 
 fn is_false(value: &Value) -> bool {
     *value == false
-}
-
-fn is_zero(value: &Value) -> bool {
-    value.as_f64() == Some(0.0)
 }
 
 fn is_empty(value: &Value) -> bool {

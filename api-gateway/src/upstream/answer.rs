@@ -29,15 +29,13 @@ pub(crate) struct Answer {
     last_token: Option<Instant>,
     /// Whether the client may have seen something that another worker would not say alike.
     shown: bool,
-    /// Whether the whole answer must be here by the request's deadline, not only its beginning.
-    timed: bool,
 }
 
 impl Answer {
     pub(super) fn new(upstream: Upstream, request: Arc<GenerateRequest>, job: Job, running: (Events, Ticket)) -> Self {
         let begun = Instant::now();
         let running = Some(running);
-        Self { upstream, request, job, running, begun, last_token: None, shown: false, timed: false }
+        Self { upstream, request, job, running, begun, last_token: None, shown: false }
     }
 
     /// The next event, or `None` after the last. After a change of worker a second [`Event::Started`] comes.
@@ -47,7 +45,7 @@ impl Answer {
     pub(crate) async fn next(&mut self) -> Option<Result<Event, Problem>> {
         loop {
             let (events, ticket) = self.running.as_mut()?;
-            let received = if self.timed {
+            let received = if self.job.whole {
                 self.upstream.in_time(&self.job, ticket, events.next()).await
             } else {
                 self.job.while_running(events.next()).await
@@ -78,7 +76,7 @@ impl Answer {
     /// # Errors
     /// As [`Answer::next`].
     pub(crate) async fn whole(mut self) -> Result<Vec<Event>, Problem> {
-        self.timed = true;
+        self.job.whole = true;
         let mut events = Vec::new();
         while let Some(event) = self.next().await {
             let event = event?;

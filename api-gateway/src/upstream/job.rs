@@ -1,9 +1,11 @@
 //! One request on its way through several attempts.
 
+use std::borrow::Cow;
 use std::time::{Duration, Instant};
 
 use muster_shared::client::ClientError;
 use muster_shared::control::Outcome;
+use muster_shared::generate::GenerateRequest;
 use muster_shared::id::WorkerId;
 use muster_shared::problem::{Kind, Problem};
 use tokio_util::sync::CancellationToken;
@@ -41,6 +43,8 @@ pub(crate) struct Job {
     pub(crate) priority: i8,
     /// Whether it waits for room up to its deadline, where others are refused when the fleet stays full.
     pub(crate) patient: bool,
+    /// Whether the whole answer must be here by the deadline, not only its beginning.
+    pub(crate) whole: bool,
     /// Workers that have failed it.
     pub(crate) tried: Vec<WorkerId>,
     attempts_left: u32,
@@ -59,6 +63,7 @@ impl Job {
             affinity: None,
             priority: 0,
             patient: false,
+            whole: false,
             tried: Vec::new(),
             attempts_left: attempts,
             last: None,
@@ -82,6 +87,14 @@ impl Job {
     /// Time to the deadline.
     pub(super) fn time_left(&self) -> Duration {
         self.deadline.saturating_duration_since(Instant::now())
+    }
+
+    /// The request with the time that a worker has for it, where the whole answer has a deadline.
+    pub(super) fn with_time_left<'a>(&self, request: &'a GenerateRequest) -> Cow<'a, GenerateRequest> {
+        if !self.whole {
+            return Cow::Borrowed(request);
+        }
+        Cow::Owned(GenerateRequest { timeout_ms: Some(super::millis(self.time_left())), ..request.clone() })
     }
 
     /// Waits for something, up to the deadline.
@@ -150,6 +163,8 @@ fn judge(error: &ClientError) -> (Outcome, Result<Problem, Problem>) {
         ClientError::Refused { problem, .. } => match problem.kind {
             Kind::Overloaded | Kind::NoWorker => (Outcome::Overloaded, Ok(problem.clone())),
             Kind::UnknownModel => (Outcome::Done, Ok(problem.clone())),
+            // The time that we have given it.
+            Kind::Timeout => (Outcome::Failed, Err(late())),
             Kind::Invalid | Kind::PromptTooLong | Kind::TooLarge => (Outcome::Done, Err(problem.clone())),
             _ => (Outcome::Failed, Ok(worker_failed())),
         },
@@ -172,6 +187,8 @@ pub(crate) fn stopping() -> Problem {
 
 #[cfg(test)]
 mod tests {
+    use muster_shared::generate::Prompt;
+
     use super::*;
 
     fn refused(kind: Kind) -> ClientError {
@@ -187,6 +204,8 @@ mod tests {
             let (outcome, verdict) = judge(&refused(kind));
             assert_eq!((outcome, verdict.expect_err("final").kind), (Outcome::Done, kind));
         }
+        let (outcome, verdict) = judge(&refused(Kind::Timeout));
+        assert_eq!((outcome, verdict), (Outcome::Failed, Err(late())), "there is no time left for another");
         let broken = ClientError::Broken { address: "http://secret".to_owned(), source: None };
         let (outcome, verdict) = judge(&broken);
         let problem = verdict.expect("another may do better");
@@ -212,6 +231,18 @@ mod tests {
         assert_eq!(job.failed(&mut ticket, &refused(Kind::Bug)), Verdict::Again);
         assert_eq!(job.tried, [WorkerId::new("w")]);
         assert_eq!(job.begin_attempt().expect_err("no third").kind, Kind::Upstream);
+    }
+
+    #[test]
+    fn a_worker_is_told_the_time_left_where_the_whole_answer_has_a_deadline() {
+        let request = GenerateRequest::new("m", Prompt::Text("hi".to_owned()));
+        let streamed = job(1, Instant::now() + Duration::from_secs(60));
+        assert_eq!(*streamed.with_time_left(&request), request);
+        let whole = Job { whole: true, ..streamed };
+        let left = whole.with_time_left(&request).timeout_ms.expect("a time");
+        assert!((1..=60_000).contains(&left), "{left}");
+        let late = Job { deadline: Instant::now(), ..whole };
+        assert_eq!(late.with_time_left(&request).timeout_ms, Some(0));
     }
 
     #[tokio::test]

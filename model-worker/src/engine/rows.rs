@@ -147,6 +147,14 @@ impl<S: Occupant> Rows<S> {
         })
     }
 
+    /// The sequences that decode.
+    pub(super) fn decoding_mut(&mut self) -> impl Iterator<Item = &mut S> {
+        self.contents[..self.decoding].iter_mut().filter_map(|content| match content {
+            Content::Running(running) => Some(&mut running.sequence),
+            _ => None,
+        })
+    }
+
     /// The sequence in a row.
     ///
     /// # Panics

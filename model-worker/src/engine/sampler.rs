@@ -1,8 +1,10 @@
 //! Chooses the next token of one sequence from the model's logits.
 //!
 //! In this order: log-probabilities are taken from the logits as the model gave them; logit bias; repetition penalty (over
-//! prompt and answer), presence and frequency penalty (over the answer); a mask of allowed tokens; then, unless the
-//! temperature is 0 and the likeliest token is taken, temperature, top-k, min-p, top-p, and a draw.
+//! prompt and answer), presence and frequency penalty (over the answer); a mask of allowed tokens, and the tokens that are
+//! forbidden so early; then, unless the temperature is 0 and the likeliest token is taken, temperature, top-k, min-p,
+//! top-p, typical-p, and a draw. Each filter sees what the ones before it have left; typical-p is last as in Hugging Face's
+//! transformers.
 //!
 //! The vocabulary is never sorted. Sets of likely tokens come from one pass with a rising threshold or from selection
 //! (`select`), and sums of exponentials are taken only where a parameter needs them (`softmax`).
@@ -13,8 +15,10 @@ mod select;
 mod softmax;
 #[cfg(test)]
 mod tests;
+mod typical;
 
 use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
 
 use muster_shared::generate::Sampling;
 
@@ -70,6 +74,8 @@ pub struct Sampler {
     seen: HashSet<u32>,
     /// How often a token is in the answer, for the other two; empty where both are off.
     counts: HashMap<u32, u32>,
+    /// Tokens that are not chosen before a position.
+    forbidden: (Arc<[u32]>, u64),
     /// The row before changes, where log-probabilities are asked for. Kept for its memory, like `candidates`.
     raw: Vec<f32>,
     candidates: Vec<Candidate>,
@@ -87,11 +93,30 @@ impl Sampler {
             params.repetition_penalty = 1.0;
         }
         params.min_p = if params.min_p > 0.0 { params.min_p.min(1.0) } else { 0.0 };
+        if !(params.typical_p > 0.0 && params.typical_p < 1.0) {
+            params.typical_p = 1.0;
+        }
         let mut seen = HashSet::new();
         if params.repetition_penalty != 1.0 {
             seen.extend(prompt);
         }
-        Self { params, logprobs, seed, seen, counts: HashMap::new(), raw: Vec::new(), candidates: Vec::new() }
+        let forbidden = (Arc::default(), 0);
+        Self {
+            params,
+            logprobs,
+            seed,
+            seen,
+            counts: HashMap::new(),
+            forbidden,
+            raw: Vec::new(),
+            candidates: Vec::new(),
+        }
+    }
+
+    /// The same, never choosing one of `tokens` before `position`: for answers that must not end too early.
+    #[must_use]
+    pub fn forbidding(self, tokens: Arc<[u32]>, position: u64) -> Self {
+        Self { forbidden: (tokens, position), ..self }
     }
 
     /// Chooses a token and counts it as part of the answer.
@@ -101,7 +126,8 @@ impl Sampler {
     /// * `position`: index of the new token in the whole sequence.
     ///
     /// # Errors
-    /// [`SampleError::NoFinite`] when every logit is NaN or infinite.
+    /// [`SampleError::NoFinite`] when every logit is NaN or infinite; [`SampleError::NothingAllowed`] when every token
+    /// with a finite one is forbidden here.
     pub fn sample(&mut self, logits: &mut [f32], position: u64) -> Result<Sampled, SampleError> {
         self.sample_masked(logits, position, None)
     }
@@ -127,6 +153,7 @@ impl Sampler {
         if let Some(mask) = mask {
             apply_mask(logits, mask);
         }
+        self.forbid(logits, position);
         let token = self.choose(logits, uniform(self.seed, position)).ok_or(SampleError::NothingAllowed)?;
         self.accept(token);
         Ok(Sampled { token, logprobs: self.logprobs.map(|top| logprobs(&self.raw, token, top)) })
@@ -139,6 +166,17 @@ impl Sampler {
         }
         if self.params.presence_penalty != 0.0 || self.params.frequency_penalty != 0.0 {
             *self.counts.entry(token).or_default() += 1;
+        }
+    }
+
+    fn forbid(&self, logits: &mut [f32], position: u64) {
+        let (tokens, until) = &self.forbidden;
+        if position < *until {
+            for token in tokens.iter() {
+                if let Some(logit) = logits.get_mut(*token as usize) {
+                    *logit = f32::NEG_INFINITY;
+                }
+            }
         }
     }
 
@@ -190,8 +228,23 @@ impl Sampler {
         !matches!(self.params.temperature.partial_cmp(&GREEDY_BELOW), Some(std::cmp::Ordering::Greater))
     }
 
-    /// Leaves in `candidates` the tokens that top-k, min-p and top-p keep, in any order; `false` where all are off.
+    /// Leaves in `candidates` the tokens that the filters keep, weighed, in any order; `false` where all are off.
     fn keep(&mut self, logits: &[f32], softmax: Softmax) -> bool {
+        let is_cut = self.keep_likely(logits, softmax);
+        let typical_p = self.params.typical_p;
+        if typical_p == 1.0 {
+            return is_cut;
+        }
+        if is_cut {
+            typical::narrow(softmax, typical_p, &mut self.candidates);
+        } else {
+            typical::choose(softmax, logits, typical_p, &mut self.candidates);
+        }
+        true
+    }
+
+    /// Top-k, min-p and top-p.
+    fn keep_likely(&mut self, logits: &[f32], softmax: Softmax) -> bool {
         let (min_p, top_p) = (self.params.min_p, self.params.top_p);
         let top_k = Some(self.params.top_k as usize).filter(|k| (1..logits.len()).contains(k));
         let filters_mass = top_p < 1.0;
@@ -217,7 +270,7 @@ impl Sampler {
             return false;
         };
         if filters_mass {
-            select::keep_mass(candidates, f64::from(top_p) * mass);
+            select::keep_mass(candidates, f64::from(top_p) * mass, Candidate::likelier_first);
         }
         true
     }

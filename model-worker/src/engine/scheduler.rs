@@ -155,6 +155,11 @@ impl<S: Schedulable> Scheduler<S> {
         self.rows.decoding()
     }
 
+    /// The sequences that decode.
+    pub fn decoding_mut(&mut self) -> impl Iterator<Item = &mut S> {
+        self.rows.decoding_mut()
+    }
+
     /// The sequence in a row.
     ///
     /// # Panics

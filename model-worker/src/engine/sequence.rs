@@ -7,6 +7,7 @@ use muster_shared::generate::{FinishReason, Sampling, TokenLogprob, TopLogprob};
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
 
 use super::EngineError;
+use super::mask::{MaskError, TokenMask};
 use super::rows::Occupant;
 use super::sampler::{Logprobs, Sampled, Sampler};
 use super::scheduler::Schedulable;
@@ -26,16 +27,47 @@ pub struct SequenceRequest {
     pub max_tokens: usize,
     /// The answer ends before the first of these.
     pub stop: StopFilter,
-    /// The answer ends at the first of these.
+    /// The answer ends at the first of these; in ascending order.
     pub end_tokens: Arc<[u32]>,
+    /// None of these comes before so many other tokens.
+    pub min_tokens: usize,
+    /// Restricts the choice of tokens.
+    pub mask: Option<Box<dyn TokenMask>>,
     /// Log-probabilities wanted: of the token itself, and of so many of its rivals.
     pub logprobs: Option<u32>,
-    /// A higher one is admitted first.
+    /// Higher runs first.
     pub priority: i32,
-    /// When the answer must have ended.
+    /// When it ends with an error, should it still wait or run.
     pub deadline: Option<Instant>,
-    /// Prefixes are shared only between requests of the same salt.
+    /// Keys and values are shared only with sequences of the same salt.
     pub salt: Option<Arc<str>>,
+}
+
+impl SequenceRequest {
+    /// The likeliest answer, which nothing but its length ends.
+    pub fn new(prompt: Arc<[u32]>, max_tokens: usize) -> Self {
+        Self {
+            prompt,
+            sampling: Sampling { temperature: 0.0, ..Sampling::default() },
+            seed: 0,
+            max_tokens,
+            stop: StopFilter::new(Vec::new()),
+            end_tokens: Arc::default(),
+            min_tokens: 0,
+            mask: None,
+            logprobs: None,
+            priority: 0,
+            deadline: None,
+            salt: None,
+        }
+    }
+
+    /// The sampler of this answer.
+    fn sampler(&self) -> Sampler {
+        let sampler = Sampler::new(&self.sampling, self.logprobs, &self.prompt, self.seed);
+        let first_end = (self.prompt.len() + self.min_tokens) as u64;
+        sampler.forbidding(Arc::clone(&self.end_tokens), first_end)
+    }
 }
 
 /// What becomes of a sequence.
@@ -63,6 +95,13 @@ pub enum SequenceEvent {
     Failed(EngineError),
 }
 
+/// What restricts an answer, and for which length of the sequence that was found out last.
+#[derive(Debug)]
+struct Masked {
+    mask: Box<dyn TokenMask>,
+    computed: Option<(usize, Result<(), MaskError>)>,
+}
+
 /// A sequence in the engine.
 #[derive(Debug)]
 pub(super) struct Sequence {
@@ -73,6 +112,7 @@ pub(super) struct Sequence {
     /// Tokens of the prompt that were found in another row; `None` before the first admission.
     pub(super) cached: Option<usize>,
     pub(super) sampler: Sampler,
+    mask: Option<Masked>,
     pub(super) arrived: Instant,
     /// When the last token was chosen.
     pub(super) last_token: Option<Instant>,
@@ -103,7 +143,8 @@ impl Sequence {
             tokens: request.prompt.to_vec(),
             in_cache: 0,
             cached: None,
-            sampler: Sampler::new(&request.sampling, request.logprobs, &request.prompt, request.seed),
+            sampler: request.sampler(),
+            mask: request.mask.map(|mask| Masked { mask, computed: None }),
             arrived: Instant::now(),
             last_token: None,
             prompt: request.prompt.len(),
@@ -125,10 +166,42 @@ impl Sequence {
         *self.tokens.last().expect("a prompt has at least one token")
     }
 
+    /// Whether something restricts the choice of tokens.
+    pub(super) fn is_masked(&self) -> bool {
+        self.mask.is_some()
+    }
+
+    /// Finds out which tokens may come next. Needs no logits, so it can be done while the model runs; it is done once
+    /// for each token.
+    pub(super) fn compute_mask(&mut self) {
+        let length = self.tokens.len();
+        if let Some(Masked { mask, computed }) = &mut self.mask
+            && computed.as_ref().is_none_or(|(at, _)| *at != length)
+        {
+            *computed = Some((length, mask.compute()));
+        }
+    }
+
+    /// Chooses the next token. Its position seeds the choice, so that an answer resumed elsewhere goes on as it would
+    /// have.
+    pub(super) fn choose(&mut self, logits: &mut [f32]) -> Result<Sampled, EngineError> {
+        self.compute_mask();
+        let position = self.tokens.len() as u64;
+        let Some(Masked { mask, computed }) = &mut self.mask else {
+            return Ok(self.sampler.sample(logits, position)?);
+        };
+        if let Some((_, Err(error))) = computed {
+            return Err(error.clone().into());
+        }
+        let sampled = self.sampler.sample_masked(logits, position, Some(mask.words()))?;
+        mask.accept(sampled.token)?;
+        Ok(sampled)
+    }
+
     /// Takes a chosen token and sends what follows from it; `true` when the answer has ended.
     pub(super) fn accept(&mut self, sampled: &Sampled) -> bool {
         self.tokens.push(sampled.token);
-        let end = if self.end_tokens.contains(&sampled.token) {
+        let end = if self.end_tokens.binary_search(&sampled.token).is_ok() {
             self.send_tail(FinishReason::Stop)
         } else {
             self.send_token(sampled)

@@ -2,7 +2,7 @@
 
 use std::sync::atomic::AtomicBool;
 
-use muster_shared::generate::{FinishReason, Sampling};
+use muster_shared::generate::FinishReason;
 
 use super::stop::StopFilter;
 use super::*;
@@ -114,18 +114,8 @@ impl Bench {
 }
 
 fn request(prompt: &str, max_tokens: usize) -> SequenceRequest {
-    SequenceRequest {
-        prompt: prompt.bytes().map(u32::from).collect::<Vec<_>>().into(),
-        sampling: Sampling { temperature: 0.0, ..Sampling::default() },
-        seed: 0,
-        max_tokens,
-        stop: StopFilter::new(Vec::new()),
-        end_tokens: vec![END].into(),
-        logprobs: None,
-        priority: 0,
-        deadline: None,
-        salt: None,
-    }
+    let prompt: Vec<u32> = prompt.bytes().map(u32::from).collect();
+    SequenceRequest { end_tokens: vec![END].into(), ..SequenceRequest::new(prompt.into(), max_tokens) }
 }
 
 /// The text of an answer, and how it ended.
@@ -168,6 +158,31 @@ async fn a_stop_string_ends_an_answer_and_is_not_shown() {
     // What might have become a stop string is shown when the answer ends without it.
     let held = SequenceRequest { stop: StopFilter::new(vec!["models!".to_owned()]), ..request("hello", 9) };
     assert_eq!(read(bench.submit(held)).await.0, "All model");
+    bench.close();
+}
+
+#[tokio::test]
+async fn an_answer_does_not_end_before_its_least_length() {
+    let bench = Bench::new(0, None); // it would end at once
+    for least in [0, 1, 5, 8] {
+        let (_, end) = read(bench.submit(SequenceRequest { min_tokens: least, ..request("hello", 8) })).await;
+        let right = if least < 8 { (FinishReason::Stop, least + 1) } else { (FinishReason::Length, 8) };
+        assert_eq!(end.expect("an end"), right);
+    }
+    bench.close();
+}
+
+#[tokio::test]
+async fn an_answer_consists_of_allowed_tokens_only() {
+    let bench = Bench::new(10, None);
+    let allowed: Vec<u32> = b"Aldo ".iter().copied().map(u32::from).collect();
+    let mask: Box<dyn mask::TokenMask> = Box::new(mask::AllowedTokens::new(&allowed));
+    let (text, end) = read(bench.submit(SequenceRequest { mask: Some(mask), ..request("hello", 20) })).await;
+    assert_eq!(end.expect("an end"), (FinishReason::Length, 20), "the end is not among them");
+    assert!(text.starts_with("All ") && text.bytes().all(|byte| allowed.contains(&u32::from(byte))), "{text:?}");
+    let nothing: Box<dyn mask::TokenMask> = Box::new(mask::AllowedTokens::new(&[]));
+    let (_, end) = read(bench.submit(SequenceRequest { mask: Some(nothing), ..request("hello", 20) })).await;
+    assert!(matches!(end, Err(EngineError::Sample(SampleError::NothingAllowed))), "{end:?}");
     bench.close();
 }
 

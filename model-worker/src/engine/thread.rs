@@ -105,7 +105,7 @@ impl Engine {
             return;
         }
         let started = Instant::now();
-        let chosen: Vec<_> = match self.model.decode(&next) {
+        let chosen: Vec<_> = match run_beside_masks(self.model.as_mut(), &next, &mut self.scheduler) {
             Ok(logits) => {
                 let took = started.elapsed();
                 self.pace.note_decode(took);
@@ -116,7 +116,7 @@ impl Engine {
                 rows.map(|(row, logits)| {
                     let sequence = self.scheduler.sequence(Row(row));
                     sequence.in_cache += 1;
-                    choose(sequence, &mut logits[..self.vocab])
+                    sequence.choose(&mut logits[..self.vocab])
                 })
                 .collect()
             }
@@ -144,7 +144,7 @@ impl Engine {
             let logits = self.model.read(Row(row), &[next.token], next.past, Positions::Last)?;
             let sequence = self.scheduler.sequence(Row(row));
             sequence.in_cache += 1;
-            choose(sequence, &mut logits[..self.vocab])
+            sequence.choose(&mut logits[..self.vocab])
         });
         alone.collect()
     }
@@ -177,7 +177,7 @@ impl Engine {
         let (mut added, mut outcome) = (0, Outcome::GoesOn);
         for logits in logits.chunks_exact_mut(self.width) {
             sequence.in_cache += 1;
-            let chosen = choose(sequence, &mut logits[..self.vocab]);
+            let chosen = sequence.choose(&mut logits[..self.vocab]);
             let agreed = matches!(&chosen, Ok(chosen) if proposal.get(added) == Some(&chosen.token));
             outcome = take(sequence, chosen, &self.metrics);
             added += 1;
@@ -233,7 +233,7 @@ impl Engine {
             Ok(_) if !last => sequence.in_cache = read,
             Ok(logits) => {
                 sequence.in_cache = read;
-                let chosen = choose(sequence, &mut logits[..self.vocab]);
+                let chosen = sequence.choose(&mut logits[..self.vocab]);
                 self.scheduler.begin_decoding();
                 self.conclude(row, chosen);
             }
@@ -270,19 +270,28 @@ impl Engine {
     }
 }
 
+/// Decodes; meanwhile another thread finds out what restricted answers may go on with.
+fn run_beside_masks<'a>(
+    model: &'a mut dyn CausalModel,
+    next: &[Next],
+    scheduler: &mut Scheduler<Sequence>,
+) -> Result<&'a mut [f32], ModelError> {
+    let mut masked: Vec<&mut Sequence> = scheduler.decoding_mut().filter(|sequence| sequence.is_masked()).collect();
+    if masked.is_empty() {
+        return model.decode(next);
+    }
+    std::thread::scope(|scope| {
+        scope.spawn(|| masked.iter_mut().for_each(|sequence| sequence.compute_mask()));
+        model.decode(next)
+    })
+}
+
 /// What a chosen token means for its sequence.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Outcome {
     GoesOn,
     Ended,
     Failed,
-}
-
-/// Chooses a sequence's next token. The position of the token seeds the choice, so that an answer resumed elsewhere
-/// goes on as it would have.
-fn choose(sequence: &mut Sequence, logits: &mut [f32]) -> Result<Sampled, EngineError> {
-    let position = sequence.tokens.len() as u64;
-    Ok(sequence.sampler.sample(logits, position)?)
 }
 
 /// Adds a chosen token to its sequence.

@@ -68,22 +68,24 @@ fn defaults_are_openais() {
 #[test]
 fn every_option_reaches_the_worker() {
     let request = parse(json!({
-        "temperature": 0.5, "top_p": 0.25, "top_k": 7, "min_p": 0.125, "n": 3, "presence_penalty": -2,
+        "temperature": 0.5, "top_p": 0.25, "top_k": 7, "min_p": 0.125, "typical_p": 0.75, "n": 3, "presence_penalty": -2,
         "frequency_penalty": 2, "repetition_penalty": 1.5, "logprobs": true, "top_logprobs": 4, "stop": ["a", "b"],
         "max_tokens": 5, "max_completion_tokens": 6.0, "seed": -1, "logit_bias": { "7": -100, "8": 1.5 },
         "stream": true, "stream_options": { "include_usage": true }, "user": "u", "ignore_eos": true,
         "chat_template_kwargs": { "enable_thinking": false }, "priority": 1000, "stop_token_ids": [2],
         "tool_choice": "none", "response_format": { "type": "text" }, "modalities": ["text"],
+        "min_tokens": 6, "allowed_token_ids": [3, 4], "cache_salt": "tenant",
     }))
     .unwrap();
     assert!(request.stream && request.include_usage);
     assert_eq!(request.priority, 127);
     let expected = json!({
         "request_id": "", "model": "m", "choices": 3, "max_tokens": 6, "stop": ["a", "b"], "stop_token_ids": [2],
-        "ignore_eos": true, "logprobs": 4, "echo": false,
+        "ignore_eos": true, "logprobs": 4, "echo": false, "min_tokens": 6, "allowed_token_ids": [3, 4],
+        "cache_salt": "tenant", "priority": 127,
         "prompt": { "chat": { "messages": [{ "role": "user", "content": "hi" }],
             "template_arguments": { "enable_thinking": false } } },
-        "sampling": { "temperature": 0.5, "top_p": 0.25, "top_k": 7, "min_p": 0.125, "presence_penalty": -2.0,
+        "sampling": { "temperature": 0.5, "top_p": 0.25, "top_k": 7, "min_p": 0.125, "typical_p": 0.75, "presence_penalty": -2.0,
             "frequency_penalty": 2.0, "repetition_penalty": 1.5, "logit_bias": [[7, -100.0], [8, 1.5]],
             "seed": u64::MAX },
     });
@@ -112,14 +114,29 @@ fn a_bad_value_is_refused_by_the_name_of_its_field() {
         ("top_p", vec![json!(-0.1), json!(1.1)]),
         ("top_k", vec![json!(1.5), json!(-2), json!("x")]),
         ("min_p", vec![json!(2)]),
+        ("typical_p", vec![json!(0), json!(1.1), json!("x")]),
+        ("min_tokens", vec![json!(-1), json!(1.5), json!("x")]),
+        ("allowed_token_ids", vec![json!([]), json!(1), json!(["a"]), json!([-1])]),
+        ("cache_salt", vec![json!(""), json!(1), json!("x".repeat(257))]),
         ("n", vec![json!(0), json!(129), json!(1.5), json!(-1)]),
         ("presence_penalty", vec![json!(9)]),
         ("frequency_penalty", vec![json!([]), json!(-2.5)]),
         ("repetition_penalty", vec![json!(0), json!(2.5), json!("x")]),
         ("logprobs", vec![json!(1), json!("yes")]),
         ("top_logprobs", vec![json!(5), json!(21), json!(-1)]),
-        ("stop", vec![json!(7), json!(""), json!([""]), json!([1]), json!(vec!["x"; 17]), json!("x".repeat(2000))]),
-        ("stop_token_ids", vec![json!(1), json!(["a"]), json!([-1]), json!(vec![1; 2000])]),
+        (
+            "stop",
+            vec![
+                json!(7),
+                json!(""),
+                json!([""]),
+                json!([1]),
+                json!(vec!["x"; 10_001]),
+                json!("x".repeat(2000)),
+                json!(vec!["x".repeat(1000); 600]),
+            ],
+        ),
+        ("stop_token_ids", vec![json!(1), json!(["a"]), json!([-1]), json!(vec![1; 10_001])]),
         ("max_tokens", vec![json!(0), json!("many"), json!(-1), json!(0.5)]),
         ("max_completion_tokens", vec![json!(0)]),
         ("seed", vec![json!("x"), json!(1.5), json!(1e300)]),
@@ -141,6 +158,24 @@ fn a_bad_value_is_refused_by_the_name_of_its_field() {
         assert!(problem.message.contains(field), "{value}: {problem}");
         assert!(problem.message.len() < 200, "{value}: {problem}");
     }
+}
+
+#[test]
+fn an_answer_that_must_be_longer_than_it_may_is_refused_with_both_numbers() {
+    let problem = parse(json!({ "min_tokens": 6, "max_tokens": 5 })).unwrap_err();
+    assert_eq!((problem.kind, problem.param.as_deref()), (Kind::Invalid, Some("min_tokens")));
+    assert_eq!(problem.message, "'min_tokens' must be at most 'max_tokens', which is 5; got 6");
+    for fine in [json!({ "min_tokens": 6 }), json!({ "min_tokens": 6, "max_tokens": 6 })] {
+        assert_eq!(parse(fine).unwrap().generate.min_tokens, 6);
+    }
+}
+
+#[test]
+fn ten_thousand_stop_strings_and_tokens_are_taken() {
+    let stops: Vec<String> = (0..10_000).map(|n| format!("stop {n}")).collect();
+    let tokens: Vec<u32> = (0..10_000).collect();
+    let generate = parse(json!({ "stop": stops, "stop_token_ids": tokens })).unwrap().generate;
+    assert_eq!((generate.stop, generate.stop_token_ids), (stops, tokens));
 }
 
 #[test]
@@ -182,15 +217,13 @@ fn what_cannot_be_done_is_refused_by_its_name() {
         ("prediction", json!({})),
         ("web_search_options", json!({})),
         ("guided_json", json!({})),
-        ("min_tokens", json!(5)),
         ("use_beam_search", json!(true)),
     ] {
         let problem = parse(json!({ field: value })).unwrap_err();
         assert_eq!(problem.param.as_deref(), Some(field));
         assert_eq!(problem.message, format!("'{field}' is not supported by this gateway yet; leave it out"));
     }
-    parse(json!({ "tools": null, "functions": [], "tool_choice": "auto", "min_tokens": 0, "reasoning_effort": "low" }))
-        .unwrap();
+    parse(json!({ "tools": null, "functions": [], "tool_choice": "auto", "reasoning_effort": "low" })).unwrap();
 }
 
 #[test]

@@ -36,11 +36,11 @@ fn choice(index: usize, text: &str, logprobs: Value, reason: Value) -> Value {
     json!({ "index": index, "text": text, "logprobs": logprobs, "finish_reason": reason })
 }
 
-const USAGE: Usage = Usage { prompt_tokens: 3, completion_tokens: 2, cached_tokens: 0 };
+const USAGE: Usage = Usage { prompt_tokens: 3, completion_tokens: 2, cached_tokens: 1 };
 
 fn usage() -> Value {
     json!({ "prompt_tokens": 3, "completion_tokens": 2, "total_tokens": 5,
-        "prompt_tokens_details": { "cached_tokens": 0 } })
+        "prompt_tokens_details": { "cached_tokens": 1 } })
 }
 
 /// The data of all server-sent events, `[DONE]` as a string.
@@ -70,8 +70,8 @@ fn defaults_are_openais() {
     let request = parse(json!({ "suffix": null, "best_of": 1, "echo": null })).unwrap();
     let expected = json!({
         "request_id": "", "model": "m", "prompt": { "text": "hi" }, "choices": 1, "max_tokens": 16,
-        "ignore_eos": false, "echo": false,
-        "sampling": { "temperature": 1.0, "top_p": 1.0, "top_k": 0, "min_p": 0.0, "repetition_penalty": 1.0,
+        "ignore_eos": false, "min_tokens": 0, "echo": false, "priority": 0,
+        "sampling": { "temperature": 1.0, "top_p": 1.0, "top_k": 0, "min_p": 0.0, "typical_p": 1.0, "repetition_penalty": 1.0,
             "presence_penalty": 0.0, "frequency_penalty": 0.0 },
     });
     assert!(!request.stream);
@@ -107,6 +107,9 @@ fn a_bad_value_is_refused_by_the_name_of_its_field() {
         ("max_tokens", json!(0), "max_tokens"),
         ("logprobs", json!(true), "logprobs"),
         ("logprobs", json!(21), "logprobs"),
+        ("min_tokens", json!(17), "min_tokens"), // beyond the usual `max_tokens`
+        ("allowed_token_ids", json!([]), "allowed_token_ids"),
+        ("cache_salt", json!(""), "cache_salt"),
         ("echo", json!(1), "echo"),
         ("suffix", json!("x"), "suffix"),
         ("best_of", json!(3), "best_of"),

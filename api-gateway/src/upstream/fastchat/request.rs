@@ -13,6 +13,10 @@ pub(super) fn check(request: &GenerateRequest) -> Result<(), Problem> {
     let sampling = &request.sampling;
     let unknown = [
         ("min_p", sampling.min_p != 0.0),
+        ("typical_p", sampling.typical_p != 1.0),
+        ("min_tokens", request.min_tokens != 0),
+        ("allowed_token_ids", request.allowed_token_ids.is_some()),
+        ("cache_salt", request.cache_salt.is_some()),
         ("logit_bias", !sampling.logit_bias.is_empty()),
         ("seed", sampling.seed.is_some()),
         ("ignore_eos", request.ignore_eos),

@@ -35,19 +35,7 @@ pub(super) fn message(role: &str, text: &str) -> Message {
 }
 
 fn request(prompt: Prompt) -> GenerateRequest {
-    GenerateRequest {
-        request_id: String::new(),
-        model: "m".to_owned(),
-        prompt,
-        sampling: Sampling::default(),
-        choices: 1,
-        max_tokens: None,
-        stop: vec!["end".to_owned()],
-        stop_token_ids: vec![7],
-        ignore_eos: false,
-        logprobs: None,
-        echo: false,
-    }
+    GenerateRequest { stop: vec!["end".to_owned()], stop_token_ids: vec![7], ..GenerateRequest::new("m", prompt) }
 }
 
 fn text_request() -> GenerateRequest {
@@ -241,6 +229,10 @@ fn what_fastchat_cannot_do_is_refused_by_name() {
     let chat = request(Prompt::Chat(Chat::default()));
     let cases = [
         (sampling(Sampling { min_p: 0.1, ..Sampling::default() }), "min_p"),
+        (sampling(Sampling { typical_p: 0.9, ..Sampling::default() }), "typical_p"),
+        (GenerateRequest { min_tokens: 1, ..text_request() }, "min_tokens"),
+        (GenerateRequest { allowed_token_ids: Some(vec![1]), ..text_request() }, "allowed_token_ids"),
+        (GenerateRequest { cache_salt: Some("s".to_owned()), ..text_request() }, "cache_salt"),
         (sampling(Sampling { logit_bias: vec![(1, 1.0)], ..Sampling::default() }), "logit_bias"),
         (sampling(Sampling { seed: Some(1), ..Sampling::default() }), "seed"),
         (GenerateRequest { ignore_eos: true, ..text_request() }, "ignore_eos"),

@@ -85,15 +85,19 @@ pub(super) fn mass(candidates: &[Candidate]) -> f64 {
     candidates.iter().map(|candidate| f64::from(candidate.weight)).sum()
 }
 
-/// Keeps the smallest set of likeliest candidates whose mass reaches `target`, and never less than one (Holtzman et al.
-/// 2020, arXiv:1904.09751, section 3.1).
+/// Keeps the smallest set of candidates, the first by `order`, whose mass reaches `target`, and never less than one. The
+/// likeliest first, that is top-p (Holtzman et al. 2020, arXiv:1904.09751, section 3.1).
 ///
-/// Selection by mass instead of rank: halve the range in which the last one kept must be, and sum only the likelier half.
-pub(super) fn keep_mass(candidates: &mut Vec<Candidate>, target: f64) {
+/// Selection by mass instead of rank: halve the range in which the last one kept must be, and sum only its first half.
+pub(super) fn keep_mass(
+    candidates: &mut Vec<Candidate>,
+    target: f64,
+    order: impl Fn(&Candidate, &Candidate) -> Ordering,
+) {
     let (mut low, mut high, mut reached) = (0, candidates.len(), 0.0);
     while low + 1 < high {
         let middle = (high - low) / 2;
-        candidates[low..high].select_nth_unstable_by(middle, Candidate::likelier_first);
+        candidates[low..high].select_nth_unstable_by(middle, &order);
         let half = mass(&candidates[low..low + middle]);
         if reached + half >= target {
             high = low + middle;

@@ -23,7 +23,8 @@ impl Softmax {
         exp(self.scaled(logit))
     }
 
-    fn scaled(self, logit: f32) -> f32 {
+    /// The logarithm of a weight.
+    pub(super) fn scaled(self, logit: f32) -> f32 {
         (logit - self.max) * self.inverse_temperature
     }
 
@@ -49,6 +50,48 @@ impl Softmax {
         }
         let rest = rest.iter().map(|logit| self.weight(*logit));
         f64::from(lanes.into_iter().chain(rest).sum::<f32>())
+    }
+
+    /// All weights together; mean and variance of their logarithms, each counted by its weight.
+    pub(super) fn moments(self, logits: &[f32]) -> (f64, [f64; 2]) {
+        let mut sums = [0.0_f64; 3];
+        for chunk in logits.chunks(CHUNK) {
+            let mut lanes = [[0.0_f32; LANES]; 3];
+            let (blocks, rest) = chunk.as_chunks::<LANES>();
+            blocks.iter().for_each(|block| self.add_moments(block, &mut lanes));
+            let mut last = [f32::NEG_INFINITY; LANES]; // weighs nothing
+            last[..rest.len()].copy_from_slice(rest);
+            self.add_moments(&last, &mut lanes);
+            for (sum, lanes) in sums.iter_mut().zip(lanes) {
+                *sum += f64::from(lanes.into_iter().sum::<f32>());
+            }
+        }
+        let [mass, first, second] = sums;
+        let mean = first / mass;
+        (mass, [mean, (second / mass - mean * mean).max(0.0)])
+    }
+
+    fn add_moments(self, block: &[f32; LANES], [weights, firsts, seconds]: &mut [[f32; LANES]; 3]) {
+        for lane in 0..LANES {
+            let scaled = self.scaled(block[lane]);
+            let weight = exp(scaled);
+            // Where the weight is 0 the logarithm may be infinite.
+            let scaled = if scaled > -100.0 { scaled } else { 0.0 };
+            weights[lane] += weight;
+            firsts[lane] += weight * scaled;
+            seconds[lane] += weight * scaled * scaled;
+        }
+    }
+
+    /// Leaves in `kept` the tokens that have any weight, and whose weight has its logarithm in a range, weighed.
+    pub(super) fn between(self, logits: &[f32], (low, high): (f64, f64), kept: &mut Vec<Candidate>) {
+        kept.clear();
+        let (low, high) = (low as f32, high as f32);
+        let is_inside = |logit: f32| (low..=high).contains(&self.scaled(logit));
+        let entries = logits.iter().enumerate().filter(|(_, logit)| is_inside(**logit));
+        let weighed =
+            entries.map(|(token, logit)| Candidate { weight: self.weight(*logit), ..Candidate::new(token, *logit) });
+        kept.extend(weighed.filter(|candidate| candidate.weight > 0.0));
     }
 
     /// Leaves in `kept` the tokens whose weight is at least `least`, weighed.

@@ -101,7 +101,9 @@ fn a_seed_draws_the_same_numbers_in_every_version() {
 fn tokens_are_drawn_as_often_as_they_are_likely() {
     let logits: Vec<f32> = (0..40).map(|i| (i as f32 * 0.7).sin() * 2.0).collect();
     let filters = Sampling { top_k: 30, min_p: 0.05, top_p: 0.95, ..Sampling::default() };
-    for (params, temperature) in [(Sampling::default(), 1.0), (Sampling { temperature: 0.7, ..filters }, 0.7)] {
+    let typical = Sampling { temperature: 1.3, typical_p: 0.6, ..Sampling::default() };
+    let all = [(Sampling::default(), 1.0), (Sampling { temperature: 0.7, ..filters }, 0.7), (typical, 1.3)];
+    for (params, temperature) in all {
         let kept = reference(&logits, &params);
         let weight = |token: &usize| (f64::from(logits[*token]) / temperature).exp();
         let total: f64 = kept.iter().map(weight).sum();
@@ -155,6 +157,62 @@ fn top_k_and_min_p_keep_the_likeliest() {
     assert_eq!(kept(0, 0.3), [1, 2, 3]); // exp(-1) = 0.37, exp(-2) = 0.14
     assert_eq!(kept(4, 0.3), [1, 2, 3]);
     assert_eq!(kept(0, f32::NAN), [0, 1, 2, 3, 4]);
+}
+
+#[test]
+fn typical_p_keeps_what_is_about_as_surprising_as_is_to_be_expected() {
+    // Entropy 1.37 nats; the surprises are 0.69, 1.90, 1.90, 2.30, 3.00 and 4.61: the likeliest is not the most typical.
+    let logits: Vec<f32> = [0.5_f32, 0.15, 0.15, 0.1, 0.05, 0.05].map(f32::ln).to_vec();
+    let kept = |typical_p| support(Sampling { typical_p, ..Sampling::default() }, &logits);
+    assert_eq!(kept(0.001), [1]); // of equals the first
+    assert_eq!(kept(0.16), [1, 2]);
+    assert_eq!(kept(0.31), [0, 1, 2]);
+    assert_eq!(kept(0.81), [0, 1, 2, 3]);
+    assert_eq!(kept(0.97), [0, 1, 2, 3, 4, 5]);
+    for off in [1.0, 0.0, -1.0, 2.0, f32::NAN] {
+        assert_eq!(kept(off).len(), 6);
+    }
+}
+
+#[test]
+fn typical_p_sees_what_the_other_filters_have_left() {
+    let logits: Vec<f32> = [0.5_f32, 0.15, 0.15, 0.1, 0.05, 0.05].map(f32::ln).to_vec();
+    // Of 0.5 and twice 0.15 the entropy is 0.96: from there 0.5 is at 0.47 and 0.15 at 0.73 to either side.
+    let params = Sampling { top_k: 3, typical_p: 0.3, ..Sampling::default() };
+    assert_eq!(support(params, &logits), [0]);
+}
+
+#[test]
+fn typical_p_finds_its_set_in_rows_of_every_shape() {
+    let spread = |scale: f32| (0..5000).map(|i| (i as f32 * 0.37).sin() * scale).collect::<Vec<f32>>();
+    let mut sure = vec![-30.0; 5000];
+    sure[4321] = 5.0;
+    let mut banned = spread(3.0);
+    banned[..4000].fill(f32::NEG_INFINITY);
+    let rows = [vec![0.0; 5000], spread(0.01), spread(1.0), spread(50.0), spread(1000.0), sure, banned];
+    for (logits, typical_p) in rows.iter().flat_map(|row| [0.05, 0.5, 0.95, 0.9999].map(|p| (row, p))) {
+        let params = Sampling { typical_p, ..Sampling::default() };
+        let mut sampler = sampler(params.clone());
+        let softmax = Softmax::new(select::maximum(logits), 1.0);
+        assert!(sampler.keep(logits, softmax));
+        let mass = select::mass(&sampler.candidates) / softmax.sum(logits);
+        assert!(mass >= f64::from(typical_p) - 1e-5, "{mass} for {typical_p}");
+        // Which one is the last, rounding may decide.
+        let (kept, right) = (sampler.candidates.len(), reference(logits, &params).len());
+        assert!(kept.abs_diff(right) <= 1, "{kept} and not {right} for {typical_p}");
+    }
+}
+
+#[test]
+fn a_forbidden_token_is_not_chosen_before_its_position() {
+    for params in [greedy(), Sampling { logit_bias: vec![(1, 100.0)], ..Sampling::default() }] {
+        let mut sampler = sampler(params).forbidding(vec![1, 99].into(), 12);
+        let logits = [0.0, 40.0, 1.0];
+        assert!((0..12).all(|position| draw_one(&mut sampler, &logits, position) != 1));
+        assert!((12..24).all(|position| draw_one(&mut sampler, &logits, position) == 1));
+        let nothing = sampler.sample_masked(&mut logits.clone(), 11, Some(&[0b10]));
+        assert_eq!(nothing, Err(SampleError::NothingAllowed));
+    }
 }
 
 #[test]
@@ -281,8 +339,31 @@ fn reference(logits: &[f32], params: &Sampling) -> Vec<usize> {
         params.top_p < 1.0 && reached >= target
     });
     kept.truncate(enough.map_or(kept.len(), |last| last + 1));
+    if params.typical_p < 1.0 {
+        keep_typical(&mut kept, logits, weight, f64::from(params.typical_p));
+    }
     kept.sort_unstable();
     kept
+}
+
+/// By the paper's words: probabilities, surprise, entropy. Among equals the first in `kept`.
+fn keep_typical(kept: &mut Vec<usize>, logits: &[f32], weight: impl Fn(usize) -> f64, p: f64) {
+    kept.retain(|token| weight(*token) > f64::MIN_POSITIVE * 1e6); // far from where quotients become 0
+    let total: f64 = kept.iter().map(|token| weight(*token)).sum();
+    let surprise = |token: usize| -(weight(token) / total).ln();
+    let entropy: f64 = kept.iter().map(|token| weight(*token) / total * surprise(*token)).sum();
+    let distance = |token: usize| (surprise(token) - entropy).abs();
+    // Equal logits have equal distances, whatever rounding makes of them.
+    kept.sort_by(|a, b| match logits[*a] == logits[*b] {
+        true => std::cmp::Ordering::Equal,
+        false => distance(*a).total_cmp(&distance(*b)),
+    });
+    let mut reached = 0.0;
+    let enough = kept.iter().position(|token| {
+        reached += weight(*token) / total;
+        reached >= p
+    });
+    kept.truncate(enough.map_or(kept.len(), |last| last + 1));
 }
 
 fn logits() -> impl Strategy<Value = Vec<f32>> {
@@ -292,8 +373,16 @@ fn logits() -> impl Strategy<Value = Vec<f32>> {
 
 fn params() -> impl Strategy<Value = Sampling> {
     let off_or = |range: std::ops::Range<f32>, off: f32| prop_oneof![Just(off), range];
-    (0.1..3.0_f32, off_or(0.0..1.0, 1.0), prop_oneof![Just(0), 1..100_u32], off_or(0.0..1.0, 0.0)).prop_map(
-        |(temperature, top_p, top_k, min_p)| Sampling { temperature, top_p, top_k, min_p, ..Sampling::default() },
+    let typical_p = off_or(0.01..1.0, 1.0);
+    (0.1..3.0_f32, off_or(0.0..1.0, 1.0), prop_oneof![Just(0), 1..100_u32], off_or(0.0..1.0, 0.0), typical_p).prop_map(
+        |(temperature, top_p, top_k, min_p, typical_p)| Sampling {
+            temperature,
+            top_p,
+            top_k,
+            min_p,
+            typical_p,
+            ..Sampling::default()
+        },
     )
 }
 
@@ -307,7 +396,8 @@ proptest! {
         for factor in [1.0 - 1e-5, 1.0 + 1e-5] {
             let min_p = params.min_p * factor;
             let top_p = if params.top_p < 1.0 { params.top_p * factor } else { 1.0 };
-            prop_assume!(reference(&logits, &Sampling { min_p, top_p, ..params.clone() }) == right);
+            let typical_p = if params.typical_p < 1.0 { (params.typical_p * factor).min(0.99999) } else { 1.0 };
+            prop_assume!(reference(&logits, &Sampling { min_p, top_p, typical_p, ..params.clone() }) == right);
         }
         let mut sampler = sampler(params.clone());
         let softmax = Softmax::new(select::maximum(&logits), params.temperature);
@@ -350,11 +440,11 @@ proptest! {
     #[test]
     fn no_row_of_numbers_breaks_a_sampler(
         mut logits in prop::collection::vec(any::<f32>(), 1..100),
-        (temperature, top_p, min_p, penalty) in any::<(f32, f32, f32, f32)>(),
+        (temperature, top_p, min_p, penalty, typical_p) in any::<(f32, f32, f32, f32, f32)>(),
         (top_k, top, position) in any::<(u32, u32, u64)>(),
     ) {
         let params = Sampling {
-            temperature, top_p, top_k, min_p, repetition_penalty: penalty, frequency_penalty: penalty,
+            temperature, top_p, top_k, min_p, typical_p, repetition_penalty: penalty, frequency_penalty: penalty,
             logit_bias: vec![(0, penalty)], ..Sampling::default()
         };
         let finite = logits.iter().any(|logit| logit.is_finite());
