@@ -1,6 +1,6 @@
 //! The engine with models that need no files.
 
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, AtomicUsize};
 
 use muster_shared::generate::FinishReason;
 
@@ -27,6 +27,7 @@ struct Gated {
     open: Arc<(std::sync::Mutex<bool>, std::sync::Condvar)>,
     broken: Option<u32>,
     nan: Arc<AtomicBool>,
+    runs: Arc<AtomicUsize>,
 }
 
 impl CausalModel for Gated {
@@ -70,6 +71,7 @@ impl CausalModel for Gated {
 
 impl Gated {
     fn wait_and_check(&self, tokens: &[u32]) -> Result<(), ModelError> {
+        self.runs.fetch_add(1, Ordering::Relaxed);
         let (open, changed) = &*self.open;
         let guard = open.lock().expect("no panic while holding it");
         drop(changed.wait_while(guard, |open| !*open).expect("no panic while holding it"));
@@ -86,16 +88,23 @@ struct Bench {
     thread: JoinHandle<()>,
     open: Arc<(std::sync::Mutex<bool>, std::sync::Condvar)>,
     nan: Arc<AtomicBool>,
+    /// Runs of the model so far.
+    runs: Arc<AtomicUsize>,
 }
 
 impl Bench {
     fn new(answer: usize, broken: Option<u32>) -> Self {
+        Self::with(FakeOptions { answer, ..FakeOptions::default() }, broken)
+    }
+
+    fn with(options: FakeOptions, broken: Option<u32>) -> Self {
         let (open, nan) = (Arc::new((std::sync::Mutex::new(true), std::sync::Condvar::new())), Arc::default());
-        let fake = FakeModel::new(FakeOptions { answer, ..FakeOptions::default() }, CAPACITY.slots + 2);
-        let model = Gated { fake, open: Arc::clone(&open), broken, nan: Arc::clone(&nan) };
+        let runs: Arc<AtomicUsize> = Arc::default();
+        let fake = FakeModel::new(options, CAPACITY.slots + 2);
+        let model = Gated { fake, open: Arc::clone(&open), broken, nan: Arc::clone(&nan), runs: Arc::clone(&runs) };
         let tokenizer = FakeModel::tokenizer().expect("the fake's tokenizer");
         let (engine, thread) = EngineHandle::start("test", Box::new(model), tokenizer, SETTINGS).expect("a thread");
-        Self { engine, thread, open, nan }
+        Self { engine, thread, open, nan, runs }
     }
 
     fn gate(&self, open: bool) {
@@ -251,4 +260,71 @@ async fn a_crash_of_the_model_is_noticed_and_ends_what_ran() {
     while running.recv().await.is_some() {}
     assert!(!bench.engine.is_alive());
     assert!(matches!(bench.engine.submit(vec![request("hello", 8)]), Err(EngineError::Stopped)));
+}
+
+#[tokio::test]
+async fn answers_that_run_together_take_one_run_for_a_token_of_each() {
+    let bench = Bench::new(1000, None);
+    bench.gate(false);
+    let both = [bench.submit(request("one", 100)), bench.submit(request("two", 100))];
+    bench.gate(true);
+    for events in both {
+        assert_eq!(read(events).await.0.len(), 100);
+    }
+    let runs = bench.runs.load(Ordering::Relaxed);
+    assert!(runs < 150, "{runs} runs for 200 tokens");
+    bench.close();
+}
+
+#[tokio::test]
+async fn a_text_that_foretells_itself_takes_fewer_runs_and_is_the_same() {
+    // A run takes a millisecond whatever it reads, so that proposals pay.
+    let options = FakeOptions { answer: 300, token_time: Duration::from_millis(1), ..FakeOptions::default() };
+    let bench = Bench::with(options, None);
+    let (text, end) = read(bench.submit(request("hello", 400))).await;
+    assert_eq!((text.as_str(), end.expect("an end")), (&SAID[..300], (FinishReason::Stop, 301)));
+    let runs = bench.runs.load(Ordering::Relaxed);
+    assert!(runs < 250, "{runs} runs for 301 tokens");
+    let (text, _) = read(bench.submit(request("hello", 150))).await;
+    assert_eq!(text, SAID[..150], "a proposal never leads beyond the limit");
+    bench.close();
+}
+
+/// What the fake says, again and again.
+const SAID: &str = concat!(
+    "All models are wrong, but some are useful. All models are wrong, but some are useful. ",
+    "All models are wrong, but some are useful. All models are wrong, but some are useful. ",
+    "All models are wrong, but some are useful. All models are wrong, but some are useful. ",
+    "All models are wrong, but some are useful. All models are wrong, but some are useful. ",
+);
+
+#[tokio::test]
+async fn what_a_prompt_shares_with_an_earlier_one_is_told() {
+    let bench = Bench::new(10, None);
+    for expected in [0, 4] {
+        let mut events = bench.submit(request("hello", 50));
+        let cached = loop {
+            match events.recv().await.expect("an end") {
+                SequenceEvent::Finished { cached, .. } => break cached,
+                SequenceEvent::Failed(error) => panic!("{error}"),
+                SequenceEvent::Delta { .. } => {}
+            }
+        };
+        assert_eq!(cached, expected);
+    }
+    bench.close();
+}
+
+#[tokio::test]
+async fn an_answer_that_is_late_ends_with_an_error_whether_it_waits_or_runs() {
+    let bench = Bench::new(1_000_000, None);
+    bench.gate(false);
+    let deadline = Some(std::time::Instant::now());
+    let late = (0..4).map(|_| bench.submit(SequenceRequest { deadline, ..request("hello", 4000) }));
+    let late: Vec<_> = late.collect();
+    bench.gate(true);
+    for events in late {
+        assert!(matches!(read(events).await.1, Err(EngineError::Late)));
+    }
+    bench.close();
 }
