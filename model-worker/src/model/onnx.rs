@@ -59,7 +59,7 @@ pub fn load_causal(
     };
     Ok(match manifest.layout {
         Layout::Gqa => Box::new(gqa::GqaModel::new(session, manifest.io, shape)),
-        Layout::Concat => Box::new(concat::ConcatModel::new(session, manifest.io, shape)),
+        Layout::Concat => Box::new(concat::ConcatModel::new(session, manifest.io, shape, concat::Head::All)),
     })
 }
 
