@@ -1,5 +1,8 @@
 //! Several sequences in one run of a graph that joins keys by `Concat`, on ONNX Runtime itself.
 
+#[path = "concat/positions.rs"]
+mod positions;
+
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 
@@ -23,9 +26,12 @@ fn runtime() -> &'static Runtime {
     runtime::start(&search).expect("ONNX Runtime; scripts/fetch-onnxruntime.sh gets it")
 }
 
+fn demo() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/models/demo-concat")
+}
+
 fn load() -> Box<dyn CausalModel> {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/models/demo-concat");
-    load_files(&ModelFiles::folder(&path).expect("it is there"))
+    load_files(&ModelFiles::folder(&demo()).expect("it is there"))
 }
 
 fn load_files(files: &ModelFiles) -> Box<dyn CausalModel> {
@@ -209,4 +215,18 @@ fn a_failed_run_leaves_every_row_its_past() {
     }
     trial.decode(3, 0);
     trial.read(2, 4, lengths[2] + 1);
+}
+
+#[test]
+fn a_graph_that_finds_positions_itself_answers_right_whether_it_counts_ones_or_columns() {
+    for counted in [positions::Counted::Ones, positions::Counted::Columns] {
+        let folder = positions::without_position_ids(&demo(), counted);
+        let model = load_files(&ModelFiles::folder(folder.path()).expect("it is there"));
+        let mut trial = Trial::of(model, 11);
+        [20, 3, 40].into_iter().enumerate().for_each(|(row, length)| trial.read(row, length, 0));
+        (0..3).for_each(|_| trial.decode(3, 0));
+        trial.read(1, 5, 2);
+        trial.read(2, 5, 40);
+        (0..3).for_each(|_| trial.decode(3, 1));
+    }
 }
