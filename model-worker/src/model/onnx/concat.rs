@@ -3,27 +3,29 @@
 //! What a run gives is the past of the next one as it is. Rows that decode share a block of tensors
 //! `[rows, kv_heads, columns, head_size]`; shorter ones have dead columns, which the mask hides, for in these graphs a
 //! key's position is written into it when it is made. A block is gathered anew only when other rows decode together,
-//! or when too much of it is dead ([`ledger`]).
+//! or when too much of it is dead.
 //!
-//! * [`ledger`] keeps the books: which columns of which tensors hold which row.
-//! * [`groups`] says which rows share a run.
-//! * [`gather`] copies columns.
+//! * `ledger` keeps the books: which columns of which tensors hold which row.
+//! * `groups` says which rows share a run.
+//! * `gather` copies columns, `logits` reads what a run answers.
 
 mod gather;
 mod groups;
 mod lane;
 mod ledger;
+mod logits;
 
 use std::borrow::Cow;
 
 use ort::session::{Session, SessionInputValue, SessionOutputs};
-use ort::value::{DynValue, TensorRef};
+use ort::value::TensorRef;
 
 use super::super::{CausalModel, CausalShape, ModelError, Next, Positions, Row};
 use super::{CausalIo, run_error};
 use gather::{Caches, gather};
 use groups::groups;
 use ledger::Ledger;
+use logits::{is_same, keep_logits, sort_rows};
 
 /// For which positions of its input a graph computes logits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -91,15 +93,18 @@ impl ConcatModel {
 
     /// Gives the block of just these rows with just so many tokens each.
     fn ready(&mut self, wanted: &[(Row, usize)]) -> Result<usize, ModelError> {
-        for &(row, tokens) in wanted {
-            let held = self.ledger.held(row);
-            if held < tokens {
-                return Err(ModelError::Run(format!("row {} holds {held} tokens, and not {tokens}", row.0)));
-            }
-        }
+        self.check_held(wanted)?;
         let holes = self.holes.unwrap_or(false);
         let block = self.ledger.ready(wanted, holes, |ledger, gathering| gather(&self.io, ledger, gathering));
         block.map_err(run_error)
+    }
+
+    fn check_held(&self, wanted: &[(Row, usize)]) -> Result<(), ModelError> {
+        let lacks = wanted.iter().find(|&&(row, tokens)| self.ledger.held(row) < tokens);
+        lacks.map_or(Ok(()), |&(row, tokens)| {
+            let held = self.ledger.held(row);
+            Err(ModelError::Run(format!("row {} holds {held} tokens, and not {tokens}; read them first", row.0)))
+        })
     }
 
     /// Runs a block; the logits are added in the order of its rows. Nothing changes when it fails.
@@ -148,16 +153,20 @@ impl ConcatModel {
     /// Whether dead columns do no harm: whether a text gives the same logits over a hole as without.
     fn try_holes(&mut self) -> Result<bool, ModelError> {
         let spare = Row(self.shape.rows);
+        let same = self.compare_over_hole(spare);
+        self.holes = None;
+        self.ledger.release(spare);
+        same
+    }
+
+    fn compare_over_hole(&mut self, spare: Row) -> Result<bool, ModelError> {
         let text: Vec<u32> = (0..10).map(|token| token % self.shape.vocab as u32).collect();
         self.read_block(spare, &text, 0, 1)?;
         let without = std::mem::take(&mut self.logits);
         self.read_block(spare, &text[..9], 0, 0)?;
         // One dead column in nine is too little to be gathered away.
         self.holes = Some(true);
-        let over = self.read_block(spare, &text[8..], 8, 1);
-        self.holes = None;
-        self.ledger.release(spare);
-        over?;
+        self.read_block(spare, &text[8..], 8, 1)?;
         Ok(is_same(&without, &self.logits))
     }
 
@@ -225,11 +234,14 @@ impl CausalModel for ConcatModel {
     }
 
     fn copy(&mut self, from: Row, to: Row, tokens: usize) -> Result<(), ModelError> {
-        let caches = gather(&self.io, &self.ledger, &self.ledger.gathering(&[(from, tokens)]));
+        let wanted = [(from, tokens)];
+        let held = self.check_held(&wanted);
+        let copy = |()| gather(&self.io, &self.ledger, &self.ledger.gathering(&wanted)).map_err(run_error);
+        let caches = held.and_then(copy);
         if caches.is_err() {
             self.ledger.release(to);
         }
-        self.ledger.install(caches.map_err(run_error)?, &[(to, tokens)]);
+        self.ledger.install(caches?, &[(to, tokens)]);
         Ok(())
     }
 
@@ -278,71 +290,4 @@ fn present(outputs: &mut SessionOutputs<'_>, io: &CausalIo, shape: [usize; 4]) -
 
 fn missing(output: &str) -> ModelError {
     ModelError::Run(format!("the graph gave no output `{output}`"))
-}
-
-/// Adds the logits of the last `wanted` positions of each lane, in the order given, out of `[lanes, positions, vocab]`.
-fn keep_logits(
-    value: &DynValue,
-    lanes: impl Iterator<Item = usize>,
-    wanted: usize,
-    vocab: usize,
-    into: &mut Vec<f32>,
-) -> Result<(), ModelError> {
-    let (shape, logits) = value.try_extract_tensor::<f32>().map_err(run_error)?;
-    // A vocabulary of another size would shift every token id without a sign.
-    let &[_, positions, width] = &shape[..] else { return Err(odd_logits(shape, wanted, vocab)) };
-    let positions = usize::try_from(positions).unwrap_or(0);
-    if usize::try_from(width) != Ok(vocab) || positions < wanted {
-        return Err(odd_logits(shape, wanted, vocab));
-    }
-    for lane in lanes {
-        let end = (lane + 1) * positions * vocab;
-        into.extend_from_slice(&logits[end - wanted * vocab..end]);
-    }
-    Ok(())
-}
-
-fn odd_logits(shape: &[i64], wanted: usize, vocab: usize) -> ModelError {
-    ModelError::Run(format!(
-        "logits have the shape {shape:?}, but {wanted} positions were asked for, and the model's configuration tells a \
-         vocabulary of {vocab}"
-    ))
-}
-
-/// Whether two runs that may round differently gave the same logits.
-fn is_same(a: &[f32], b: &[f32]) -> bool {
-    let spread = a.iter().copied().fold(0.0, |most: f32, logit| most.max(logit.abs()));
-    a.len() == b.len() && a.iter().zip(b).all(|(a, b)| (a - b).abs() <= spread * 1e-3)
-}
-
-/// Brings rows of `width` numbers, of which the first is that of `order[0]`, into ascending order.
-fn sort_rows(numbers: &mut [f32], order: &mut [usize], width: usize) {
-    for place in 0..order.len() {
-        while order[place] != place {
-            let target = order[place];
-            let (low, high) = (place.min(target), place.max(target));
-            let (front, back) = numbers.split_at_mut(high * width);
-            front[low * width..][..width].swap_with_slice(&mut back[..width]);
-            order.swap(place, target);
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn rows_of_several_runs_come_into_order() {
-        let mut numbers = [20.0, 21.0, 0.0, 1.0, 30.0, 31.0, 10.0, 11.0];
-        sort_rows(&mut numbers, &mut [2, 0, 3, 1], 2);
-        assert_eq!(numbers, [0.0, 1.0, 10.0, 11.0, 20.0, 21.0, 30.0, 31.0]);
-    }
-
-    #[test]
-    fn rounding_is_no_difference_and_another_answer_is() {
-        assert!(is_same(&[10.0, -3.0, 0.0], &[10.0, -3.001, 0.001]));
-        assert!(!is_same(&[10.0, -3.0, 0.0], &[10.0, -3.1, 0.0]));
-        assert!(!is_same(&[10.0, -3.0], &[10.0, f32::NAN]));
-    }
 }
