@@ -94,7 +94,7 @@ pub fn load_causal(
         (Layout::Gqa, Element::F32, Element::F16) => Box::new(GqaModel::<f32, f16>::new(session, io, shape, head)?),
         (Layout::Gqa, Element::F16, Element::F32) => Box::new(GqaModel::<f16, f32>::new(session, io, shape, head)?),
         (Layout::Gqa, Element::F16, Element::F16) => Box::new(GqaModel::<f16, f16>::new(session, io, shape, head)?),
-        (Layout::Concat, ..) => Box::new(concat::ConcatModel::new(session, manifest.io, shape)),
+        (Layout::Concat, ..) => Box::new(concat::ConcatModel::new(session, manifest.io, shape, concat::Head::All)),
     })
 }
 
