@@ -2,6 +2,7 @@
 //!
 //! * [`runtime`] finds and starts ONNX Runtime.
 //! * [`graph`] reads what an ONNX file says of itself, and refuses weights outside the model's folder.
+//! * [`rewrite`] changes a language model's graph so that its head runs on chosen positions only.
 //! * [`session`] loads a graph into ONNX Runtime.
 //! * [`gqa`] and [`mod@concat`] run the two layouts of language models; [`encoder`] runs encoders.
 
@@ -9,6 +10,7 @@ pub mod concat;
 pub mod encoder;
 pub mod gqa;
 pub mod graph;
+pub mod rewrite;
 pub mod runtime;
 pub mod session;
 
