@@ -268,7 +268,8 @@ impl Loader<'_> {
 
     fn runtime(&self) -> Result<(&'static Runtime, SessionOptions), ModelError> {
         self.step("loading the graph into ONNX Runtime", 2);
-        let options = SessionOptions { threads: self.config.threads_in_force(), spin: self.config.spin };
+        let options =
+            SessionOptions { threads: self.config.threads_in_force(), spin: self.config.spin, optimised: None };
         Ok((runtime::start(&self.config.library)?, options))
     }
 
@@ -279,7 +280,7 @@ impl Loader<'_> {
         end_tokens.extend(manifest.end_tokens.iter().filter_map(|token| tokenizer.id_of(token)));
         let (runtime, options) = self.runtime()?;
         let context = self.config.context_length.map_or(usize::MAX, |limit| limit.get() as usize);
-        let mut model = onnx::load_causal(runtime, options, manifest, (self.config.capacity.slots, context))?;
+        let mut model = onnx::load_causal(runtime, &options, manifest, (self.config.capacity.slots, context))?;
         self.step("warming up", 3);
         warm_up(model.as_mut())?;
         start_language(self.config, self.name, LanguageParts { model, tokenizer, template, end_tokens })
@@ -295,7 +296,7 @@ impl Loader<'_> {
     fn embedding(&self, manifest: EncoderManifest) -> Result<Loaded, LoadError> {
         let tokenizer = self.tokenizer()?;
         let (runtime, options) = self.runtime()?;
-        let mut model = onnx::load_encoder(runtime, options, &manifest)?;
+        let mut model = onnx::load_encoder(runtime, &options, &manifest)?;
         self.step("warming up", 3);
         model.encode(&EncoderBatch { rows: 1, columns: 2, ids: vec![0, 0], mask: vec![1, 1] })?;
         let requests: NonZeroUsize = self.config.embedding_requests;

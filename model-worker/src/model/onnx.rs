@@ -3,13 +3,14 @@
 //! * [`runtime`] finds and starts ONNX Runtime.
 //! * [`graph`] reads what an ONNX file says of itself, and refuses weights outside the model's folder.
 //! * [`rewrite`] changes a language model's graph so that its head runs on chosen positions only.
-//! * [`session`] loads a graph into ONNX Runtime.
+//! * [`session`] loads a graph into ONNX Runtime; [`optimised`] keeps what it makes of it for the next start.
 //! * [`gqa`] and [`mod@concat`] run the two layouts of language models; [`encoder`] runs encoders.
 
 pub mod concat;
 pub mod encoder;
 pub mod gqa;
 pub mod graph;
+pub mod optimised;
 pub mod rewrite;
 pub mod runtime;
 pub mod session;
@@ -17,7 +18,7 @@ pub mod session;
 use super::manifest::{CausalManifest, EncoderManifest, Layout};
 use super::{CausalModel, CausalShape, EncoderModel, ModelError};
 use runtime::Runtime;
-use session::SessionOptions;
+use session::{CausalSession, SessionOptions};
 
 /// Names and sizes of a language model's inputs and outputs.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -47,21 +48,23 @@ pub struct CacheIo {
 /// [`ModelError::Load`] with ONNX Runtime's words.
 pub fn load_causal(
     runtime: &Runtime,
-    options: SessionOptions,
+    options: &SessionOptions,
     manifest: CausalManifest,
     (rows, context): (usize, usize),
 ) -> Result<Box<dyn CausalModel>, ModelError> {
-    let session = session::open(runtime, &manifest.graph.source, options, &manifest.graph.name)?;
+    let CausalSession { session, head } =
+        session::open_causal(runtime, &manifest.graph.source, options, &manifest.graph.name)?;
     let shape = CausalShape {
         vocab: manifest.vocab,
         context: manifest.context.min(context),
         rows,
         token_bytes: manifest.io.caches.len() * manifest.io.kv_heads * manifest.io.head_size * size_of::<f32>(),
+        // The models below ask for the last position only.
         all_positions: false,
     };
     Ok(match manifest.layout {
-        Layout::Gqa => Box::new(gqa::GqaModel::new(session, manifest.io, shape)),
-        Layout::Concat => Box::new(concat::ConcatModel::new(session, manifest.io, shape)),
+        Layout::Gqa => Box::new(gqa::GqaModel::new(session, head, manifest.io, shape)),
+        Layout::Concat => Box::new(concat::ConcatModel::new(session, head, manifest.io, shape)),
     })
 }
 
@@ -71,7 +74,7 @@ pub fn load_causal(
 /// [`ModelError::Load`] with ONNX Runtime's words.
 pub fn load_encoder(
     runtime: &Runtime,
-    options: SessionOptions,
+    options: &SessionOptions,
     manifest: &EncoderManifest,
 ) -> Result<Box<dyn EncoderModel>, ModelError> {
     let session = session::open(runtime, &manifest.graph.source, options, &manifest.graph.name)?;

@@ -7,12 +7,14 @@ use ort::session::{Session, SessionInputValue};
 use ort::value::{DynValue, Tensor};
 
 use super::super::{CausalModel, CausalShape, ModelError, Next, Positions, Row};
+use super::rewrite::{self, Head};
 use super::{CausalIo, as_i64, last_logits, positions, run_error};
 
 /// A language model in the layout of Optimum and transformers.js.
 #[derive(Debug)]
 pub struct ConcatModel {
     session: Session,
+    head: Head,
     io: CausalIo,
     shape: CausalShape,
     /// Keys and values of each row, in the order of `io.caches`; empty before the row's first run.
@@ -23,9 +25,9 @@ pub struct ConcatModel {
 
 impl ConcatModel {
     /// Wraps a loaded graph.
-    pub fn new(session: Session, io: CausalIo, shape: CausalShape) -> Self {
+    pub fn new(session: Session, head: Head, io: CausalIo, shape: CausalShape) -> Self {
         let rows = std::iter::repeat_with(Vec::new).take(shape.rows).collect();
-        Self { session, io, shape, rows, logits: vec![0.0; shape.vocab], batch: Vec::new() }
+        Self { session, head, io, shape, rows, logits: vec![0.0; shape.vocab], batch: Vec::new() }
     }
 
     /// The row's past, moved out; of a fresh row, tensors of no columns.
@@ -41,11 +43,14 @@ impl ConcatModel {
 
     fn run(&mut self, row: Row, tokens: &[u32], past: usize) -> ort::Result<Result<(), ModelError>> {
         let (new, total) = (tokens.len(), past + tokens.len());
-        let mut inputs: Vec<(Cow<'_, str>, SessionInputValue<'_>)> = Vec::with_capacity(self.io.caches.len() + 3);
+        let mut inputs: Vec<(Cow<'_, str>, SessionInputValue<'_>)> = Vec::with_capacity(self.io.caches.len() + 4);
         inputs.push(("input_ids".into(), Tensor::from_array(([1, new], as_i64(tokens)))?.into()));
         inputs.push(("attention_mask".into(), Tensor::from_array(([1, total], vec![1_i64; total]))?.into()));
         if self.io.position_ids {
             inputs.push(("position_ids".into(), Tensor::from_array(([1, new], positions(past, new)))?.into()));
+        }
+        if self.head == Head::Positions {
+            inputs.push((rewrite::POSITIONS.into(), Tensor::from_array(([1], vec![new as i64 - 1]))?.into()));
         }
         let held = self.take_past(row, past)?;
         for (cache, value) in self.io.caches.iter().zip(held) {

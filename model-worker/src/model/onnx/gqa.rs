@@ -9,6 +9,7 @@ use ort::session::{IoBinding, Session};
 use ort::value::Tensor;
 
 use super::super::{CausalModel, CausalShape, ModelError, Next, Positions, Row};
+use super::rewrite::{self, Head};
 use super::{CausalIo, as_i64, last_logits, positions, run_error};
 
 /// Columns by which a row's memory grows at first; then it doubles.
@@ -20,6 +21,7 @@ pub struct GqaModel {
     /// Keys and values of each row, from its first use on.
     rows: Vec<Option<RowCache>>,
     session: Session,
+    head: Head,
     io: CausalIo,
     shape: CausalShape,
     logits: Vec<f32>,
@@ -37,9 +39,9 @@ struct RowCache {
 
 impl GqaModel {
     /// Wraps a loaded graph.
-    pub fn new(session: Session, io: CausalIo, shape: CausalShape) -> Self {
+    pub fn new(session: Session, head: Head, io: CausalIo, shape: CausalShape) -> Self {
         let rows = std::iter::repeat_with(|| None).take(shape.rows).collect();
-        Self { rows, session, io, shape, logits: vec![0.0; shape.vocab], batch: Vec::new() }
+        Self { rows, session, head, io, shape, logits: vec![0.0; shape.vocab], batch: Vec::new() }
     }
 
     /// Makes room for so many columns in a row, of which `past` are kept. A whole context is seldom needed and may be
@@ -101,6 +103,9 @@ impl GqaModel {
         binding.bind_input("attention_mask", &Tensor::from_array(([1, total], vec![1_i64; total]))?)?;
         if self.io.position_ids {
             binding.bind_input("position_ids", &Tensor::from_array(([1, new], positions(past, new)))?)?;
+        }
+        if self.head == Head::Positions {
+            binding.bind_input(rewrite::POSITIONS, &Tensor::from_array(([1], vec![new as i64 - 1]))?)?;
         }
         let outputs = self.session.run_binding(binding)?;
         let (shape, logits) = outputs["logits"].try_extract_tensor::<f32>()?;
