@@ -286,7 +286,8 @@ impl Loader<'_> {
 
     fn runtime(&self) -> Result<(&'static Runtime, SessionOptions), ModelError> {
         self.step("loading the graph into ONNX Runtime", 2);
-        let options = SessionOptions { threads: self.config.threads_in_force(), spin: self.config.spin };
+        let options =
+            SessionOptions { threads: self.config.threads_in_force(), spin: self.config.spin, optimised: None };
         Ok((runtime::start(&self.config.library)?, options))
     }
 
@@ -298,7 +299,7 @@ impl Loader<'_> {
         let (runtime, options) = self.runtime()?;
         let tokens = self.token_budget(&manifest)?;
         let context = self.config.context_length.map_or(usize::MAX, |limit| limit.get() as usize).min(tokens);
-        let mut model = onnx::load_causal(runtime, options, manifest, (rows(self.config), context))?;
+        let mut model = onnx::load_causal(runtime, &options, manifest, (rows(self.config), context))?;
         self.step("warming up", 3);
         warm_up(model.as_mut())?;
         start_language(self.config, self.name, LanguageParts { model, tokenizer, template, end_tokens, tokens })
@@ -329,7 +330,7 @@ impl Loader<'_> {
     fn embedding(&self, manifest: EncoderManifest) -> Result<Loaded, LoadError> {
         let tokenizer = self.tokenizer()?;
         let (runtime, options) = self.runtime()?;
-        let mut model = onnx::load_encoder(runtime, options, &manifest)?;
+        let mut model = onnx::load_encoder(runtime, &options, &manifest)?;
         self.step("warming up", 3);
         model.encode(&EncoderBatch { rows: 1, columns: 2, ids: vec![0, 0], mask: vec![1, 1] })?;
         let requests: NonZeroUsize = self.config.embedding_requests;

@@ -40,8 +40,8 @@ impl Engine {
     fn start(folder: &str, rows: usize, settings: EngineSettings) -> Self {
         let files = ModelFiles::folder(&Path::new(env!("CARGO_MANIFEST_DIR")).join(folder)).expect("it is there");
         let Manifest::Causal(manifest) = Manifest::read(&files).expect("a model") else { panic!("a language model") };
-        let options = SessionOptions { threads: NonZeroUsize::MIN, spin: false };
-        let model = onnx::load_causal(runtime(), options, manifest, (rows, CONTEXT)).expect("it loads");
+        let options = SessionOptions { threads: NonZeroUsize::MIN, spin: false, optimised: None };
+        let model = onnx::load_causal(runtime(), &options, manifest, (rows, CONTEXT)).expect("it loads");
         let bytes = files.read("tokenizer.json").expect("readable").expect("there");
         let tokenizer = Tokenizer::from_json(&bytes).expect("a tokenizer");
         let (handle, thread) = EngineHandle::start("test", model, tokenizer, settings).expect("a thread");

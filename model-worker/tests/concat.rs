@@ -37,8 +37,8 @@ fn load() -> Box<dyn CausalModel> {
 fn load_files(files: &ModelFiles) -> Box<dyn CausalModel> {
     let Manifest::Causal(manifest) = Manifest::read(files).expect("a model") else { panic!("a language model") };
     assert_eq!((manifest.layout, manifest.vocab), (Layout::Concat, VOCAB));
-    let options = SessionOptions { threads: NonZeroUsize::MIN, spin: false };
-    onnx::load_causal(runtime(), options, manifest, (ROWS, usize::MAX)).expect("it loads")
+    let options = SessionOptions { threads: NonZeroUsize::MIN, spin: false, optimised: None };
+    onnx::load_causal(runtime(), &options, manifest, (ROWS, usize::MAX)).expect("it loads")
 }
 
 /// Made-up tokens.

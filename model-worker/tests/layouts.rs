@@ -26,8 +26,8 @@ fn load(folder: &str, layout: Layout) -> Box<dyn CausalModel> {
     let Manifest::Causal(manifest) = Manifest::read(&files).expect("a model") else { panic!("a language model") };
     assert_eq!((manifest.layout, manifest.io.caches.len(), manifest.io.head_size), (layout, 12, 32));
     assert_eq!((manifest.vocab, manifest.context, &manifest.end_ids[..]), (2048, 2048, &[2][..]));
-    let options = SessionOptions { threads: NonZeroUsize::MIN, spin: false };
-    onnx::load_causal(runtime(), options, manifest, (ROWS, usize::MAX)).expect("it loads")
+    let options = SessionOptions { threads: NonZeroUsize::MIN, spin: false, optimised: None };
+    onnx::load_causal(runtime(), &options, manifest, (ROWS, usize::MAX)).expect("it loads")
 }
 
 fn gqa() -> Box<dyn CausalModel> {

@@ -2,8 +2,8 @@
 //!
 //! * [`runtime`] finds and starts ONNX Runtime.
 //! * [`graph`] reads what an ONNX file says of itself, and refuses weights outside the model's folder.
-//! * [`rewrite`] cuts the head of a language model to the positions that are wanted.
-//! * [`session`] loads a graph into ONNX Runtime.
+//! * [`rewrite`] changes a language model's graph so that its head runs on chosen positions only.
+//! * [`session`] loads a graph into ONNX Runtime; [`optimised`] keeps what it makes of it for the next start.
 //! * `gqa` and [`mod@concat`] run the two layouts of language models; [`encoder`] runs encoders. `lent` holds the memory
 //!   that ONNX Runtime reads and writes in place.
 
@@ -12,6 +12,7 @@ pub mod encoder;
 mod gqa;
 pub mod graph;
 mod lent;
+pub mod optimised;
 pub mod rewrite;
 pub mod runtime;
 pub mod session;
@@ -20,9 +21,8 @@ use super::manifest::{CausalManifest, EncoderManifest, Layout};
 use super::{CausalModel, CausalShape, EncoderModel, ModelError};
 use gqa::GqaModel;
 use lent::f16;
-use rewrite::Head;
 use runtime::Runtime;
-use session::SessionOptions;
+use session::{CausalSession, SessionOptions};
 
 /// Names and sizes of a language model's inputs and outputs.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -75,13 +75,13 @@ pub struct CacheIo {
 /// [`ModelError::Load`] with ONNX Runtime's words.
 pub fn load_causal(
     runtime: &Runtime,
-    options: SessionOptions,
+    options: &SessionOptions,
     manifest: CausalManifest,
     (rows, context): (usize, usize),
 ) -> Result<Box<dyn CausalModel>, ModelError> {
-    let session = session::open(runtime, &manifest.graph.source, options, &manifest.graph.name)?;
-    let cut = manifest.graph.facts.outputs["logits"].shape.get(1) == Some(&Some(1));
-    let (io, head) = (&manifest.io, if cut { Head::Last } else { Head::All });
+    let CausalSession { session, head } =
+        session::open_causal(runtime, &manifest.graph.source, options, &manifest.graph.name)?;
+    let io = &manifest.io;
     let shape = CausalShape {
         vocab: manifest.vocab,
         context: manifest.context.min(context),
@@ -94,7 +94,7 @@ pub fn load_causal(
         (Layout::Gqa, Element::F32, Element::F16) => Box::new(GqaModel::<f32, f16>::new(session, io, shape, head)?),
         (Layout::Gqa, Element::F16, Element::F32) => Box::new(GqaModel::<f16, f32>::new(session, io, shape, head)?),
         (Layout::Gqa, Element::F16, Element::F16) => Box::new(GqaModel::<f16, f16>::new(session, io, shape, head)?),
-        (Layout::Concat, ..) => Box::new(concat::ConcatModel::new(session, manifest.io, shape, concat::Head::All)),
+        (Layout::Concat, ..) => Box::new(concat::ConcatModel::new(session, manifest.io, shape, head)),
     })
 }
 
@@ -104,37 +104,14 @@ pub fn load_causal(
 /// [`ModelError::Load`] with ONNX Runtime's words.
 pub fn load_encoder(
     runtime: &Runtime,
-    options: SessionOptions,
+    options: &SessionOptions,
     manifest: &EncoderManifest,
 ) -> Result<Box<dyn EncoderModel>, ModelError> {
     let session = session::open(runtime, &manifest.graph.source, options, &manifest.graph.name)?;
     Ok(Box::new(encoder::OnnxEncoder::new(session, manifest.io.clone())))
 }
 
-/// Copies the logits of the last position out of `[1, positions, vocab]`.
-fn last_logits(shape: &[i64], logits: &[f32], into: &mut [f32]) -> Result<(), ModelError> {
-    // A vocabulary of another size would shift every token id without a sign.
-    if shape.last().copied() != i64::try_from(into.len()).ok() || logits.len() < into.len() {
-        return Err(ModelError::Run(format!(
-            "logits have the shape {shape:?}, but the model's configuration tells a vocabulary of {}",
-            into.len()
-        )));
-    }
-    into.copy_from_slice(&logits[logits.len() - into.len()..]);
-    Ok(())
-}
-
 /// ONNX Runtime's words for a failed run.
 fn run_error(error: ort::Error) -> ModelError {
     ModelError::Run(error.to_string())
-}
-
-/// Token ids as the graphs take them.
-fn as_i64(tokens: &[u32]) -> Vec<i64> {
-    tokens.iter().map(|&token| i64::from(token)).collect()
-}
-
-/// `[past, past + 1, …]`, as many as there are new tokens.
-fn positions(past: usize, new: usize) -> Vec<i64> {
-    (past as i64..(past + new) as i64).collect()
 }

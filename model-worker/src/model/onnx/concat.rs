@@ -21,22 +21,12 @@ use ort::session::{Session, SessionInputValue, SessionOutputs};
 use ort::value::TensorRef;
 
 use super::super::{CausalModel, CausalShape, ModelError, Next, Positions, Row};
+use super::rewrite::{self, Head};
 use super::{CausalIo, run_error};
 use gather::{Caches, gather};
 use groups::groups;
 use ledger::Ledger;
 use logits::{is_same, keep_logits, sort_rows};
-
-/// For which positions of its input a graph computes logits.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Head {
-    /// For those that its input `logits_positions` names.
-    Positions,
-    /// For the last.
-    Last,
-    /// For each.
-    All,
-}
 
 /// A language model in the layout of Optimum and transformers.js.
 #[derive(Debug)]
@@ -268,7 +258,7 @@ impl Buffers {
         }
         if head == Head::Positions {
             let wanted = TensorRef::from_array_view(([self.wanted.len()], &self.wanted[..]))?;
-            inputs.push(("logits_positions".into(), wanted.into()));
+            inputs.push((rewrite::POSITIONS.into(), wanted.into()));
         }
         inputs.extend(io.caches.iter().zip(caches).map(|(cache, value)| (cache.past.as_str().into(), value.into())));
         Ok(inputs)

@@ -9,7 +9,7 @@ use ort::session::Session;
 
 use super::super::{CausalModel, CausalShape, ModelError, Next, Positions, Row};
 use super::lent::{Bound, Lent, LentCache, LentSession, Number, f16};
-use super::rewrite::Head;
+use super::rewrite::{self, Head};
 use super::{CausalIo, run_error};
 
 /// Columns a row may hold beyond what is needed before their memory is given back: taking pages anew costs more than
@@ -139,7 +139,7 @@ impl<C: Float, L: Float> GqaModel<C, L> {
             for (position, slot) in (first..run.new).zip(wanted.as_mut_slice()) {
                 *slot = position as i64;
             }
-            inputs.push(Bound { name: Head::INPUT, memory: wanted, shape: vec![run.wanted as i64] });
+            inputs.push(Bound { name: rewrite::POSITIONS, memory: wanted, shape: vec![run.wanted as i64] });
         }
         let shape = vec![rows as i64, given as i64, vocab as i64];
         let logits = Bound { name: "logits", memory: &mut self.logits, shape };
