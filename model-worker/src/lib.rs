@@ -15,6 +15,7 @@
 //! * [`chat_template`] and [`tokenizer`]: messages to prompt to tokens, and tokens to text.
 //! * [`engine`] and [`encoder`]: the threads that own the models.
 //! * [`model`]: the models themselves; `model/onnx` is the only folder that names ONNX Runtime.
+//! * [`hub`]: models of the Hugging Face hub, fetched into its cache.
 //! * [`catalog`]: loading models and finding them by name.
 //! * `registration`: being known to the controller.
 
@@ -29,6 +30,7 @@ pub mod engine;
 pub mod error;
 mod fastchat;
 mod http;
+pub mod hub;
 pub mod language;
 mod metrics;
 pub mod model;
