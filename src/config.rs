@@ -7,6 +7,7 @@
 mod controller;
 mod file;
 mod gateway;
+mod hub;
 mod worker;
 
 use std::ffi::OsStr;

@@ -6,6 +6,7 @@ use std::path::Path;
 use muster_worker::catalog;
 use muster_worker::config::ModelSource;
 use muster_worker::error::LoadError;
+use muster_worker::hub::HubError;
 use muster_worker::model::ModelError;
 use muster_worker::model::onnx::runtime;
 
@@ -19,7 +20,8 @@ const PORTS: [(u16, &str); 3] = [(8000, "gateway"), (21001, "controller"), (2100
 /// Looks at everything; an error at the end when something is missing.
 pub(crate) fn run(args: Box<DoctorArgs>, file: File) -> anyhow::Result<()> {
     let section = args.worker.or(file.worker).or(WorkerSection::defaults());
-    let config = section.config()?;
+    let mut config = section.config()?;
+    let offline = std::mem::replace(&mut config.hub.offline, true); // to look is not to download
     let mut missing = Vec::new();
 
     say(&format!("muster        {}", env!("CARGO_PKG_VERSION")));
@@ -47,6 +49,9 @@ pub(crate) fn run(args: Box<DoctorArgs>, file: File) -> anyhow::Result<()> {
             Err(LoadError::Model(ModelError::Runtime(_))) => {
                 say(&format!("model         {}: needs ONNX Runtime ({place})", model.name));
             }
+            Err(LoadError::Hub(HubError::NotCached { file, .. })) if !offline => {
+                say(&format!("model         {}: to be downloaded, {file} is not in the cache ({place})", model.name));
+            }
             Err(error) => {
                 say(&format!("model         {}: {}", model.name, muster_shared::problem::chain(&error)));
                 missing.push(format!("model {}", model.name));
@@ -61,6 +66,7 @@ pub(crate) fn run(args: Box<DoctorArgs>, file: File) -> anyhow::Result<()> {
 fn place(source: &ModelSource) -> String {
     match source {
         ModelSource::Folder(path) => path.display().to_string(),
+        ModelSource::Hub(model) => format!("{model} of the hub"),
         ModelSource::Fake(_) => "no files".to_owned(),
         #[cfg(feature = "demo")]
         ModelSource::DemoChat | ModelSource::DemoEmbedding => "built in".to_owned(),

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
+use indicatif::{BinaryBytes, MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
 use muster_worker::config::{LoadObserver, LoadProgress};
 
 /// One bar for each model that loads. Cheap to clone.
@@ -58,6 +58,11 @@ impl Progress {
                 bar.set_length(u64::from(of));
                 bar.set_position(u64::from(done));
                 bar.set_message(step);
+            }
+            LoadProgress::Download { done, of } => {
+                bar.set_length(of);
+                bar.set_position(done);
+                bar.set_message(format!("downloading, {} of {}", BinaryBytes(done), BinaryBytes(of)));
             }
             LoadProgress::Ready => bar.finish_with_message("ready"),
             LoadProgress::Failed(reason) => {

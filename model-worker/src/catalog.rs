@@ -17,6 +17,7 @@ use crate::embedding::EmbeddingModel;
 use crate::encoder::{EncoderHandle, EncoderSettings};
 use crate::engine::{EngineHandle, EngineSettings};
 use crate::error::LoadError;
+use crate::hub;
 use crate::language::LanguageModel;
 use crate::memory;
 use crate::model::fake::{self, FakeModel};
@@ -199,9 +200,16 @@ impl Served {
 /// # Errors
 /// See [`LoadError`].
 pub fn load(config: &Config, model: &ModelConfig) -> Result<Loaded, LoadError> {
+    let mut variant = config.variant.as_deref();
     let files = match &model.source {
         ModelSource::Fake(options) => return load_fake(config, &model.name, *options),
         ModelSource::Folder(path) => ModelFiles::folder(path)?,
+        ModelSource::Hub(repository) => {
+            let observe = |done, of| config.report(&model.name, LoadProgress::Download { done, of });
+            let fetched = hub::fetch(&config.hub, repository, variant, &observe)?;
+            variant = fetched.variant;
+            fetched.files
+        }
         #[cfg(feature = "demo")]
         ModelSource::DemoChat => crate::demo::chat(),
         #[cfg(feature = "demo")]
@@ -209,7 +217,7 @@ pub fn load(config: &Config, model: &ModelConfig) -> Result<Loaded, LoadError> {
     };
     let loader = Loader { config, name: &model.name, files: &files };
     loader.step("reading the model's files", 0);
-    match Manifest::read(&files)? {
+    match Manifest::read_variant(&files, variant)? {
         Manifest::Causal(manifest) => loader.language(manifest),
         Manifest::Encoder(manifest) => loader.embedding(manifest),
     }
@@ -286,8 +294,11 @@ impl Loader<'_> {
 
     fn runtime(&self) -> Result<(&'static Runtime, SessionOptions), ModelError> {
         self.step("loading the graph into ONNX Runtime", 2);
-        let options =
-            SessionOptions { threads: self.config.threads_in_force(), spin: self.config.spin, optimised: None };
+        let options = SessionOptions {
+            threads: self.config.threads_in_force(),
+            spin: self.config.spin,
+            optimised: self.config.graph_cache.clone(),
+        };
         Ok((runtime::start(&self.config.library)?, options))
     }
 

@@ -11,6 +11,7 @@ use muster_shared::secret::Secret;
 
 use crate::engine::{EngineCapacity, EngineSettings};
 use crate::error::Error;
+use crate::hub::{HubConfig, HubModel};
 use crate::model::fake::FakeOptions;
 use crate::model::onnx::runtime::LibrarySearch;
 
@@ -19,6 +20,8 @@ use crate::model::onnx::runtime::LibrarySearch;
 pub enum ModelSource {
     /// A folder with an ONNX graph, its configuration and its tokenizer.
     Folder(PathBuf),
+    /// A repository of the Hugging Face hub.
+    Hub(HubModel),
     /// The chat model inside the binary.
     #[cfg(feature = "demo")]
     DemoChat,
@@ -59,6 +62,13 @@ pub enum LoadProgress {
         /// Steps in all.
         of: u32,
     },
+    /// The model's files come from the hub.
+    Download {
+        /// Bytes that are there.
+        done: u64,
+        /// Bytes in all, as far as is known.
+        of: u64,
+    },
     /// The model can be used.
     Ready,
     /// The model cannot be used.
@@ -96,6 +106,10 @@ pub struct RegistrationConfig {
 pub struct Config {
     /// Models to serve, at least one; no name twice.
     pub models: Vec<ModelConfig>,
+    /// Which of several graphs of a model to serve, `q4` or a file's name; the one that fits best when absent.
+    pub variant: Option<String>,
+    /// Where models of the hub come from and go to.
+    pub hub: HubConfig,
     /// Base URL at which peers reach this worker; made from the listener's address when absent.
     pub address: Option<String>,
     /// Where to register; absent: nowhere.
@@ -120,6 +134,8 @@ pub struct Config {
     pub threads: Option<NonZeroUsize>,
     /// Whether idle threads of the runtime spin: for machines with nothing else to do.
     pub spin: bool,
+    /// The user's cache folder, `~/.cache` say, where optimised graphs are kept; `None` keeps none.
+    pub graph_cache: Option<PathBuf>,
     /// Where ONNX Runtime may be.
     pub library: LibrarySearch,
     /// Longest request body, in bytes.
@@ -135,6 +151,8 @@ impl Default for Config {
         let engine = EngineSettings::default();
         Self {
             models: Vec::new(),
+            variant: None,
+            hub: HubConfig::default(),
             address: None,
             registration: None,
             token: None,
@@ -147,6 +165,7 @@ impl Default for Config {
             context_length: None,
             threads: None,
             spin: false,
+            graph_cache: None,
             library: LibrarySearch::default(),
             body_limit: 8 << 20,
             drain: Duration::from_secs(30),

@@ -2,6 +2,7 @@
 
 use muster_shared::problem::chain;
 
+use crate::hub::HubError;
 use crate::model::ModelError;
 
 /// Why a worker could not start, or had to stop.
@@ -41,6 +42,9 @@ pub enum LoadError {
     /// Its files, or ONNX Runtime.
     #[error(transparent)]
     Model(#[from] ModelError),
+    /// The hub, or the cache of its models.
+    #[error(transparent)]
+    Hub(#[from] HubError),
     /// Its tokenizer.
     #[error("{file} is not usable")]
     Tokenizer {

@@ -16,6 +16,7 @@
 //! * [`engine`] and [`encoder`]: the threads that own the models.
 //! * [`model`]: the models themselves; `model/onnx` is the only folder that names ONNX Runtime.
 //! * [`memory`]: how much of it there is for keys and values.
+//! * [`hub`]: models of the Hugging Face hub, fetched into its cache.
 //! * [`catalog`]: loading models and finding them by name.
 //! * `registration`: being known to the controller.
 
@@ -30,6 +31,7 @@ pub mod engine;
 pub mod error;
 mod fastchat;
 mod http;
+pub mod hub;
 pub mod language;
 pub mod memory;
 mod metrics;

@@ -130,7 +130,7 @@ pub trait EncoderModel: Send {
 #[derive(Debug, thiserror::Error)]
 pub enum ModelError {
     /// The folder does not exist.
-    #[error("model folder {} does not exist; give a folder that holds an ONNX model", .0.display())]
+    #[error("model folder {} does not exist; give a folder that holds an ONNX model, or ORG/NAME of a repository of the Hugging Face hub", .0.display())]
     FolderMissing(PathBuf),
     /// The path is no folder.
     #[error("{} is not a folder; give the folder that holds the ONNX model and its tokenizer", .0.display())]
@@ -151,6 +151,16 @@ pub enum ModelError {
         file: String,
         /// What it is needed for.
         expected: String,
+    },
+    /// The user asked for a graph that is not there.
+    #[error("{folder} has no variant `{variant}`; it has {there}")]
+    NoVariant {
+        /// The folder.
+        folder: String,
+        /// What was asked for.
+        variant: String,
+        /// What there is.
+        there: String,
     },
     /// A file does not hold what it should.
     #[error("{file} is not usable: {reason}")]

@@ -10,10 +10,12 @@ use muster_shared::secret::Secret;
 use muster_worker::catalog::name_of_folder;
 use muster_worker::config::{Config, ModelConfig, ModelSource, RegistrationConfig, Speed};
 use muster_worker::engine::EngineCapacity;
+use muster_worker::hub::HubModel;
 use muster_worker::model::fake::FakeOptions;
 use muster_worker::model::onnx::runtime::LibrarySearch;
 use serde::{Deserialize, Serialize};
 
+use super::hub::hub_config;
 use super::{Span, base_url, cache_folder, fleet_token, or};
 
 /// Name under which `--model` means a model without files.
@@ -25,13 +27,26 @@ const SHORTEST_CONTEXT: u32 = 4;
 #[derive(Debug, Clone, Default, Args, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub(crate) struct ModelSection {
-    /// Folder of an ONNX model, as `DIR` or `NAME=DIR`; may be given several times. Without: the demo models.
-    #[arg(long, visible_alias = "model-path", env = "MUSTER_MODEL", value_name = "[NAME=]DIR", value_delimiter = ',')]
+    /// An ONNX model, as a folder or as ORG/NAME[@REVISION] of the Hugging Face hub; may be given several times.
+    ///
+    /// `NAME=` before it names the model. What is a folder here is not looked for on the hub. Without: the demo models.
+    #[arg(
+        long,
+        visible_alias = "model-path",
+        env = "MUSTER_MODEL",
+        value_name = "[NAME=]DIR_OR_ID",
+        value_delimiter = ','
+    )]
     #[serde(alias = "models")]
     pub(crate) model: Option<Vec<String>>,
     /// Names of the models, in their order.
     #[arg(long, visible_alias = "served-model-name", env = "MUSTER_MODEL_NAMES", value_delimiter = ',')]
     pub(crate) model_names: Option<Vec<String>>,
+    /// Which of a model's graphs to serve: `q4`, `q4f16`, `int8`, `fp16`, `fp32`, …, or the name of a file.
+    ///
+    /// Without: the one that fits a processor best, four bits for text and full precision for embeddings.
+    #[arg(long, env = "MUSTER_MODEL_VARIANT", value_name = "NAME")]
+    pub(crate) variant: Option<String>,
     /// Sequences of a language model that run together.
     #[arg(long, visible_alias = "limit-worker-concurrency", env = "MUSTER_WORKER_SLOTS")]
     #[serde(alias = "limit_worker_concurrency")]
@@ -82,6 +97,15 @@ pub(crate) struct ModelSection {
         default_missing_value = "true",
     )]
     pub(crate) spin: Option<bool>,
+    /// Keep optimised graphs in the user's cache: later starts are faster, and processes share weights in memory.
+    #[arg(
+        long,
+        env = "MUSTER_WORKER_GRAPH_CACHE",
+        value_parser = super::switch(),
+        num_args = 0..=1,
+        default_missing_value = "true",
+    )]
+    pub(crate) graph_cache: Option<bool>,
     /// ONNX Runtime's shared library.
     #[arg(long, env = "ORT_DYLIB_PATH", value_name = "FILE")]
     pub(crate) onnxruntime: Option<PathBuf>,
@@ -157,7 +181,8 @@ pub(crate) struct WorkerSection {
 impl ModelSection {
     /// What is not said here is taken from `other`.
     pub(crate) fn or(self, other: Self) -> Self {
-        or!(self, other; slots, waiting, kv_memory, prefix_cache, speculation, itl_budget, embedding_requests, context_length, threads, spin,
+        or!(self, other; variant, slots, waiting, kv_memory, prefix_cache, speculation, itl_budget, embedding_requests,
+            context_length, threads, spin, graph_cache,
             onnxruntime, fake_token_time, fake_answer; (model, model_names))
     }
 
@@ -172,6 +197,7 @@ impl ModelSection {
             itl_budget: Some(Span(usual.itl_budget)),
             embedding_requests: Some(usual.embedding_requests),
             spin: Some(usual.spin),
+            graph_cache: Some(true),
             ..Self::default()
         }
     }
@@ -208,9 +234,12 @@ impl ModelSection {
             muster_worker::demo::EMBEDDING => {
                 ModelConfig { source: ModelSource::DemoEmbedding, name: named(place.to_owned()) }
             }
-            folder => ModelConfig {
-                source: ModelSource::Folder(folder.into()),
-                name: named(name_of_folder(Path::new(folder))),
+            folder => match HubModel::parse(folder).filter(|_| !Path::new(folder).exists()) {
+                Some(model) => ModelConfig { name: named(model.id.clone()), source: ModelSource::Hub(model) },
+                None => ModelConfig {
+                    source: ModelSource::Folder(folder.into()),
+                    name: named(name_of_folder(Path::new(folder))),
+                },
             },
         }
     }
@@ -274,8 +303,12 @@ impl WorkerSection {
                 "context_length is {length}; it must be at least {SHORTEST_CONTEXT}"
             );
         }
+        let models = flags.models()?;
+        let from_hub = models.iter().any(|model| matches!(model.source, ModelSource::Hub(_)));
         let config = Config {
-            models: flags.models()?,
+            models,
+            variant: flags.variant.clone(),
+            hub: if from_hub { hub_config()? } else { usual.hub },
             address: self.worker_address.as_deref().map(|url| base_url("worker_address", url)).transpose()?,
             registration: self.registration()?,
             token: fleet_token(self.fleet_token.clone(), self.fleet_token_file.as_deref())?,
@@ -291,6 +324,7 @@ impl WorkerSection {
             context_length: flags.context_length,
             threads: flags.threads,
             spin: flags.spin.unwrap_or(usual.spin),
+            graph_cache: if flags.graph_cache.unwrap_or(true) { cache_folder() } else { None },
             library: self.library(),
             body_limit: self.body_limit.map_or(usual.body_limit, |size| size.0 as usize),
             drain: self.drain.map_or(usual.drain, |Span(time)| time),

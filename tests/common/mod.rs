@@ -2,6 +2,7 @@
 #![allow(dead_code, reason = "each test file uses its own part")]
 
 pub(crate) mod facts;
+pub(crate) mod hub;
 
 use std::io::{BufRead as _, BufReader, Read};
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -50,8 +51,12 @@ pub(crate) fn run(arguments: &[&str]) -> (ExitStatus, String, String) {
 impl Process {
     /// Starts a service and waits for the line that says where it listens.
     pub(crate) fn start(arguments: &[&str]) -> Self {
-        let mut child =
-            muster(arguments).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("the binary starts");
+        Self::spawn(muster(arguments))
+    }
+
+    /// The same for a command with an environment of its own.
+    pub(crate) fn spawn(mut command: Command) -> Self {
+        let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("the binary starts");
         let (sender, lines) = channel();
         let stdout = BufReader::new(child.stdout.take().expect("piped"));
         std::thread::spawn(move || {

@@ -103,6 +103,20 @@ impl ModelFiles {
         }
     }
 
+    /// Names of the graphs in the folder and in its `onnx/`, sorted.
+    ///
+    /// # Errors
+    /// When the folder cannot be read.
+    pub fn graphs(&self) -> Result<Vec<String>, ModelError> {
+        let mut names = match self {
+            Self::Folder(folder) => [names(folder, "")?, names(folder, "onnx/")?].concat(),
+            Self::Embedded(files) => files.iter().map(|(name, _)| (*name).to_owned()).collect(),
+        };
+        names.retain(|name| name.ends_with(".onnx") && self.has(name));
+        names.sort();
+        Ok(names)
+    }
+
     /// A graph by its name; it must be there.
     ///
     /// # Errors
@@ -125,6 +139,30 @@ impl ModelFiles {
     }
 }
 
+/// Names of what lies in a part of a folder, each with the part before it; none when there is no such part.
+fn names(folder: &Path, part: &str) -> Result<Vec<String>, ModelError> {
+    let path = folder.join(part);
+    let refused = |source| ModelError::Read { file: path.display().to_string(), source };
+    let entries = match std::fs::read_dir(&path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        entries => entries.map_err(refused)?,
+    };
+    entries.map(|entry| Ok(format!("{part}{}", entry.map_err(refused)?.file_name().to_string_lossy()))).collect()
+}
+
+/// Where a snapshot of a hub's cache keeps its files: `models--ORG--NAME/blobs`, for a folder in
+/// `models--ORG--NAME/snapshots/COMMIT`. `None` for every other folder.
+///
+/// `folder` has no links in it.
+pub(crate) fn hub_blobs(folder: &Path) -> Option<PathBuf> {
+    let named = |path: &Path, test: fn(&str) -> bool| path.file_name().and_then(|name| name.to_str()).is_some_and(test);
+    let snapshots = folder.ancestors().skip(1).find(|path| named(path, |name| name == "snapshots"))?;
+    let repository = snapshots.parent().filter(|path| named(path, |name| name.starts_with("models--")))?;
+    let blobs = repository.join("blobs");
+    // A link in its place could lead anywhere.
+    blobs.canonicalize().is_ok_and(|real| real == blobs).then_some(blobs)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -143,5 +181,27 @@ mod tests {
             assert!(error.contains("leads out of the model's folder"), "{error}");
             assert!(files.read(name).is_err(), "{name}");
         }
+    }
+
+    #[test]
+    fn blobs_belong_to_the_snapshots_beside_them_and_to_nothing_else() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let root = folder.path().canonicalize().expect("it is there");
+        let make = |path: &str| {
+            std::fs::create_dir_all(root.join(path)).expect("a folder");
+            root.join(path)
+        };
+        let [snapshot, inner] = ["models--a--b/snapshots/c", "models--a--b/snapshots/c/cpu"].map(make);
+        assert_eq!(hub_blobs(&snapshot), None, "there are no blobs");
+        let blobs = make("models--a--b/blobs");
+        assert_eq!(hub_blobs(&snapshot), Some(blobs.clone()));
+        assert_eq!(hub_blobs(&inner), Some(blobs));
+        make("other/blobs");
+        for path in ["other/snapshots/c", "models--a--b/c", "models--a--b/snapshots"] {
+            assert_eq!(hub_blobs(&make(path)), None, "{path}");
+        }
+        let linked = make("models--x--y/snapshots/c");
+        std::os::unix::fs::symlink("/etc", root.join("models--x--y/blobs")).expect("a link");
+        assert_eq!(hub_blobs(&linked), None, "the blobs lead elsewhere");
     }
 }

@@ -2,6 +2,7 @@
 
 mod causal;
 mod encoder;
+mod variant;
 
 pub use causal::{CausalManifest, Layout};
 pub use encoder::EncoderManifest;
@@ -9,19 +10,6 @@ pub use encoder::EncoderManifest;
 use super::ModelError;
 use super::files::{GraphSource, ModelFiles};
 use super::onnx::graph::{GraphFacts, check_external_data};
-
-/// Quantised graphs first, since they are fastest on a processor; half precision is slowest there.
-const LANGUAGE_GRAPHS: [&str; 7] = [
-    "model_q4.onnx",
-    "model_quantized.onnx",
-    "model_int8.onnx",
-    "model_uint8.onnx",
-    "model.onnx",
-    "model_q4f16.onnx",
-    "model_fp16.onnx",
-];
-/// Full precision first, since vectors made by one file are compared with vectors made by another.
-const ENCODER_GRAPHS: [&str; 4] = ["model.onnx", "model_quantized.onnx", "model_int8.onnx", "model_uint8.onnx"];
 
 /// What a model's files hold.
 #[derive(Debug, Clone)]
@@ -56,19 +44,36 @@ struct Configs {
     tokenizer: Option<serde_json::Value>,
 }
 
-impl Manifest {
-    /// Reads a model's files, all but the weights.
-    ///
-    /// # Errors
-    /// When a file is missing or malformed, or the graph is none that muster can serve.
-    pub fn read(files: &ModelFiles) -> Result<Self, ModelError> {
-        let configs = Configs {
+impl Configs {
+    fn read(files: &ModelFiles) -> Result<Self, ModelError> {
+        Ok(Self {
             genai: files.read_json("genai_config.json")?,
             config: files.read_json("config.json")?,
             generation: files.read_json("generation_config.json")?,
             tokenizer: files.read_json("tokenizer_config.json")?,
-        };
-        let graph = read_graph(files, &graph_name(files, &configs)?)?;
+        })
+    }
+}
+
+impl Manifest {
+    /// Reads a model's files, all but the weights; of several graphs the one that fits a processor best.
+    ///
+    /// # Errors
+    /// When a file is missing or malformed, or the graph is none that muster can serve.
+    pub fn read(files: &ModelFiles) -> Result<Self, ModelError> {
+        Self::read_variant(files, None)
+    }
+
+    /// The same with a graph of the user's choice: a variant as `q4`, or a file.
+    ///
+    /// # Errors
+    /// As [`Manifest::read`], and when there is no such variant.
+    pub fn read_variant(files: &ModelFiles, variant: Option<&str>) -> Result<Self, ModelError> {
+        let configs = Configs::read(files)?;
+        let graphs = files.graphs()?;
+        let name = graph_name(files, &configs, &graphs, variant)?;
+        note_choice(files, &name, &graphs);
+        let graph = read_graph(files, &name)?;
         if graph.facts.inputs.keys().any(|name| name.starts_with("past_key") || name.contains("past_key_values")) {
             CausalManifest::read(graph, &configs).map(Self::Causal)
         } else {
@@ -77,23 +82,60 @@ impl Manifest {
     }
 }
 
-fn graph_name(files: &ModelFiles, configs: &Configs) -> Result<String, ModelError> {
+/// The graph of a model whose configuration is there already; `graphs` need not be.
+///
+/// # Errors
+/// When no graph fits.
+pub(crate) fn choose_graph(files: &ModelFiles, graphs: &[String], variant: Option<&str>) -> Result<String, ModelError> {
+    graph_name(files, &Configs::read(files)?, graphs, variant)
+}
+
+fn note_choice(files: &ModelFiles, chosen: &str, graphs: &[String]) {
+    let others = variant::names(graphs.iter().map(String::as_str).filter(|graph| *graph != chosen));
+    if !others.is_empty() {
+        let graph = files.describe(chosen);
+        tracing::info!(graph, others, "one of several graphs is chosen; --variant chooses another");
+    }
+}
+
+fn graph_name(
+    files: &ModelFiles,
+    configs: &Configs,
+    graphs: &[String],
+    variant: Option<&str>,
+) -> Result<String, ModelError> {
+    let no_variant = |wanted: &str, there: String| ModelError::NoVariant {
+        folder: files.describe(""),
+        variant: wanted.to_owned(),
+        there,
+    };
     if let Some(genai) = &configs.genai {
         let name = genai.pointer("/model/decoder/filename").and_then(serde_json::Value::as_str);
-        return name.map(str::to_owned).ok_or_else(|| ModelError::Malformed {
+        let name = name.ok_or_else(|| ModelError::Malformed {
             file: files.describe("genai_config.json"),
             reason: "model.decoder.filename is missing".to_owned(),
-        });
+        })?;
+        return match variant.filter(|variant| *variant != name) {
+            Some(wanted) => Err(no_variant(wanted, format!("only {name}, which its genai_config.json names"))),
+            None => Ok(name.to_owned()),
+        };
     }
-    let candidates = if names_language_model(configs) { &LANGUAGE_GRAPHS[..] } else { &ENCODER_GRAPHS[..] };
-    let in_order = candidates.iter().flat_map(|name| [(*name).to_owned(), format!("onnx/{name}")]);
-    in_order.into_iter().find(|name| files.has(name)).ok_or_else(|| ModelError::FileMissing {
-        file: files.describe("model.onnx"),
-        expected: format!(
-            "a model folder holds genai_config.json, or one of {} in itself or in onnx/",
-            candidates.join(", ")
-        ),
-    })
+    let is_language = names_language_model(configs);
+    let chosen = match variant {
+        Some(wanted) => variant::find(graphs, wanted).ok_or_else(|| {
+            let there = variant::names(graphs.iter().map(String::as_str));
+            no_variant(wanted, if there.is_empty() { "none".to_owned() } else { there })
+        })?,
+        None => variant::usual(graphs, is_language).ok_or_else(|| ModelError::FileMissing {
+            file: files.describe("model.onnx"),
+            expected: format!(
+                "a model folder holds genai_config.json, or one of {} in itself or in onnx/{}",
+                variant::usual_files(is_language),
+                if graphs.is_empty() { String::new() } else { format!("; this one holds {}", graphs.join(", ")) }
+            ),
+        })?,
+    };
+    Ok(chosen.to_owned())
 }
 
 fn names_language_model(configs: &Configs) -> bool {

@@ -9,6 +9,7 @@ use std::path::{Component, Path};
 use prost::Message as _;
 
 use super::super::ModelError;
+use super::super::files::hub_blobs;
 
 /// What is known of a graph before it is loaded.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -87,6 +88,8 @@ impl GraphFacts {
 
 /// Checks that every file of weights lies inside the model's folder, also after links are followed.
 ///
+/// In a hub's cache the repository's `blobs` count as inside: every file of a snapshot is a link there.
+///
 /// `graph` is the graph's file; locations are relative to its folder, which lies in `folder`.
 ///
 /// # Errors
@@ -104,7 +107,8 @@ pub fn check_external_data(folder: &Path, graph: &Path, facts: &GraphFacts) -> R
         }
         let path = graph.parent().unwrap_or(folder).join(relative);
         let path = path.canonicalize().map_err(|error| refuse(format!("cannot be found ({error})")))?;
-        if !path.starts_with(&home) {
+        let inside = path.starts_with(&home) || hub_blobs(&home).is_some_and(|blobs| path.starts_with(blobs));
+        if !inside {
             return Err(refuse("leads out of the folder".to_owned()));
         }
     }
