@@ -66,7 +66,7 @@ pub fn open_causal(
     };
     match (Opening { runtime, source, options, name, rewritten: Some(&rewritten) }).open() {
         Ok(session) => Ok(CausalSession { session, head: Head::Positions }),
-        // An older ONNX Runtime may not find the weights of a graph that comes from memory.
+        // ONNX Runtime 1.19 does not find weights beside a graph that comes from memory; 1.21 does.
         Err(error) => {
             let session = open(runtime, source, options, name)?;
             tracing::warn!(graph = name, %error, "serving the graph as it is: its head runs on more positions than needed");
