@@ -48,7 +48,7 @@ pub(super) struct Level {
     tokens: usize,
     wall_seconds: f64,
     /// Processor time of this process, which competes with a server beside it.
-    client_cpu_seconds: Option<f64>,
+    client_cpu_seconds: f64,
     #[serde(skip_serializing_if = "Option::is_none")]
     server: Option<Server>,
 }
@@ -77,11 +77,13 @@ pub(super) async fn measure(client: &Client, load: Load, prompts: Vec<Vec<Prompt
     }
     let answers = clients.join_all().await;
     let (wall, after) = (begin.elapsed(), times());
-    let passed = |before: Option<Duration>, after: Option<Duration>| Some(after?.saturating_sub(before?).as_secs_f64());
-    let server = passed(before.0, after.0).zip(load.watched.and_then(Watched::memory));
+    let server = before.0.zip(after.0).zip(load.watched.and_then(Watched::memory));
     Level {
-        client_cpu_seconds: passed(before.1, after.1),
-        server: server.map(|(cpu_seconds, memory_mib)| Server { cpu_seconds, memory_mib }),
+        client_cpu_seconds: (after.1 - before.1).as_secs_f64(),
+        server: server.map(|((before, after), memory_mib)| Server {
+            cpu_seconds: after.saturating_sub(before).as_secs_f64(),
+            memory_mib,
+        }),
         ..Level::new(load, answers, wall)
     }
 }
@@ -113,7 +115,7 @@ impl Level {
             steady_tokens_per_second: single.then(|| steady(&answers)).flatten(),
             tokens,
             wall_seconds: wall.as_secs_f64(),
-            client_cpu_seconds: None,
+            client_cpu_seconds: 0.0,
             server: None,
         }
     }

@@ -5,7 +5,7 @@
 
 mod records;
 
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use anyhow::{Context as _, ensure};
 use muster_worker::Config;
@@ -147,7 +147,7 @@ impl Bench {
             }
             past += piece.len();
         }
-        let (time, processor) = (begin.elapsed(), since(processor));
+        let (time, processor) = (begin.elapsed(), own_time() - processor);
         self.model.release(Row(0));
         Ok(Sample::new(tokens, vec![time], processor))
     }
@@ -169,14 +169,10 @@ impl Bench {
             }
             times.push(begin.elapsed());
         }
-        let processor = since(processor);
+        let processor = own_time() - processor;
         (0..rows).for_each(|row| self.model.release(Row(row)));
         Ok(Sample::new(rows, times, processor))
     }
-}
-
-fn since(begin: Option<Duration>) -> Option<Duration> {
-    Some(own_time()?.saturating_sub(begin?))
 }
 
 /// The token with the largest logit; the first of several.

@@ -1,16 +1,18 @@
-//! What Linux says of a process. Elsewhere nothing is known, and figures say so.
+//! What the system says of processes: of this one everywhere, of others under Linux.
 
 use std::time::Duration;
 
 use anyhow::Context as _;
+use rustix::time::{ClockId, clock_gettime};
 use serde::Serialize;
 
 /// Ticks of a second in `/proc`: part of Linux's interface, whatever the kernel's own clock.
 const TICKS: u64 = 100;
 
 /// Processor time of this process so far, all threads together.
-pub(super) fn own_time() -> Option<Duration> {
-    time_of_stat(&std::fs::read_to_string("/proc/self/stat").ok()?)
+pub(super) fn own_time() -> Duration {
+    let time = clock_gettime(ClockId::ProcessCPUTime);
+    Duration::new(time.tv_sec.unsigned_abs(), time.tv_nsec as u32)
 }
 
 /// A process on this machine.
@@ -87,12 +89,20 @@ mod tests {
         assert_eq!(memory_of_status("Name:\tkernel thread\n"), None);
     }
 
+    #[test]
+    fn work_takes_processor_time() {
+        let begin = own_time();
+        while own_time() == begin {
+            std::hint::black_box(0);
+        }
+        assert!(own_time() - begin < Duration::from_secs(60));
+    }
+
     #[cfg(target_os = "linux")]
     #[test]
     fn this_process_can_be_watched_and_a_missing_one_cannot() {
         let watched = Watched::new(std::process::id()).expect("it runs");
         assert!(watched.memory().expect("it has memory").peak > 0);
-        assert!(own_time().is_some());
         let error = Watched::new(u32::MAX).expect_err("no process has this number");
         assert!(error.to_string().contains("--pid 4294967295"), "{error}");
     }

@@ -6,7 +6,7 @@ use muster_worker::Config;
 use muster_worker::model::CausalModel;
 use serde::Serialize;
 
-use super::super::figures::{Rates, Spread, milliseconds, rate};
+use super::super::figures::{Rates, Spread, median, milliseconds, rate};
 use super::super::report::{Record, cell};
 
 /// What one measurement has given in one round.
@@ -19,19 +19,19 @@ pub(super) struct Sample {
     /// Time of each step.
     steps: Vec<Duration>,
     /// Processor time of one token.
-    processor: Option<Duration>,
+    processor: Duration,
 }
 
 impl Sample {
     /// `tokens` are those of one step.
-    pub(super) fn new(tokens: usize, steps: Vec<Duration>, processor: Option<Duration>) -> Self {
+    pub(super) fn new(tokens: usize, steps: Vec<Duration>, processor: Duration) -> Self {
         let mut sorted = steps.clone();
         sorted.sort_unstable();
         let all = tokens * steps.len();
         Self {
             rate: rate(tokens, sorted[sorted.len() / 2]),
             overall: rate(all, steps.iter().sum()),
-            processor: processor.map(|time| time.div_f64(all as f64)),
+            processor: processor.div_f64(all as f64),
             steps,
         }
     }
@@ -83,7 +83,7 @@ pub(super) struct Prefill {
     piece: usize,
     tokens_per_second: Rates,
     /// Processor time of one token, in milliseconds, median of the rounds.
-    cpu_ms_per_token: Option<f64>,
+    cpu_ms_per_token: f64,
 }
 
 impl Prefill {
@@ -100,7 +100,7 @@ impl Record for Prefill {
     fn cells(&self) -> Vec<String> {
         let Rates { best, median, .. } = self.tokens_per_second;
         let counts = [self.tokens, self.piece].map(|count| count.to_string());
-        [&counts[..], &[cell(Some(median)), cell(Some(best)), cell(self.cpu_ms_per_token)]].concat()
+        [&counts[..], &[cell(Some(median)), cell(Some(best)), cell(Some(self.cpu_ms_per_token))]].concat()
     }
 }
 
@@ -117,7 +117,7 @@ pub(super) struct Decode {
     /// The steps of all rounds.
     step_ms: Spread,
     /// Processor time of one token, in milliseconds, median of the rounds.
-    cpu_ms_per_token: Option<f64>,
+    cpu_ms_per_token: f64,
 }
 
 impl Decode {
@@ -141,14 +141,15 @@ impl Record for Decode {
     fn cells(&self) -> Vec<String> {
         let Rates { best, median, .. } = self.tokens_per_second;
         let Spread { p50, p99, max, .. } = self.step_ms;
-        let numbers = [Some(median), Some(best), p50, p99, max, self.cpu_ms_per_token];
+        let numbers = [Some(median), Some(best), p50, p99, max, Some(self.cpu_ms_per_token)];
         std::iter::once(self.batch.to_string()).chain(numbers.map(cell)).collect()
     }
 }
 
-fn processor(samples: &[Sample]) -> Option<f64> {
-    let times: Option<Vec<f64>> = samples.iter().map(|sample| sample.processor.map(milliseconds)).collect();
-    Some(Rates::of(times?).median)
+fn processor(samples: &[Sample]) -> f64 {
+    let mut times: Vec<f64> = samples.iter().map(|sample| milliseconds(sample.processor)).collect();
+    times.sort_unstable_by(f64::total_cmp);
+    median(&times)
 }
 
 #[cfg(test)]
@@ -158,8 +159,8 @@ mod tests {
     #[test]
     fn one_slow_step_does_not_change_the_rate_but_the_overall_one() {
         let steps = [10, 10, 10, 970].map(Duration::from_millis).to_vec();
-        let sample = Sample::new(4, steps, Some(Duration::from_secs(2)));
+        let sample = Sample::new(4, steps, Duration::from_secs(2));
         assert_eq!((sample.rate, sample.overall), (400.0, 16.0));
-        assert_eq!(sample.processor, Some(Duration::from_millis(125)));
+        assert_eq!(sample.processor, Duration::from_millis(125));
     }
 }
