@@ -1,5 +1,6 @@
 //! The command line.
 
+mod bench;
 mod defaults;
 
 use std::ffi::OsString;
@@ -13,6 +14,8 @@ use clap::parser::ValueSource;
 use clap::{Args, Command, CommandFactory as _, FromArgMatches as _, Parser, Subcommand, ValueEnum};
 use muster_shared::secret::Secret;
 use muster_shared::telemetry::{self, LogFormat};
+
+pub(crate) use bench::{BenchArgs, BenchVerb, EngineArgs, PromptKind};
 
 use crate::config::{ControllerSection, GatewaySection, ModelSection, PAIRS, SecretParser, WorkerSection};
 
@@ -65,17 +68,15 @@ fn without_variable(verb: Command, id: &str) -> Command {
     verb.mut_args(|arg| if arg.get_id() == id { arg.env(Resettable::Reset) } else { arg })
 }
 
-/// The flags of the verb among `words`, or the verbs when there is none.
+/// The flags of the innermost verb among `words`, or the verbs where one is missing.
 fn legal(words: &[OsString]) -> String {
     let command = Cli::command();
-    let verb = words.iter().skip(1).find_map(|word| command.find_subcommand(word));
-    match verb {
-        None => command.get_subcommands().map(Command::get_name).collect::<Vec<_>>().join(", "),
-        Some(verb) => {
-            let flags = verb.get_arguments().chain(command.get_arguments()).filter(|flag| !flag.is_hide_set());
-            flags.filter_map(|flag| Some(format!("--{}", flag.get_long()?))).collect::<Vec<_>>().join(", ")
-        }
+    let verb = words.iter().skip(1).fold(&command, |verb, word| verb.find_subcommand(word).unwrap_or(verb));
+    if verb.has_subcommands() {
+        return verb.get_subcommands().map(Command::get_name).collect::<Vec<_>>().join(", ");
     }
+    let flags = verb.get_arguments().chain(command.get_arguments()).filter(|flag| !flag.is_hide_set());
+    flags.filter_map(|flag| Some(format!("--{}", flag.get_long()?))).collect::<Vec<_>>().join(", ")
 }
 
 /// What to do.
@@ -93,6 +94,8 @@ pub(crate) enum Verb {
     Status(StatusArgs),
     /// Chat in the terminal with any OpenAI-compatible gateway that is reached by http.
     Chat(ChatArgs),
+    /// Measure how fast models are served.
+    Bench(BenchArgs),
     /// Show what muster finds on this machine.
     Doctor(Box<DoctorArgs>),
 }

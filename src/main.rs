@@ -1,5 +1,6 @@
 //! muster: a fleet for ONNX models. Reads the command line, runs what it says, and turns the result into an exit code.
 
+mod bench;
 mod bind;
 mod chat;
 mod cli;
@@ -46,6 +47,7 @@ async fn run(cli: Cli) -> anyhow::Result<()> {
         Verb::Gateway(args) => services::gateway(args, file).await,
         Verb::Status(args) => status::run(args).await,
         Verb::Chat(args) => chat::run(args).await,
+        Verb::Bench(args) => bench::run(args).await,
         Verb::Doctor(args) => doctor::run(args, file),
     }
 }

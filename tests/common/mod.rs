@@ -91,6 +91,11 @@ impl Process {
         self.lines.try_iter().collect()
     }
 
+    /// Its number in the system.
+    pub(crate) fn id(&self) -> u32 {
+        self.child.id()
+    }
+
     /// What it has written to standard error so far.
     pub(crate) fn errors(&self) -> String {
         self.errors.lock().expect("no panic while holding it").clone()
