@@ -200,9 +200,38 @@ impl Served {
 /// # Errors
 /// See [`LoadError`].
 pub fn load(config: &Config, model: &ModelConfig) -> Result<Loaded, LoadError> {
+    if let ModelSource::Fake(options) = &model.source {
+        return load_fake(config, &model.name, *options);
+    }
+    let Located { files, manifest } = locate(config, model)?;
+    let loader = Loader { config, name: &model.name, files: &files };
+    match manifest {
+        Manifest::Causal(manifest) => loader.language(manifest),
+        Manifest::Encoder(manifest) => loader.embedding(manifest),
+    }
+}
+
+/// A model's files and what they hold.
+#[derive(Debug)]
+pub struct Located {
+    /// The files.
+    pub files: ModelFiles,
+    /// What they hold.
+    pub manifest: Manifest,
+}
+
+/// Finds a model's files, fetches them where they are on the hub, and reads all but the weights.
+///
+/// # Errors
+/// See [`LoadError`].
+pub fn locate(config: &Config, model: &ModelConfig) -> Result<Located, LoadError> {
     let mut variant = config.variant.as_deref();
     let files = match &model.source {
-        ModelSource::Fake(options) => return load_fake(config, &model.name, *options),
+        ModelSource::Fake(_) => {
+            let file = model.name.clone();
+            let reason = "the fake model has no files".to_owned();
+            return Err(ModelError::Malformed { file, reason }.into());
+        }
         ModelSource::Folder(path) => ModelFiles::folder(path)?,
         ModelSource::Hub(repository) => {
             let observe = |done, of| config.report(&model.name, LoadProgress::Download { done, of });
@@ -215,12 +244,9 @@ pub fn load(config: &Config, model: &ModelConfig) -> Result<Loaded, LoadError> {
         #[cfg(feature = "demo")]
         ModelSource::DemoEmbedding => crate::demo::embedding(),
     };
-    let loader = Loader { config, name: &model.name, files: &files };
-    loader.step("reading the model's files", 0);
-    match Manifest::read_variant(&files, variant)? {
-        Manifest::Causal(manifest) => loader.language(manifest),
-        Manifest::Encoder(manifest) => loader.embedding(manifest),
-    }
+    config.report(&model.name, LoadProgress::Step { step: "reading the model's files", done: 0, of: STEPS });
+    let manifest = Manifest::read_variant(&files, variant)?;
+    Ok(Located { files, manifest })
 }
 
 fn load_fake(config: &Config, name: &str, options: fake::FakeOptions) -> Result<Loaded, LoadError> {

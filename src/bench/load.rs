@@ -2,9 +2,9 @@
 
 use anyhow::{Context as _, bail};
 use muster_worker::Config;
+use muster_worker::catalog;
 use muster_worker::config::ModelSource;
 use muster_worker::model::fake::FakeModel;
-use muster_worker::model::files::ModelFiles;
 use muster_worker::model::manifest::Manifest;
 use muster_worker::model::onnx::session::SessionOptions;
 use muster_worker::model::onnx::{self, runtime};
@@ -16,17 +16,12 @@ use muster_worker::model::{CausalModel, ModelError};
 /// When it cannot be loaded, or is no language model.
 pub(super) fn load(config: &Config, rows: usize, context: usize) -> anyhow::Result<Box<dyn CausalModel>> {
     let model = config.models.first().context("no model is given; name one with --model")?;
-    let path = match &model.source {
-        ModelSource::Fake(options) => return Ok(Box::new(FakeModel::new(*options, rows))),
-        ModelSource::Folder(path) => path,
-        #[cfg(feature = "demo")]
-        ModelSource::DemoChat | ModelSource::DemoEmbedding => {
-            bail!("--model {}: the models inside the binary are not measured; give a folder, or `fake`", model.name)
-        }
-    };
-    let manifest = match Manifest::read(&ModelFiles::folder(path)?)? {
+    if let ModelSource::Fake(options) = &model.source {
+        return Ok(Box::new(FakeModel::new(*options, rows)));
+    }
+    let manifest = match catalog::locate(config, model)?.manifest {
         Manifest::Causal(manifest) => manifest,
-        Manifest::Encoder(_) => bail!("--model {}: it embeds texts; give a language model", path.display()),
+        Manifest::Encoder(_) => bail!("--model {}: it embeds texts; give a language model", model.name),
     };
     let options =
         SessionOptions { threads: config.threads_in_force(), spin: config.spin, optimised: config.graph_cache.clone() };
