@@ -159,6 +159,11 @@ impl Sampler {
         Ok(Sampled { token, logprobs: self.logprobs.map(|top| logprobs(&self.raw, token, top)) })
     }
 
+    /// Whether a choice takes much longer than to find the likeliest token: milliseconds, for a large vocabulary.
+    pub fn is_costly(&self) -> bool {
+        !self.is_greedy() || self.logprobs.is_some()
+    }
+
     /// Counts a token as part of the answer. [`Sampler::sample`] does so itself; this is for an answer that is resumed.
     pub fn accept(&mut self, token: u32) {
         if self.params.repetition_penalty != 1.0 {

@@ -1,5 +1,6 @@
 //! The thread of an engine: one step after another, until every handle is gone and the last sequence has ended.
 
+use std::num::NonZeroUsize;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
@@ -29,6 +30,8 @@ pub(super) struct Engine {
     width: usize,
     /// Ids that may be chosen.
     vocab: usize,
+    /// Threads that may choose tokens while the model rests.
+    threads: usize,
     gauges: Arc<Gauges>,
     metrics: EngineMetrics,
 }
@@ -54,6 +57,7 @@ impl Engine {
             speculation: (settings.speculation && shape.all_positions).then(Speculation::new),
             width: shape.vocab,
             vocab,
+            threads: std::thread::available_parallelism().map_or(1, NonZeroUsize::get),
             model,
             gauges,
             metrics,
@@ -112,13 +116,8 @@ impl Engine {
                 if let Some(speculation) = self.speculation.as_mut().filter(|_| next.len() == 1) {
                     speculation.note_run(1, took);
                 }
-                let rows = logits.chunks_exact_mut(self.width).enumerate();
-                rows.map(|(row, logits)| {
-                    let sequence = self.scheduler.sequence(Row(row));
-                    sequence.in_cache += 1;
-                    sequence.choose(&mut logits[..self.vocab])
-                })
-                .collect()
+                let logits = logits.chunks_exact_mut(self.width).map(|logits| &mut logits[..self.vocab]);
+                choose_all(&mut self.scheduler.decoding_mut().zip(logits).collect::<Vec<_>>(), self.threads)
             }
             Err(error) => self.decode_each(&next, error),
         };
@@ -284,6 +283,27 @@ fn run_beside_masks<'a>(
         scope.spawn(|| masked.iter_mut().for_each(|sequence| sequence.compute_mask()));
         model.decode(next)
     })
+}
+
+/// Chooses the next token of each sequence from its logits, on several threads where that is costly.
+fn choose_all(work: &mut [(&mut Sequence, &mut [f32])], threads: usize) -> Vec<Result<Sampled, EngineError>> {
+    let costly = work.iter().filter(|(sequence, _)| sequence.sampler.is_costly()).count();
+    let share = if costly < 2 { work.len() } else { work.len().div_ceil(threads) };
+    let (mine, others) = work.split_at_mut(share);
+    std::thread::scope(|scope| {
+        let others: Vec<_> = others.chunks_mut(share).map(|work| scope.spawn(|| choose_each(work))).collect();
+        let mut chosen = choose_each(mine);
+        chosen.extend(others.into_iter().flat_map(|other| other.join().expect("choosing a token does not panic")));
+        chosen
+    })
+}
+
+fn choose_each(work: &mut [(&mut Sequence, &mut [f32])]) -> Vec<Result<Sampled, EngineError>> {
+    let choose = |(sequence, logits): &mut (&mut Sequence, &mut [f32])| {
+        sequence.in_cache += 1;
+        sequence.choose(logits)
+    };
+    work.iter_mut().map(choose).collect()
 }
 
 /// What a chosen token means for its sequence.
