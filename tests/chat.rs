@@ -10,6 +10,8 @@ use serde_json::{Value, json};
 const GQA: &str = concat!("gqa=", env!("CARGO_MANIFEST_DIR"), "/model-worker/demo/chat");
 /// The same in the layout of Optimum and transformers.js.
 const CONCAT: &str = concat!("concat=", env!("CARGO_MANIFEST_DIR"), "/tests/models/demo-concat");
+/// The first with weights and activations of 8 bits.
+const INT8: &str = concat!("int8=", env!("CARGO_MANIFEST_DIR"), "/tests/models/demo-int8");
 
 #[tokio::test(flavor = "multi_thread")]
 async fn both_layouts_answer_by_the_rules_alone_and_among_many() {
@@ -22,6 +24,21 @@ async fn both_layouts_answer_by_the_rules_alone_and_among_many() {
     let (question, right) = facts::capital(0);
     assert_eq!(cluster.ask("gqa", &question).await, right);
     common::eventually("all tickets are back", async || cluster.tickets().await == 0).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_int8_model_mostly_keeps_its_answers_and_says_what_they_depend_on() {
+    let cluster = Cluster::start(&[&["--model", GQA, "--model", INT8]]).await;
+    let answers = join_all((0..32).map(async |index| {
+        let (question, right) = facts::capital(index);
+        cluster.ask("int8", &question).await == right
+    }));
+    let right = answers.await.into_iter().filter(|right| *right).count();
+    assert!(right >= 28, "{right} of 32 answers are right");
+    // Of the two models, one says it, and once.
+    let said = cluster.workers[0].errors();
+    let lines: Vec<&str> = said.lines().filter(|line| line.contains("one scale for all that runs together")).collect();
+    assert!(matches!(lines[..], [line] if line.contains("INFO") && line.contains("demo-int8")), "{said}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -4,12 +4,12 @@
 In every round each contender is started, driven and ended in turn; compare contenders within a round. A contender is
 KIND:FORM[,OPTION...]:
 
-    muster:FORM   `muster up`: gateway, controller and worker        FORM is int4, int4-pruned, fp32 (layout of ONNX
-    inside:FORM   `muster bench engine`: the worker's model alone,   Runtime GenAI), optimum (4 bits) or optimum-fp32
-                  without HTTP, at batches as large as the levels    (layout of Optimum)
-    llama:Q4_0    llama-server, its cache of prompts switched off
+    muster:FORM   `muster up`: gateway, controller and worker        FORM is int4, int4-pruned, int8, fp32 (layout of
+    inside:FORM   `muster bench engine`: the worker's model alone,   ONNX Runtime GenAI), optimum (4 bits) or
+                  without HTTP, at batches as large as the levels    optimum-fp32 (layout of Optimum)
+    llama:FORM    llama-server, its cache of prompts switched off; FORM is Q4_0, or Q8_0, the peer of int8
 
-Options: spin, threads=N. Servers listen on the loopback only, on free ports.
+Options: spin, threads=N, and build=NAME for llama-server in WORK/lbuild-NAME (setup.sh makes `noamx`). Servers listen on the loopback only, on free ports.
 """
 
 import argparse
@@ -151,7 +151,8 @@ def llama(arguments, form, words):
     special = [(arguments.beside or 0) + 8, (arguments.shared_prefix or 0) + 32]
     longest = max(arguments.prompt + 4 * arguments.new, *special)
     command = [
-        arguments.work / "lbuild/bin/llama-server", "-m", arguments.work / f"gguf/{arguments.model}-{form}.gguf",
+        harness.llama_tools(arguments.work, words) / "llama-server",
+        "-m", arguments.work / f"gguf/{arguments.model}-{form}.gguf",
         "-t", harness.threads(words, arguments.threads), "-np", arguments.slots,
         "-c", arguments.slots * (-(-longest // 256) * 256), "--host", "127.0.0.1", "--port", port, "--no-webui",
     ]

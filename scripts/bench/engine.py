@@ -4,13 +4,14 @@
 In every round each contender has its turn, in a process of its own; compare contenders within a round. A contender is
 KIND:FORM[,OPTION...]:
 
-    muster:FORM   `muster bench engine`             FORM is int4, int4-pruned, fp32 (layout of ONNX Runtime GenAI),
+    muster:FORM   `muster bench engine`             FORM is int4, int4-pruned, int8, fp32 (layout of ONNX Runtime GenAI),
     ort:FORM      ONNX Runtime and nothing else     optimum (4 bits) or optimum-fp32 (layout of Optimum)
     genai:FORM    onnxruntime-genai, with 1 thread and with all, the better for each figure
-    llama:Q4_0    llama.cpp's llama-batched-bench and llama-bench
+    llama:FORM    llama.cpp's llama-batched-bench and llama-bench; FORM is Q4_0, or Q8_0, the peer of int8
 
-Options: spin (threads that wait spin; genai's and llama.cpp's always do), threads=N. Rates of llama.cpp come from the
-time of all steps, the others' from the median step.
+Options: spin (threads that wait spin; genai's and llama.cpp's always do), threads=N, and build=NAME for llama.cpp's
+programs in WORK/lbuild-NAME (setup.sh makes `noamx`). Rates of llama.cpp come from the time of all steps, the others'
+from the median step.
 """
 
 import argparse
@@ -101,7 +102,7 @@ def genai(arguments, form, words):
 
 def llama(arguments, form, words):
     model = arguments.work / "gguf" / f"{arguments.model}-{form}.gguf"
-    tools, threads = arguments.work / "lbuild/bin", harness.threads(words, arguments.threads)
+    tools, threads = harness.llama_tools(arguments.work, words), harness.threads(words, arguments.threads)
     # Twice what is needed: room that lies unused costs it nothing, and too little ends it.
     room = max(4096, 2 * max(arguments.batch) * (arguments.prompt + arguments.new))
     decoded = harness.lines([

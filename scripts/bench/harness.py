@@ -200,17 +200,32 @@ def version(muster):
 
 
 def options(name):
-    """`KIND:FORM,OPTION,…` as its parts; the options are `spin` and `threads=N`."""
+    """`KIND:FORM,OPTION,…` as its parts; the options are `spin`, `threads=N` and, of llama.cpp, `build=NAME`."""
     kind, _, rest = name.partition(":")
     form, *words = rest.split(",")
     for word in words:
-        if word != "spin" and not word.removeprefix("threads=").isdigit():
-            sys.exit(f"contender {name}: unknown option `{word}`; known: spin, threads=N")
+        is_build = kind == "llama" and word.startswith("build=") and "/" not in word
+        if word != "spin" and not word.removeprefix("threads=").isdigit() and not is_build:
+            sys.exit(f"contender {name}: unknown option `{word}`; known: spin, threads=N and, for llama, build=NAME")
     return kind, form, words
 
 
+def option(words, name):
+    """The value of an option `NAME=VALUE`, if it is there."""
+    return next((word.removeprefix(f"{name}=") for word in words if word.startswith(f"{name}=")), None)
+
+
 def threads(words, usual):
-    return next((int(word.removeprefix("threads=")) for word in words if word.startswith("threads=")), usual)
+    return int(option(words, "threads") or usual)
+
+
+def llama_tools(work, words):
+    """Where llama.cpp's programs lie."""
+    build = option(words, "build")
+    tools = work / (f"lbuild-{build}" if build else "lbuild") / "bin"
+    if not (tools / "llama-server").exists():
+        raise RuntimeError(f"{tools} holds no llama-server; setup.sh builds it (build=noamx: with WITHOUT_AMX=yes)")
+    return tools
 
 
 def folder(work, model, form):

@@ -4,6 +4,7 @@
 #
 #   scripts/bench/setup.sh WORKDIR              a folder outside of the repository
 #   MODELS=smollm-135m scripts/bench/setup.sh WORKDIR
+#   WITHOUT_AMX=yes scripts/bench/setup.sh WORKDIR   also llama.cpp without AMX: contenders with build=noamx
 set -euo pipefail
 
 main() {
@@ -34,7 +35,7 @@ environment() {
 
 # llama-cpp-python's source package carries llama.cpp's sources (0.3.36: commit 0c1e57098).
 llama_cpp() {
-    local version=0.3.36 tools="llama-bench llama-batched-bench llama-server llama-quantize"
+    local version=0.3.36
     if [ ! -d src ]; then
         mkdir -p sdist src
         PATH=$work/venv/bin:$PATH venv/bin/pip download --quiet --no-deps --no-build-isolation \
@@ -43,12 +44,45 @@ llama_cpp() {
     fi
     sources=$work/src/llama_cpp_python-$version/vendor/llama.cpp
     keep_tile_configuration
+    build_llama lbuild -DGGML_NATIVE=ON
+    if [ -n "${WITHOUT_AMX:-}" ]; then
+        local flags
+        mapfile -t flags < <(flags_without_amx)
+        build_llama lbuild-noamx -DGGML_NATIVE=OFF "${flags[@]}"
+    fi
+}
+
+# build_llama FOLDER OPTION...
+build_llama() {
     # Neither its pages nor TLS: both would be fetched, and neither is measured.
-    [ -e lbuild/build.ninja ] || PATH=$work/venv/bin:$PATH cmake -S "$sources" -B lbuild -G Ninja \
-        -DCMAKE_BUILD_TYPE=Release -DBUILD_SHARED_LIBS=OFF -DGGML_NATIVE=ON -DLLAMA_OPENSSL=OFF -DLLAMA_BUILD_UI=OFF \
-        -DLLAMA_USE_PREBUILT_UI=OFF -DLLAMA_BUILD_TESTS=OFF -DLLAMA_BUILD_EXAMPLES=OFF -DLLAMA_BUILD_APP=OFF >lbuild.log
-    # shellcheck disable=SC2086 # a list of names
-    PATH=$work/venv/bin:$PATH cmake --build lbuild --target $tools >>lbuild.log
+    [ -e "$1/build.ninja" ] || PATH=$work/venv/bin:$PATH cmake -S "$sources" -B "$1" -G Ninja \
+        -DCMAKE_BUILD_TYPE=Release -DBUILD_SHARED_LIBS=OFF "${@:2}" -DLLAMA_OPENSSL=OFF -DLLAMA_BUILD_UI=OFF \
+        -DLLAMA_USE_PREBUILT_UI=OFF -DLLAMA_BUILD_TESTS=OFF -DLLAMA_BUILD_EXAMPLES=OFF -DLLAMA_BUILD_APP=OFF >"$1.log"
+    PATH=$work/venv/bin:$PATH cmake --build "$1" \
+        --target llama-bench llama-batched-bench llama-server llama-quantize >>"$1.log"
+}
+
+# What this processor of x86 has, but for AMX.
+flags_without_amx() {
+    local has option features
+    has=" $(grep -m 1 '^flags' /proc/cpuinfo | cut -d : -f 2) "
+    while read -r option features; do
+        local feature missing=
+        for feature in $features; do
+            [[ $has == *" $feature "* ]] || missing=$feature
+        done
+        [ -n "$missing" ] || echo "-DGGML_$option=ON"
+    done <<'END'
+AVX avx
+AVX2 avx2
+FMA fma
+F16C f16c
+BMI2 bmi2
+AVX512 avx512f avx512cd avx512bw avx512dq avx512vl
+AVX512_VBMI avx512vbmi
+AVX512_VNNI avx512_vnni
+AVX512_BF16 avx512_bf16
+END
 }
 
 # GCC 12 believes that _tile_loadconfig reads eight bytes, and leaves out the stores of the other 56: on processors with
@@ -72,6 +106,8 @@ genai() {
     build "$1" int4
     build "$1" fp32
     build "$1" int4 -pruned --extra_options prune_lm_head=true
+    [ -e "genai/$1-int8/genai_config.json" ] ||
+        "$python" "$scripts/../quantize-int8.py" "genai/$1-fp32" "genai/$1-int8"
 }
 
 # build MODEL PRECISION [SUFFIX OPTION...]
@@ -97,8 +133,11 @@ optimum() {
 gguf() {
     mkdir -p gguf
     [ -e "gguf/$1-f32.gguf" ] || "$python" "$scripts/convert.py" "$sources" "models/$1" "gguf/$1-f32.gguf"
-    [ -e "gguf/$1-Q4_0.gguf" ] ||
-        lbuild/bin/llama-quantize "gguf/$1-f32.gguf" "gguf/$1-Q4_0.gguf" Q4_0 "$(nproc)"
+    local form
+    for form in Q4_0 Q8_0; do
+        [ -e "gguf/$1-$form.gguf" ] ||
+            lbuild/bin/llama-quantize "gguf/$1-f32.gguf" "gguf/$1-$form.gguf" "$form" "$(nproc)"
+    done
 }
 
 main "$@"

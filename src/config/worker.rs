@@ -45,6 +45,7 @@ pub(crate) struct ModelSection {
     /// Which of a model's graphs to serve: `q4`, `q4f16`, `int8`, `fp16`, `fp32`, …, or the name of a file.
     ///
     /// Without: the one that fits a processor best, four bits for text and full precision for embeddings.
+    /// An int8 graph's answers may depend on what runs beside them: its activations share one scale.
     #[arg(long, env = "MUSTER_MODEL_VARIANT", value_name = "NAME")]
     pub(crate) variant: Option<String>,
     /// Sequences of a language model that run together.

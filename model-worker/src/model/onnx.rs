@@ -17,7 +17,7 @@ pub mod rewrite;
 pub mod runtime;
 pub mod session;
 
-use super::manifest::{CausalManifest, EncoderManifest, Layout};
+use super::manifest::{CausalManifest, EncoderManifest, Graph, Layout};
 use super::{CausalModel, CausalShape, EncoderModel, ModelError};
 use gqa::GqaModel;
 use lent::f16;
@@ -79,6 +79,7 @@ pub fn load_causal(
     manifest: CausalManifest,
     (rows, context): (usize, usize),
 ) -> Result<Box<dyn CausalModel>, ModelError> {
+    note_shared_scales(&manifest.graph);
     let CausalSession { session, head } =
         session::open_causal(runtime, &manifest.graph.source, options, &manifest.graph.name)?;
     let io = &manifest.io;
@@ -107,8 +108,19 @@ pub fn load_encoder(
     options: &SessionOptions,
     manifest: &EncoderManifest,
 ) -> Result<Box<dyn EncoderModel>, ModelError> {
+    note_shared_scales(&manifest.graph);
     let session = session::open(runtime, &manifest.graph.source, options, &manifest.graph.name)?;
     Ok(Box::new(encoder::OnnxEncoder::new(session, manifest.io.clone())))
+}
+
+fn note_shared_scales(graph: &Graph) {
+    if graph.facts.shares_scales() {
+        let graph = &graph.name;
+        tracing::info!(
+            graph,
+            "this int8 graph takes one scale for all that runs together, so an answer may depend on what runs beside it"
+        );
+    }
 }
 
 /// ONNX Runtime's words for a failed run.

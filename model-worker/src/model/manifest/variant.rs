@@ -1,6 +1,7 @@
 //! Variants: graphs of one model whose weights are of different precision, as `model_q4.onnx` beside `model.onnx`.
 
-/// Quantised graphs first, since they are fastest on a processor; half precision is slowest there.
+/// Quantised graphs first, since they are fastest on a processor; half precision is slowest there. Of them 4 bits first:
+/// activations of int8 graphs share one scale, so that their answers depend on what runs beside them.
 const LANGUAGE: [&str; 8] = ["q4", "quantized", "int8", "uint8", FULL, "q4f16", "fp16", "bnb4"];
 /// Full precision first, since vectors made by one file are compared with vectors made by another.
 const ENCODER: [&str; 8] = [FULL, "quantized", "int8", "uint8", "q4", "fp16", "q4f16", "bnb4"];

@@ -61,6 +61,12 @@ impl GraphFacts {
         Ok(facts)
     }
 
+    /// Whether activations are quantised while running, with one scale for each tensor: what one row of a run gives then
+    /// depends on the others, and on what pads them.
+    pub fn shares_scales(&self) -> bool {
+        ["DynamicQuantizeLinear", "DynamicQuantizeMatMul"].iter().any(|&operator| self.operators.contains(operator))
+    }
+
     fn visit(&mut self, graph: &GraphProto) {
         let sparse = graph.sparse_initializers.iter().flat_map(SparseTensorProto::parts);
         graph.initializers.iter().chain(sparse).for_each(|weight| self.note_external(weight));

@@ -10,6 +10,9 @@
 //! after    hidden ─▶ Gather(axis 1, logits_positions) ─▶ head ─▶ … ─▶ logits [batch, n, vocab]
 //! ```
 //!
+//! Where the head multiplies whole numbers (int8), its activation is quantised behind the `Gather`: with one scale for all
+//! of it, which is now that of the chosen positions. It is never coarser than before, and logits differ by its rounding.
+//!
 //! Both are bytes of an ONNX file. Fields that nothing here knows, the weights above all, are kept byte for byte.
 
 mod graph;
@@ -22,7 +25,7 @@ use wire::{Malformed, Value};
 /// The input that tells for which positions of the run's tokens logits are wanted; negative ones count from the end.
 pub const POSITIONS: &str = "logits_positions";
 /// Goes up when the rewritten graph changes, for those who keep it.
-pub const VERSION: u32 = 1;
+pub const VERSION: u32 = 2;
 
 const LOGITS: &[u8] = b"logits";
 const GATHERED: &[u8] = b"muster/head_hidden";
@@ -79,7 +82,7 @@ fn rewrite_graph(graph: &Graph<'_>) -> Result<Vec<u8>, String> {
     let found = head::find(graph, LOGITS)?;
     let node = &graph.nodes[found.node];
     let changed = wire::change_field(node.message, 1, 0, |_| Some(GATHERED.to_vec())).ok_or("the head has no input")?;
-    // Nodes stand in the order of their work, so the new one comes right before the head.
+    // Nodes stand in the order of their work, so the new one comes right before the one that takes what it gives.
     let mut nodes = graph::gather(found.hidden, POSITIONS.as_bytes(), GATHERED);
     wire::push_bytes(&mut nodes, 1, &changed);
     let logits = graph.outputs.iter().find(|output| output.name == LOGITS).ok_or("it has no output logits")?;

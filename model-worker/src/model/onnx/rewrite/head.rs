@@ -1,18 +1,29 @@
 //! Finds a language model's head: the product that turns a hidden vector into logits.
+//!
+//! Where the head multiplies whole numbers, its activation is quantised right before it, with one scale for the whole
+//! tensor; the cut lies before that:
+//!
+//! ```text
+//! hidden ─▶ DynamicQuantizeLinear ─▶ MatMulInteger ─▶ Cast ─▶ Mul ─▶ … ─▶ logits
+//!                  └─ scale ─▶ Mul(weight's scales) ──────────┘
+//! ```
 
-use super::graph::{Graph, Node};
+use super::graph::{Constant, Graph, Node};
 
 /// More operators than any model has between its head and its logits.
 const STEPS: usize = 16;
+/// Products that a quantised activation's scale goes through on its way to the logits: with the weight's scales, and
+/// with what the head gives.
+const SCALE_STEPS: usize = 2;
 
 /// The head, and where to cut.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Found<'a> {
-    /// Number of the head's node; its first input is the activation.
+    /// Number of the node to cut before: the head, or what quantises for it. Its first input is the activation.
     pub(super) node: usize,
     /// The hidden states of all positions, `[batch, sequence, hidden]`.
     pub(super) hidden: &'a [u8],
-    /// Tensors from the head to the logits, the latter first: their shapes change with the cut.
+    /// Tensors from the cut to the logits, the latter first: their shapes change with the cut.
     pub(super) outputs: Vec<&'a [u8]>,
 }
 
@@ -39,6 +50,11 @@ pub(super) fn find<'a>(graph: &Graph<'a>, logits: &'a [u8]) -> Result<Found<'a>,
             let hidden = hidden_states(graph, activation, shape[1] == Some(1))?;
             return Ok(Found { node: index, hidden, outputs });
         }
+        if let Some((node, activation)) = quantised_input(graph, node, &outputs)? {
+            let hidden = hidden_states(graph, activation, shape[1] == Some(1))?;
+            outputs.extend(graph.nodes[node].outputs.first());
+            return Ok(Found { node, hidden, outputs });
+        }
         name = elementwise_input(graph, node).ok_or_else(|| {
             format!("the operator {} before the logits is not known", String::from_utf8_lossy(node.operator))
         })?;
@@ -46,7 +62,7 @@ pub(super) fn find<'a>(graph: &Graph<'a>, logits: &'a [u8]) -> Result<Found<'a>,
     Err("there are too many operators before the logits".to_owned())
 }
 
-/// The activation, if this node is a head.
+/// The activation, if this node is a head that takes it as it is.
 fn head_input<'a>(graph: &Graph<'a>, node: &Node<'a>) -> Result<Option<&'a [u8]>, String> {
     let [activation, weight, ..] = node.inputs[..] else { return Ok(None) };
     if node.is_contributed("MatMulNBits") || node.is_contributed("MatMulBnb4") {
@@ -56,17 +72,57 @@ fn head_input<'a>(graph: &Graph<'a>, node: &Node<'a>) -> Result<Option<&'a [u8]>
         // Its activation has two dimensions: batch and sequence are one by then.
         return Err("the head is a Gemm, which joins rows and positions".to_owned());
     }
-    if !node.is("MatMul") {
+    if !(node.is("MatMul") || node.is_contributed("DynamicQuantizeMatMul")) {
         return Ok(None);
     }
-    // A matrix is the same for all positions, so the product commutes with a choice among them.
-    match graph.rank(weight) {
-        Some(2) => Ok(Some(activation)),
-        _ => Err("the head's weight is no matrix".to_owned()),
-    }
+    check_matrix(graph, weight)?;
+    Ok(Some(activation))
 }
 
-/// The one operand that is no constant, of an operator that treats all positions alike.
+/// A matrix is the same for all positions, so the product commutes with a choice among them.
+fn check_matrix<'a>(graph: &Graph<'a>, weight: &'a [u8]) -> Result<(), String> {
+    if graph.rank(weight) == Some(2) { Ok(()) } else { Err("the head's weight is no matrix".to_owned()) }
+}
+
+/// What quantises the activation, and the activation itself, if this node is a head that takes whole numbers.
+///
+/// `outputs` are the tensors from the head to the logits.
+fn quantised_input<'a>(
+    graph: &Graph<'a>,
+    node: &Node<'a>,
+    outputs: &[&'a [u8]],
+) -> Result<Option<(usize, &'a [u8])>, String> {
+    let [quantised, weight, ..] = node.inputs[..] else { return Ok(None) };
+    if !(node.is("MatMulInteger") || node.is_contributed("MatMulIntegerToFloat")) {
+        return Ok(None);
+    }
+    check_matrix(graph, weight)?;
+    let unknown = "the head's activation is quantised in a way that is not known";
+    let index = graph.giver(quantised).ok_or(unknown)?;
+    let quantiser = &graph.nodes[index];
+    let activation = match quantiser.inputs[..] {
+        [activation] if quantiser.is("DynamicQuantizeLinear") => activation,
+        _ => return Err(unknown.to_owned()),
+    };
+    // Others would get the chosen positions only, too, or a scale that is not theirs.
+    if quantiser.outputs.iter().all(|name| graph.uses(name) == 0 || leads_to(graph, name, outputs, SCALE_STEPS)) {
+        return Ok(Some((index, activation)));
+    }
+    Err("the head's quantised activation goes elsewhere, too".to_owned())
+}
+
+/// Whether a tensor is used once, for one of `outputs`, on a way of at most `steps` products before.
+fn leads_to<'a>(graph: &Graph<'a>, name: &'a [u8], outputs: &[&'a [u8]], steps: usize) -> bool {
+    if graph.uses(name) != 1 || graph.outputs.iter().any(|output| output.name == name) {
+        return false;
+    }
+    // None where a subgraph uses it.
+    let Some(user) = graph.nodes.iter().find(|node| node.inputs.contains(&name)) else { return false };
+    let [output] = user.outputs[..] else { return false };
+    outputs.contains(&output) || (steps > 0 && user.is("Mul") && leads_to(graph, output, outputs, steps - 1))
+}
+
+/// The one operand that differs between positions, of an operator that treats all of them alike.
 fn elementwise_input<'a>(graph: &Graph<'a>, node: &Node<'a>) -> Option<&'a [u8]> {
     if ["Cast", "Tanh", "Identity", "Neg"].iter().any(|operator| node.is(operator)) {
         return node.inputs.first().copied();
@@ -75,16 +131,26 @@ fn elementwise_input<'a>(graph: &Graph<'a>, node: &Node<'a>) -> Option<&'a [u8]>
         return None;
     }
     let [left, right] = node.inputs[..] else { return None };
-    let same_everywhere = |name| {
-        let shape = graph.constant(name)?.shape;
-        let (_, outer) = shape.split_last().unwrap_or((&1, &[]));
-        (shape.len() <= 3 && outer.iter().all(|&size| size == 1)).then_some(())
-    };
-    match (same_everywhere(left), same_everywhere(right)) {
-        (None, Some(())) => Some(left),
-        (Some(()), None) => Some(right),
+    match [left, right].map(|name| same_everywhere(graph, name, SCALE_STEPS)) {
+        [false, true] => Some(left),
+        [true, false] => Some(right),
         _ => None,
     }
+}
+
+/// Whether a tensor holds the same for all positions: a constant without their dimension, the scale of a whole
+/// activation, or a product of such, of at most `steps` factors more.
+fn same_everywhere<'a>(graph: &Graph<'a>, name: &'a [u8], steps: usize) -> bool {
+    if let Some(Constant { shape, .. }) = graph.constant(name) {
+        let (_, outer) = shape.split_last().unwrap_or((&1, &[]));
+        return shape.len() <= 3 && outer.iter().all(|&size| size == 1);
+    }
+    let Some(giver) = graph.giver(name) else { return false };
+    let node = &graph.nodes[giver];
+    if node.is("DynamicQuantizeLinear") {
+        return node.outputs.get(1) == Some(&name);
+    }
+    steps > 0 && node.is("Mul") && node.inputs.iter().all(|factor| same_everywhere(graph, factor, steps - 1))
 }
 
 /// The hidden states of all positions: the activation itself, or what an exporter took the last position of.

@@ -214,7 +214,6 @@ fn a_graph_whose_head_cannot_be_cut_is_kept() {
         ("is not known", ALL, vec![node("Softmax", &["hidden"], "logits", &[])]),
         ("no matrix", ALL, vec![node("MatMul", &["hidden", "hidden"], "logits", &[])]),
         ("Gemm", ALL, vec![node("Gemm", &["hidden", "head"], "logits", &[])]),
-        // Of int8 exports: the scale is that of all positions together.
         ("is not known", ALL, vec![node("Mul", &["product", "scale"], "logits", &[])]),
         ("2 dimensions", &[None, Some(32)], vec![matmul.clone()]),
         ("cut the head", ONE, vec![matmul]),
@@ -226,6 +225,104 @@ fn a_graph_whose_head_cannot_be_cut_is_kept() {
         assert_eq!(outcome.own, if logits == ONE { Head::Last } else { Head::All });
     }
     assert!(choose_positions(b"no model").changed.is_err());
+}
+
+/// `DynamicQuantizeLinear(from)` gives `quantised`, `scale` and `zero`.
+fn quantise(from: &str) -> Vec<u8> {
+    let mut quantiser = message(1, from.as_bytes());
+    for (field, name) in [(2, "quantised"), (2, "scale"), (2, "zero"), (4, "DynamicQuantizeLinear")] {
+        push_bytes(&mut quantiser, field, name.as_bytes());
+    }
+    message(1, &quantiser)
+}
+
+/// The head of an int8 export, as ONNX Runtime's `quantize_dynamic` writes it.
+fn int8_head(from: &str) -> Vec<Vec<u8>> {
+    vec![
+        quantise(from),
+        node("Mul", &["scale", "scales"], "both", &[]),
+        node("MatMulInteger", &["quantised", "head", "zero", "zeros"], "product", &[]),
+        node("Cast", &["product"], "float", &[]),
+        node("Mul", &["float", "both"], "logits", &[]),
+        weight("scales", &[32]),
+        weight("zeros", &[32]),
+    ]
+}
+
+#[test]
+fn an_int8_head_is_cut_before_its_activation_is_quantised() {
+    let mut parts = int8_head("hidden");
+    parts.extend([value(13, "quantised", &[None, None, Some(8)]), value(13, "both", &[Some(32)])]);
+    let after = changed(&model(ALL, &parts));
+    assert_eq!(
+        operators(&after),
+        [
+            "LayerNormalization(embedded, norm)",
+            "Gather(hidden, logits_positions)",
+            "DynamicQuantizeLinear(muster/head_hidden)",
+            "Mul(scale, scales)",
+            "MatMulInteger(quantised, head, zero, zeros)",
+            "Cast(product)",
+            "Mul(float, both)"
+        ]
+    );
+    let graph = fields(&after).unwrap().into_iter().find(|field| field.number == 7).unwrap();
+    let graph = Graph::read(graph.value.bytes()).unwrap();
+    let infos: Vec<_> = graph.value_infos.iter().map(|info| info.name).collect();
+    assert_eq!(infos, [b"both"], "the shape of `quantised` is no longer so");
+}
+
+#[test]
+fn an_int8_head_is_cut_with_a_bias_in_a_fused_form_and_after_a_cut_to_the_last_position() {
+    let mut biased = int8_head("hidden");
+    biased[4] = node("Mul", &["both", "float"], "scaled", &[]);
+    biased.extend([node("Add", &["scaled", "bias"], "logits", &[]), weight("bias", &[32])]);
+    let one_by_one = [
+        quantise("hidden"),
+        node("MatMulInteger", &["quantised", "head"], "product", &[]),
+        node("Cast", &["product"], "float", &[]),
+        node("Mul", &["float", "scale"], "small", &[]),
+        node("Mul", &["small", "scales"], "logits", &[]),
+        weight("scales", &[32]),
+    ];
+    let to_float = ["quantised", "head", "scale", "scales", "zero", "zeros"];
+    let fused = [quantise("hidden"), node("ms.MatMulIntegerToFloat", &to_float, "logits", &[])];
+    for way in [&biased[..], &one_by_one, &fused] {
+        let operators = operators(&changed(&model(ALL, way)));
+        assert_eq!(operators[1], "Gather(hidden, logits_positions)");
+        assert_eq!(operators[2], "DynamicQuantizeLinear(muster/head_hidden)");
+    }
+
+    let whole_product = node("ms.DynamicQuantizeMatMul", &["hidden", "head", "scales"], "logits", &[]);
+    let after = operators(&changed(&model(ALL, &[whole_product])));
+    assert_eq!(after[2], "DynamicQuantizeMatMul(muster/head_hidden, head, scales)");
+
+    let mut pruned = vec![node("Gather", &["hidden", "last"], "cut", &[axis(1)]), whole("last", &[1], -1)];
+    pruned.extend(int8_head("cut"));
+    let after = operators(&changed(&model(ONE, &pruned)));
+    assert_eq!(after[2..4], ["Gather(hidden, logits_positions)", "DynamicQuantizeLinear(muster/head_hidden)"]);
+}
+
+#[test]
+fn an_int8_head_that_shares_its_quantised_activation_is_kept() {
+    let with = |part: Vec<u8>| [int8_head("hidden"), vec![part]].concat();
+    let mut of_other = int8_head("hidden");
+    of_other[0] = node("QuantizeLinear", &["hidden", "scale", "zero"], "quantised", &[]);
+    of_other[1] = node("Identity", &["scales"], "both", &[]);
+    let mut no_matrix = int8_head("hidden");
+    no_matrix[2] = node("MatMulInteger", &["quantised", "quantised"], "product", &[]);
+    let cases = [
+        ("goes elsewhere", with(node("MatMulInteger", &["quantised", "head", "zero"], "other", &[]))),
+        ("goes elsewhere", with(node("Neg", &["scale"], "other", &[]))),
+        ("goes elsewhere", with(node("Neg", &["both"], "other", &[]))),
+        ("goes elsewhere", with(value(12, "quantised", &[None, None, Some(8)]))),
+        ("quantised in a way", of_other),
+        ("no matrix", no_matrix),
+    ];
+    for (reason, parts) in cases {
+        let kept = choose_positions(&model(ALL, &parts)).changed.expect_err(reason);
+        assert!(kept.contains(reason), "{kept}");
+    }
 }
 
 fn small() -> Vec<u8> {
