@@ -14,6 +14,7 @@ use crate::error::Error;
 use crate::hub::{HubConfig, HubModel};
 use crate::model::fake::FakeOptions;
 use crate::model::onnx::runtime::LibrarySearch;
+use crate::model::onnx::spin::Spin;
 
 /// Where a model comes from.
 #[derive(Debug, Clone, PartialEq)]
@@ -132,8 +133,8 @@ pub struct Config {
     pub context_length: Option<NonZeroU32>,
     /// Threads of one model; the processors that the process may use when absent.
     pub threads: Option<NonZeroUsize>,
-    /// Whether idle threads of the runtime spin: for machines with nothing else to do.
-    pub spin: bool,
+    /// Whether idle threads of the runtime spin.
+    pub spin: Spin,
     /// The user's cache folder, `~/.cache` say, where optimised graphs are kept; `None` keeps none.
     pub graph_cache: Option<PathBuf>,
     /// Where ONNX Runtime may be.
@@ -164,7 +165,7 @@ impl Default for Config {
             embedding_requests: NonZeroUsize::new(256).expect("not zero"),
             context_length: None,
             threads: None,
-            spin: false,
+            spin: Spin::Auto,
             graph_cache: None,
             library: LibrarySearch::default(),
             body_limit: 8 << 20,

@@ -22,6 +22,10 @@ pub(crate) fn describe() {
     describe_counter!("muster_worker_proposed_tokens_total", "Tokens proposed from the text itself, by model");
     describe_counter!("muster_worker_confirmed_tokens_total", "Proposed tokens that the model confirmed, by model");
     describe_histogram!("muster_worker_decode_step_sequences", "Sequences, or confirmed tokens, in one such run");
+    describe_gauge!(
+        "muster_worker_contention_ratio",
+        "Share of their time that threads with work wait for a processor"
+    );
     describe_counter!("muster_worker_embedding_tokens_total", "Tokens embedded, by model");
     describe_histogram!("muster_worker_encoder_batch_texts", "Texts in one run of an encoder");
     describe_counter!("muster_worker_requests_total", "Requests taken, by model and kind");

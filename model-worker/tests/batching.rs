@@ -14,6 +14,7 @@ use muster_worker::model::manifest::Manifest;
 use muster_worker::model::onnx;
 use muster_worker::model::onnx::runtime::{self, LibrarySearch, Runtime};
 use muster_worker::model::onnx::session::SessionOptions;
+use muster_worker::model::onnx::spin::Spin;
 use muster_worker::tokenizer::Tokenizer;
 use rand::rngs::StdRng;
 use rand::{RngExt as _, SeedableRng as _};
@@ -40,7 +41,7 @@ impl Engine {
     fn start(folder: &str, rows: usize, settings: EngineSettings) -> Self {
         let files = ModelFiles::folder(&Path::new(env!("CARGO_MANIFEST_DIR")).join(folder)).expect("it is there");
         let Manifest::Causal(manifest) = Manifest::read(&files).expect("a model") else { panic!("a language model") };
-        let options = SessionOptions { threads: NonZeroUsize::MIN, spin: false, optimised: None };
+        let options = SessionOptions { threads: NonZeroUsize::MIN, spin: Spin::Off, optimised: None };
         let model = onnx::load_causal(runtime(), &options, manifest, (rows, CONTEXT)).expect("it loads");
         let bytes = files.read("tokenizer.json").expect("readable").expect("there");
         let tokenizer = Tokenizer::from_json(&bytes).expect("a tokenizer");

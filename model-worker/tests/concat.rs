@@ -10,6 +10,7 @@ use muster_worker::model::files::ModelFiles;
 use muster_worker::model::manifest::{Layout, Manifest};
 use muster_worker::model::onnx::runtime::{self, LibrarySearch, Runtime};
 use muster_worker::model::onnx::session::SessionOptions;
+use muster_worker::model::onnx::spin::Spin;
 use muster_worker::model::{CausalModel, ModelError, Next, Positions, Row, onnx};
 use rand::rngs::SmallRng;
 use rand::{RngExt as _, SeedableRng as _};
@@ -37,7 +38,7 @@ fn load() -> Box<dyn CausalModel> {
 fn load_files(files: &ModelFiles) -> Box<dyn CausalModel> {
     let Manifest::Causal(manifest) = Manifest::read(files).expect("a model") else { panic!("a language model") };
     assert_eq!((manifest.layout, manifest.vocab), (Layout::Concat, VOCAB));
-    let options = SessionOptions { threads: NonZeroUsize::MIN, spin: false, optimised: None };
+    let options = SessionOptions { threads: NonZeroUsize::MIN, spin: Spin::Off, optimised: None };
     onnx::load_causal(runtime(), &options, manifest, (ROWS, usize::MAX)).expect("it loads")
 }
 

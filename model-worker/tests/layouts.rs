@@ -7,6 +7,7 @@ use muster_worker::model::files::ModelFiles;
 use muster_worker::model::manifest::{Layout, Manifest};
 use muster_worker::model::onnx::runtime::{self, LibrarySearch, Runtime};
 use muster_worker::model::onnx::session::SessionOptions;
+use muster_worker::model::onnx::spin::Spin;
 use muster_worker::model::{CausalModel, Next, Positions, Row, onnx};
 
 const ROWS: usize = 3;
@@ -26,7 +27,7 @@ fn load(folder: &str, layout: Layout) -> Box<dyn CausalModel> {
     let Manifest::Causal(manifest) = Manifest::read(&files).expect("a model") else { panic!("a language model") };
     assert_eq!((manifest.layout, manifest.io.caches.len(), manifest.io.head_size), (layout, 12, 32));
     assert_eq!((manifest.vocab, manifest.context, &manifest.end_ids[..]), (2048, 2048, &[2][..]));
-    let options = SessionOptions { threads: NonZeroUsize::MIN, spin: false, optimised: None };
+    let options = SessionOptions { threads: NonZeroUsize::MIN, spin: Spin::Off, optimised: None };
     onnx::load_causal(runtime(), &options, manifest, (ROWS, usize::MAX)).expect("it loads")
 }
 

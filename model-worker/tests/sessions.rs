@@ -10,6 +10,7 @@ use muster_worker::model::onnx::graph::GraphFacts;
 use muster_worker::model::onnx::rewrite::{self, Head};
 use muster_worker::model::onnx::runtime::{self, LibrarySearch, Runtime};
 use muster_worker::model::onnx::session::{self, CausalSession, SessionOptions};
+use muster_worker::model::onnx::spin::Spin;
 use ort::memory::Allocator;
 use ort::session::SessionInputValue;
 use ort::value::{DynValue, Tensor};
@@ -26,7 +27,7 @@ fn runtime() -> &'static Runtime {
 }
 
 fn options(optimised: Option<&Path>) -> SessionOptions {
-    SessionOptions { threads: NonZeroUsize::MIN, spin: false, optimised: optimised.map(Path::to_owned) }
+    SessionOptions { threads: NonZeroUsize::MIN, spin: Spin::Off, optimised: optimised.map(Path::to_owned) }
 }
 
 fn whole(shape: &[i64], numbers: Vec<i64>) -> DynValue {
@@ -66,7 +67,7 @@ fn check_positions(path: &Path, optimised: Option<&Path>) {
     let source = GraphSource::File(path.to_owned());
     let facts = GraphFacts::read(&std::fs::read(path).expect("the graph")).expect("a model");
     let own = session::open(runtime(), &source, &options(None), "own").expect("it loads");
-    let (own_shape, all) = run(&mut CausalSession { session: own, head: Head::All }, &facts, &[]);
+    let (own_shape, all) = run(&mut CausalSession { session: own, head: Head::All, twin: None }, &facts, &[]);
     let mut cut = session::open_causal(runtime(), &source, &options(optimised), "cut").expect("it loads");
     assert_eq!(cut.head, Head::Positions);
     let vocab = *own_shape.last().expect("three") as usize;
@@ -143,6 +144,26 @@ fn a_damaged_optimised_graph_is_replaced_and_answers_stay_right() {
 fn a_cache_that_cannot_be_used_does_not_keep_a_model_from_serving() {
     let (folder, no_folder) = (tempfile::tempdir().expect("a folder"), tempfile::NamedTempFile::new().expect("a file"));
     check_positions(&large_model(folder.path(), Product::MatMul), Some(no_folder.path()));
+}
+
+#[test]
+#[cfg(target_os = "linux")]
+fn threads_that_spin_until_told_otherwise_have_a_session_to_go_to() {
+    let (folder, cache) = (tempfile::tempdir().expect("a folder"), tempfile::tempdir().expect("a folder"));
+    let path = large_model(folder.path(), Product::FourBits);
+    let facts = GraphFacts::read(&std::fs::read(&path).expect("the graph")).expect("a model");
+    let source = GraphSource::File(path);
+    let threads = NonZeroUsize::new(2).expect("not zero");
+    let open = |spin, optimised| {
+        session::open_causal(runtime(), &source, &SessionOptions { threads, spin, optimised }, "g").expect("it loads")
+    };
+    let cache = Some(cache.path().to_owned());
+    assert!(open(Spin::Auto, None).twin.is_none(), "weights would be in memory twice");
+    assert!(open(Spin::Brief, cache.clone()).twin.is_none());
+    let mut first = open(Spin::Auto, cache);
+    let twin = first.twin.take().expect("a kernel that counts, and ONNX Runtime 1.26 or later");
+    let mut second = CausalSession { session: twin.open().expect("it loads"), head: first.head, twin: None };
+    assert_eq!(run(&mut first, &facts, &[0, 5]), run(&mut second, &facts, &[0, 5]));
 }
 
 fn entries(cache: &Path) -> Vec<PathBuf> {

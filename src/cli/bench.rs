@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Subcommand, ValueEnum};
 use muster_shared::secret::Secret;
+use muster_worker::model::onnx::spin::Spin;
 
 use crate::config::SecretParser;
 
@@ -56,9 +57,10 @@ pub(crate) struct LocalArgs {
     /// Threads of the model; the processors this process may use when absent.
     #[arg(long, conflicts_with = "url")]
     pub(crate) threads: Option<NonZeroUsize>,
-    /// Let idle threads of ONNX Runtime spin.
-    #[arg(long, conflicts_with = "url")]
-    pub(crate) spin: bool,
+    /// Whether idle threads of ONNX Runtime spin, as for a worker: `auto`, `off`, `brief` or `always`.
+    #[arg(long, num_args = 0..=1, default_value = "auto", default_missing_value = "always", value_name = "WHEN")]
+    #[arg(conflicts_with = "url")]
+    pub(crate) spin: Spin,
     /// Sequences that are continued together, one measurement for each number.
     #[arg(long, value_delimiter = ',', default_value = "1,4,8,16", conflicts_with = "url")]
     pub(crate) batch: Vec<NonZeroUsize>,

@@ -13,6 +13,7 @@ use muster_worker::engine::EngineCapacity;
 use muster_worker::hub::HubModel;
 use muster_worker::model::fake::FakeOptions;
 use muster_worker::model::onnx::runtime::LibrarySearch;
+use muster_worker::model::onnx::spin::Spin;
 use serde::{Deserialize, Serialize};
 
 use super::hub::hub_config;
@@ -88,15 +89,11 @@ pub(crate) struct ModelSection {
     /// Threads of one model; the processors this process may use when absent.
     #[arg(long, env = "MUSTER_WORKER_THREADS")]
     pub(crate) threads: Option<NonZeroUsize>,
-    /// Let idle threads of ONNX Runtime spin; only for machines that do nothing else.
-    #[arg(
-        long,
-        env = "MUSTER_WORKER_SPIN",
-        value_parser = super::switch(),
-        num_args = 0..=1,
-        default_missing_value = "true",
-    )]
-    pub(crate) spin: Option<bool>,
+    /// Whether idle threads of ONNX Runtime spin: `auto`, `off`, `brief` or `always`.
+    ///
+    /// `auto`: for some microseconds, until other work wants the processors. `always` is for machines that do nothing else.
+    #[arg(long, env = "MUSTER_WORKER_SPIN", num_args = 0..=1, default_missing_value = "always", value_name = "WHEN")]
+    pub(crate) spin: Option<Spin>,
     /// Keep optimised graphs in the user's cache: later starts are faster, and processes share weights in memory.
     #[arg(
         long,

@@ -4,10 +4,13 @@
 //! * [`graph`] reads what an ONNX file says of itself, and refuses weights outside the model's folder.
 //! * [`rewrite`] changes a language model's graph so that its head runs on chosen positions only.
 //! * [`session`] loads a graph into ONNX Runtime; [`optimised`] keeps what it makes of it for the next start.
+//! * [`spin`] says what threads do between two pieces of work; `tuning` stops them where `contention` shows that other
+//!   work wants their processors.
 //! * `gqa` and [`mod@concat`] run the two layouts of language models; [`encoder`] runs encoders. `lent` holds the memory
 //!   that ONNX Runtime reads and writes in place.
 
 pub mod concat;
+mod contention;
 pub mod encoder;
 mod gqa;
 pub mod graph;
@@ -16,13 +19,15 @@ pub mod optimised;
 pub mod rewrite;
 pub mod runtime;
 pub mod session;
+pub mod spin;
+mod tuning;
 
 use super::manifest::{CausalManifest, EncoderManifest, Layout};
 use super::{CausalModel, CausalShape, EncoderModel, ModelError};
 use gqa::GqaModel;
 use lent::f16;
 use runtime::Runtime;
-use session::{CausalSession, SessionOptions};
+use session::SessionOptions;
 
 /// Names and sizes of a language model's inputs and outputs.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -74,13 +79,16 @@ pub struct CacheIo {
 /// # Errors
 /// [`ModelError::Load`] with ONNX Runtime's words.
 pub fn load_causal(
-    runtime: &Runtime,
+    runtime: &'static Runtime,
     options: &SessionOptions,
     manifest: CausalManifest,
     (rows, context): (usize, usize),
 ) -> Result<Box<dyn CausalModel>, ModelError> {
-    let CausalSession { session, head } =
-        session::open_causal(runtime, &manifest.graph.source, options, &manifest.graph.name)?;
+    let options = &match manifest.layout {
+        Layout::Gqa => options.clone(),
+        Layout::Concat => SessionOptions { spin: options.spin.steady(), ..options.clone() },
+    };
+    let graph = session::open_causal(runtime, &manifest.graph.source, options, &manifest.graph.name)?;
     let io = &manifest.io;
     let shape = CausalShape {
         vocab: manifest.vocab,
@@ -90,11 +98,11 @@ pub fn load_causal(
         all_positions: true,
     };
     Ok(match (manifest.layout, io.caches_element, io.logits_element) {
-        (Layout::Gqa, Element::F32, Element::F32) => Box::new(GqaModel::<f32, f32>::new(session, io, shape, head)?),
-        (Layout::Gqa, Element::F32, Element::F16) => Box::new(GqaModel::<f32, f16>::new(session, io, shape, head)?),
-        (Layout::Gqa, Element::F16, Element::F32) => Box::new(GqaModel::<f16, f32>::new(session, io, shape, head)?),
-        (Layout::Gqa, Element::F16, Element::F16) => Box::new(GqaModel::<f16, f16>::new(session, io, shape, head)?),
-        (Layout::Concat, ..) => Box::new(concat::ConcatModel::new(session, manifest.io, shape, head)),
+        (Layout::Gqa, Element::F32, Element::F32) => Box::new(GqaModel::<f32, f32>::new(graph, io, shape)?),
+        (Layout::Gqa, Element::F32, Element::F16) => Box::new(GqaModel::<f32, f16>::new(graph, io, shape)?),
+        (Layout::Gqa, Element::F16, Element::F32) => Box::new(GqaModel::<f16, f32>::new(graph, io, shape)?),
+        (Layout::Gqa, Element::F16, Element::F16) => Box::new(GqaModel::<f16, f16>::new(graph, io, shape)?),
+        (Layout::Concat, ..) => Box::new(concat::ConcatModel::new(graph.session, manifest.io, shape, graph.head)),
     })
 }
 
@@ -103,7 +111,7 @@ pub fn load_causal(
 /// # Errors
 /// [`ModelError::Load`] with ONNX Runtime's words.
 pub fn load_encoder(
-    runtime: &Runtime,
+    runtime: &'static Runtime,
     options: &SessionOptions,
     manifest: &EncoderManifest,
 ) -> Result<Box<dyn EncoderModel>, ModelError> {

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use muster_worker::Config;
 use muster_worker::model::CausalModel;
+use muster_worker::model::onnx::spin::Spin;
 use serde::Serialize;
 
 use super::super::figures::{Rates, Spread, median, milliseconds, rate};
@@ -42,7 +43,7 @@ impl Sample {
 pub(super) struct Setting {
     model: String,
     threads: usize,
-    spin: bool,
+    spin: Spin,
     rows: usize,
     context: usize,
     vocab: usize,
@@ -69,9 +70,8 @@ impl Record for Setting {
     const COLUMNS: &[&str] = &["THREADS", "SPIN", "ROWS", "LOAD s", "MODEL"];
 
     fn cells(&self) -> Vec<String> {
-        let spin = if self.spin { "yes" } else { "no" };
         let load = format!("{:.1}", self.load_seconds);
-        vec![self.threads.to_string(), spin.to_owned(), self.rows.to_string(), load, self.model.clone()]
+        vec![self.threads.to_string(), self.spin.to_string(), self.rows.to_string(), load, self.model.clone()]
     }
 }
 

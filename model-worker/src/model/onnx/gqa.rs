@@ -5,11 +5,11 @@
 //! sum of a row of the attention mask and its width count, never where its ones are; what lies beyond a row's length is
 //! never read. One run takes one token each of several rows, or several tokens of one row: the operator refuses more.
 
-use ort::session::Session;
-
 use super::super::{CausalModel, CausalShape, ModelError, Next, Positions, Row};
 use super::lent::{Bound, Lent, LentCache, LentSession, Number, f16};
 use super::rewrite::{self, Head};
+use super::session::CausalSession;
+use super::tuning::Tuning;
 use super::{CausalIo, run_error};
 
 /// Columns a row may hold beyond what is needed before their memory is given back: taking pages anew costs more than
@@ -41,6 +41,7 @@ impl Float for f16 {
 #[derive(Debug)]
 pub(super) struct GqaModel<C, L> {
     session: LentSession<C>,
+    tuning: Option<Tuning>,
     inputs: Inputs,
     logits: Lent<L>,
     widened: Vec<f32>,
@@ -84,7 +85,7 @@ struct Run {
 
 impl<C: Float, L: Float> GqaModel<C, L> {
     /// Reserves memory for every row and lends it to a loaded graph.
-    pub(super) fn new(session: Session, io: &CausalIo, shape: CausalShape, head: Head) -> Result<Self, ModelError> {
+    pub(super) fn new(graph: CausalSession, io: &CausalIo, shape: CausalShape) -> Result<Self, ModelError> {
         let sizes = [shape.rows, io.kv_heads, shape.context, io.head_size];
         let bytes = |numbers: usize| numbers.saturating_mul(size_of::<C>());
         let no_memory = |source| ModelError::Reserve {
@@ -106,8 +107,10 @@ impl<C: Float, L: Float> GqaModel<C, L> {
             })
         };
         let column = io.head_size;
+        let CausalSession { session, head, twin } = graph;
         Ok(Self {
             session: LentSession::new(session, caches, sizes),
+            tuning: twin.and_then(Tuning::new),
             inputs: inputs().map_err(no_memory)?,
             logits: Lent::new(shape.rows * shape.vocab).map_err(no_memory)?,
             widened: Vec::new(),
@@ -143,6 +146,9 @@ impl<C: Float, L: Float> GqaModel<C, L> {
         }
         let shape = vec![rows as i64, given as i64, vocab as i64];
         let logits = Bound { name: "logits", memory: &mut self.logits, shape };
+        if let Some(tuning) = &mut self.tuning {
+            tuning.choose(&mut self.session);
+        }
         self.session.run(run.rows, &mut inputs, logits).map_err(run_error)?;
         // Several rows have one position each; of one row, the last positions are wanted.
         let end = rows * given * vocab;
@@ -269,5 +275,64 @@ impl<C: Float, L: Float> CausalModel for GqaModel<C, L> {
 
     fn release(&mut self, Row(row): Row) {
         self.trim(row, 0);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::num::NonZeroUsize;
+    use std::path::{Path, PathBuf};
+
+    use super::super::runtime::{self, LibrarySearch};
+    use super::super::session::{self, SessionOptions};
+    use super::super::spin::Spin;
+    use super::*;
+    use crate::model::files::ModelFiles;
+    use crate::model::manifest::{CausalManifest, Manifest};
+
+    fn demo() -> CausalManifest {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("demo/chat");
+        let files = ModelFiles::folder(&folder).expect("it is there");
+        let Ok(Manifest::Causal(manifest)) = Manifest::read(&files) else { panic!("a language model") };
+        manifest
+    }
+
+    fn open(manifest: &CausalManifest, spin: Spin) -> CausalSession {
+        let place = |name: &str| std::env::var_os(name).map(PathBuf::from);
+        let cache = place("XDG_CACHE_HOME").or_else(|| Some(place("HOME")?.join(".cache")));
+        let search = LibrarySearch { explicit: place("ORT_DYLIB_PATH"), beside: None, cache };
+        let runtime = runtime::start(&search).expect("ONNX Runtime; scripts/fetch-onnxruntime.sh gets it");
+        let options = SessionOptions { threads: NonZeroUsize::new(2).expect("not zero"), spin, optimised: None };
+        session::open_causal(runtime, &manifest.graph.source, &options, "demo").expect("it loads")
+    }
+
+    fn model(manifest: &CausalManifest) -> GqaModel<f32, f32> {
+        let shape = CausalShape {
+            vocab: manifest.vocab,
+            context: 64,
+            rows: 3,
+            token_bytes: manifest.token_bytes(),
+            all_positions: true,
+        };
+        GqaModel::new(open(manifest, Spin::Brief), &manifest.io, shape).expect("memory")
+    }
+
+    #[test]
+    fn a_second_session_goes_on_with_the_same_keys_and_values_to_the_last_bit() {
+        let manifest = demo();
+        let (mut one, mut two) = (model(&manifest), model(&manifest));
+        two.session.add(open(&manifest, Spin::Off).session);
+        for row in 0..3 {
+            let tokens: Vec<u32> = (0..20).map(|token| 5 + token * 3 + row as u32).collect();
+            two.session.choose(row % 2);
+            let logits = one.read(Row(row), &tokens, 0, Positions::Last).expect("a run").to_vec();
+            assert_eq!(two.read(Row(row), &tokens, 0, Positions::Last).expect("a run"), logits);
+        }
+        for step in 0..12 {
+            two.session.choose(step / 2 % 2);
+            let next = [0, 1, 2].map(|row| Next { token: 7 + 11 * row + step as u32, past: 20 + step });
+            let logits = one.decode(&next).expect("a run").to_vec();
+            assert_eq!(two.decode(&next).expect("a run"), logits, "step {step}");
+        }
     }
 }

@@ -1,7 +1,8 @@
 //! Memory of ours that ONNX Runtime reads and writes in place. The only file of the worker with `unsafe` code.
 //!
 //! [`Lent`] is a piece of anonymous memory: reserved at once, taken from the system page by page as it is touched.
-//! [`LentSession`] is a session with the memory it was lent, and sees to it that the one outlives the other.
+//! [`LentSession`] is a session with the memory it was lent, and sees to it that the one outlives the other; a second
+//! session of the same graph can take over, on the same memory.
 #![expect(unsafe_code, reason = "ONNX Runtime takes tensors in foreign memory as raw pointers")]
 
 use std::collections::HashMap;
@@ -129,22 +130,48 @@ pub(super) struct LentCache<T> {
     pub(super) memory: Lent<T>,
 }
 
-/// A session with the memory it keeps bindings to.
+/// A session, or several of the same graph, with the memory that bindings are kept to.
 #[derive(Debug)]
 pub(super) struct LentSession<T> {
-    /// For each run of rows (first, count) that was asked for: its keys and values bound in place. They point into
-    /// `caches` and so stand before it: fields are dropped in their order.
-    bindings: HashMap<(usize, usize), IoBinding>,
-    session: Session,
+    /// Sessions of the same graph; they stand before `caches`, into which their bindings point: fields are dropped in
+    /// their order.
+    sessions: Vec<BoundSession>,
+    /// The one that runs.
+    chosen: usize,
     caches: Vec<LentCache<T>>,
     /// `[rows, heads, columns, head_size]`.
     shape: [usize; 4],
 }
 
+/// A session and what is bound for it.
+#[derive(Debug)]
+struct BoundSession {
+    /// For each run of rows (first, count) that was asked for: its keys and values bound in place.
+    bindings: HashMap<(usize, usize), IoBinding>,
+    session: Session,
+}
+
+impl BoundSession {
+    fn new(session: Session) -> Self {
+        Self { bindings: HashMap::new(), session }
+    }
+}
+
 impl<T: Number> LentSession<T> {
     /// Lends caches, each of the given shape, to a session.
     pub(super) fn new(session: Session, caches: Vec<LentCache<T>>, shape: [usize; 4]) -> Self {
-        Self { bindings: HashMap::new(), session, caches, shape }
+        Self { sessions: vec![BoundSession::new(session)], chosen: 0, caches, shape }
+    }
+
+    /// Lends the same caches to another session of the same graph, too.
+    pub(super) fn add(&mut self, session: Session) {
+        self.sessions.push(BoundSession::new(session));
+    }
+
+    /// Lets further runs go to the session that was added so many sessions after the first.
+    pub(super) fn choose(&mut self, index: usize) {
+        assert!(index < self.sessions.len(), "there are {} sessions, and no {index}", self.sessions.len());
+        self.chosen = index;
     }
 
     /// Keys and values of every layer. What is bound stays valid: the memory does not move.
@@ -159,11 +186,12 @@ impl<T: Number> LentSession<T> {
         inputs: &mut [Bound<'_, i64>],
         logits: Bound<'_, L>,
     ) -> ort::Result<()> {
-        if !self.bindings.contains_key(&rows) {
+        if !self.sessions[self.chosen].bindings.contains_key(&rows) {
             let binding = self.bind(rows)?;
-            self.bindings.insert(rows, binding);
+            self.sessions[self.chosen].bindings.insert(rows, binding);
         }
-        let binding = self.bindings.get_mut(&rows).expect("bound above");
+        let BoundSession { bindings, session } = &mut self.sessions[self.chosen];
+        let binding = bindings.get_mut(&rows).expect("bound above");
         for input in inputs {
             // SAFETY: borrowed until the run is over; every run binds it anew.
             let value = unsafe { input.memory.view(0, &input.shape)? };
@@ -172,11 +200,11 @@ impl<T: Number> LentSession<T> {
         // SAFETY: as above.
         let value = unsafe { logits.memory.view(0, &logits.shape)? };
         binding.bind_output(logits.name, value)?;
-        self.session.run_binding(binding).map(drop)
+        session.run_binding(binding).map(drop)
     }
 
     fn bind(&mut self, (first, count): (usize, usize)) -> ort::Result<IoBinding> {
-        let mut binding = self.session.create_binding()?;
+        let mut binding = self.sessions[self.chosen].session.create_binding()?;
         let [_, heads, columns, head_size] = self.shape;
         let shape = [count, heads, columns, head_size].map(|size| size as i64);
         for cache in &mut self.caches {

@@ -5,6 +5,8 @@ use std::sync::{Mutex, OnceLock};
 
 use ort::environment::Environment;
 
+use super::spin;
+
 /// The version that muster is tested with, and that the fetch script gets.
 pub const VERSION: &str = "1.31.1";
 /// The one command that gets the library.
@@ -64,6 +66,23 @@ pub struct Runtime {
     pub library: PathBuf,
     /// Version and build flags in the library's own words.
     pub build: &'static str,
+    /// See [`Self::bounds_spinning`].
+    bounds_spinning: OnceLock<bool>,
+}
+
+impl Runtime {
+    /// Whether it can bound how long threads spin. Versions that cannot ignore the setting, and spin on.
+    pub(super) fn bounds_spinning(&self) -> bool {
+        // The version could be asked for through a raw pointer only, and would not tell what a fork has taken over.
+        *self.bounds_spinning.get_or_init(|| {
+            std::fs::read(&self.library).is_ok_and(|library| names(&library, spin::DURATION.as_bytes()))
+        })
+    }
+}
+
+/// Whether a library holds a text, ended by a zero as compilers write it.
+fn names(library: &[u8], text: &[u8]) -> bool {
+    library.split(|&byte| byte == 0).any(|piece| piece.ends_with(text))
 }
 
 /// Starts ONNX Runtime, or gives the one that was started before.
@@ -116,7 +135,7 @@ fn load(library: PathBuf) -> Result<Runtime, RuntimeError> {
     // Official libraries from 1.29 on report to their maker unless told not to before the environment exists.
     let environment =
         builder.with_name("muster").with_telemetry(false).build().map_err(|error| unusable(error.to_string()))?;
-    Ok(Runtime { environment, build: ort::info(), library })
+    Ok(Runtime { environment, build: ort::info(), library, bounds_spinning: OnceLock::new() })
 }
 
 #[cfg(test)]
@@ -145,6 +164,12 @@ mod tests {
         assert_eq!(locate(&search).expect("the cached one"), cached.join(FILE));
         std::fs::write(beside.path().join(FILE), "").expect("a file");
         assert_eq!(locate(&search).expect("the one beside"), beside.path().join(FILE));
+    }
+
+    #[test]
+    fn a_setting_is_found_in_a_library_that_names_it() {
+        assert!(names(b"\x7fELF\0session.a\0more", b"session.a"));
+        assert!(!names(b"\x7fELF\0session.ab\0more", b"session.a"));
     }
 
     #[test]

@@ -9,17 +9,19 @@ use ort::session::builder::{GraphOptimizationLevel, SessionBuilder};
 
 use super::super::ModelError;
 use super::super::files::GraphSource;
+use super::contention;
 use super::optimised::{Identity, Store};
 use super::rewrite::{self, Head};
 use super::runtime::Runtime;
+use super::spin::{BRIEF, DURATION, Spin};
 
 /// How a session uses the machine.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SessionOptions {
     /// Threads that share the work of one operator.
     pub threads: NonZeroUsize,
-    /// Whether idle threads spin instead of sleeping: a little faster on a machine of its own, ruinous on a shared one.
-    pub spin: bool,
+    /// Whether idle threads spin instead of sleeping.
+    pub spin: Spin,
     /// The user's cache folder, `~/.cache` say, where optimised graphs are kept; `None` keeps none.
     pub optimised: Option<PathBuf>,
 }
@@ -31,6 +33,30 @@ pub struct CausalSession {
     pub session: Session,
     /// For which positions it gives logits.
     pub head: Head,
+    /// How to open the graph once more without spinning; there when the session spins only as long as that is wise.
+    pub twin: Option<Twin>,
+}
+
+/// The same graph, to be opened once more.
+#[derive(Debug)]
+pub struct Twin {
+    runtime: &'static Runtime,
+    /// The optimised graph: its weights are mapped, and so shared with the session that is open already.
+    graph: PathBuf,
+    threads: NonZeroUsize,
+}
+
+impl Twin {
+    /// Opens it with threads that do not spin.
+    ///
+    /// # Errors
+    /// [`ModelError::Load`] with ONNX Runtime's words.
+    pub fn open(&self) -> Result<Session, ModelError> {
+        let level = GraphOptimizationLevel::Disable;
+        let session = configure(self.runtime, level, self.threads, Spin::Off)
+            .and_then(|mut builder| builder.commit_from_file(&self.graph).map_err(|error| error.to_string()));
+        session.map_err(|reason| ModelError::Load { file: self.graph.display().to_string(), reason })
+    }
 }
 
 /// Loads a graph as it is. `name` is the graph's name in errors.
@@ -38,12 +64,13 @@ pub struct CausalSession {
 /// # Errors
 /// [`ModelError::Load`] with ONNX Runtime's words.
 pub fn open(
-    runtime: &Runtime,
+    runtime: &'static Runtime,
     source: &GraphSource,
     options: &SessionOptions,
     name: &str,
 ) -> Result<Session, ModelError> {
-    Opening { runtime, source, options, name, rewritten: None }.open()
+    let spin = options.spin.steady();
+    Opening { runtime, source, options, name, spin, rewritten: None }.open().map(|opened| opened.session)
 }
 
 /// Loads a language model's graph, changed so that its head runs on chosen positions where that can be done.
@@ -51,26 +78,28 @@ pub fn open(
 /// # Errors
 /// [`ModelError::Load`] with ONNX Runtime's words; [`ModelError::Read`] when the file cannot be read.
 pub fn open_causal(
-    runtime: &Runtime,
+    runtime: &'static Runtime,
     source: &GraphSource,
     options: &SessionOptions,
     name: &str,
 ) -> Result<CausalSession, ModelError> {
+    let spin = options.spin;
     let outcome = rewrite::choose_positions(&content(source, name)?);
     let rewritten = match outcome.changed {
         Ok(bytes) => bytes,
         Err(reason) => {
             tracing::info!(graph = name, reason, "the model's head cannot be restricted to chosen positions");
-            return Ok(CausalSession { session: open(runtime, source, options, name)?, head: outcome.own });
+            return Opening { runtime, source, options, name, spin, rewritten: None }.open_causal(outcome.own);
         }
     };
-    match (Opening { runtime, source, options, name, rewritten: Some(&rewritten) }).open() {
-        Ok(session) => Ok(CausalSession { session, head: Head::Positions }),
+    match (Opening { runtime, source, options, name, spin, rewritten: Some(&rewritten) }).open_causal(Head::Positions) {
+        Ok(session) => Ok(session),
         // ONNX Runtime 1.19 does not find weights beside a graph that comes from memory; 1.21 does.
         Err(error) => {
-            let session = open(runtime, source, options, name)?;
+            let plain = Opening { runtime, source, options, name, spin, rewritten: None };
+            let session = plain.open_causal(outcome.own)?;
             tracing::warn!(graph = name, %error, "serving the graph as it is: its head runs on more positions than needed");
-            Ok(CausalSession { session, head: outcome.own })
+            Ok(session)
         }
     }
 }
@@ -86,21 +115,35 @@ fn content<'a>(source: &'a GraphSource, name: &str) -> Result<Cow<'a, [u8]>, Mod
 
 /// One graph on its way into ONNX Runtime.
 struct Opening<'a> {
-    runtime: &'a Runtime,
+    runtime: &'static Runtime,
     source: &'a GraphSource,
     options: &'a SessionOptions,
     name: &'a str,
+    /// Of the options; [`Spin::Auto`] where the session may be told to stop.
+    spin: Spin,
     /// What is loaded in place of the source's bytes; weights beside the source stay where they are.
     rewritten: Option<&'a [u8]>,
 }
 
+/// A session, and how to open the same graph once more.
+struct Opened {
+    session: Session,
+    twin: Option<Twin>,
+}
+
 impl Opening<'_> {
-    fn open(&self) -> Result<Session, ModelError> {
-        if let Some(session) = self.open_optimised()? {
-            return Ok(session);
+    fn open(&self) -> Result<Opened, ModelError> {
+        if let Some(opened) = self.open_optimised()? {
+            return Ok(opened);
         }
-        let builder = self.configure(GraphOptimizationLevel::All);
-        builder.and_then(|builder| self.commit(builder)).map_err(|reason| self.refused(reason))
+        let builder = self.configure(GraphOptimizationLevel::All, self.spin.steady());
+        let session = builder.and_then(|builder| self.commit(builder)).map_err(|reason| self.refused(reason))?;
+        Ok(Opened { session, twin: None })
+    }
+
+    fn open_causal(&self, head: Head) -> Result<CausalSession, ModelError> {
+        let Opened { session, twin } = self.open()?;
+        Ok(CausalSession { session, head, twin })
     }
 
     fn refused(&self, reason: String) -> ModelError {
@@ -108,7 +151,7 @@ impl Opening<'_> {
     }
 
     /// Loads the graph that an earlier start optimised, or optimises it now; `None` when that is not wanted or fails.
-    fn open_optimised(&self) -> Result<Option<Session>, ModelError> {
+    fn open_optimised(&self) -> Result<Option<Opened>, ModelError> {
         let (Some(cache), GraphSource::File(path)) = (&self.options.optimised, self.source) else { return Ok(None) };
         let bytes = match self.rewritten {
             Some(bytes) => Cow::Borrowed(bytes),
@@ -125,7 +168,7 @@ impl Opening<'_> {
         };
         let loaded = store.load(&identity, |folder| self.save_optimised(folder), |graph| self.load_optimised(graph));
         match loaded {
-            Ok(session) => Ok(Some(session)),
+            Ok(opened) => Ok(Some(opened)),
             Err(error) => {
                 let folder = store.root().display();
                 tracing::warn!(graph = self.name, %folder, %error, "serving without an optimised graph: starts take longer, and memory is not shared");
@@ -136,7 +179,7 @@ impl Opening<'_> {
 
     /// Optimises the graph, and writes it into a folder with its weights as the kernels of this processor want them.
     fn save_optimised(&self, folder: &Path) -> Result<(), String> {
-        let builder = self.configure(GraphOptimizationLevel::All)?;
+        let builder = self.configure(GraphOptimizationLevel::All, Spin::Off)?;
         let entry = |builder: SessionBuilder, key: &str, value: &str| {
             builder.with_config_entry(key, value).map_err(|error| error.to_string())
         };
@@ -148,10 +191,23 @@ impl Opening<'_> {
         self.commit(builder).map(drop)
     }
 
-    fn load_optimised(&self, graph: &Path) -> Result<Session, String> {
+    fn load_optimised(&self, graph: &Path) -> Result<Opened, String> {
+        let twin = self.may_spin().then(|| Twin {
+            runtime: self.runtime,
+            graph: graph.to_owned(),
+            threads: self.options.threads,
+        });
+        let spin = if twin.is_some() { Spin::Brief } else { self.spin.steady() };
         // Optimising once more costs time, and would copy the weights that it touches.
-        let mut builder = self.configure(GraphOptimizationLevel::Disable)?;
-        builder.commit_from_file(graph).map_err(|error| error.to_string())
+        let mut builder = self.configure(GraphOptimizationLevel::Disable, spin)?;
+        let session = builder.commit_from_file(graph).map_err(|error| error.to_string())?;
+        Ok(Opened { session, twin })
+    }
+
+    /// Whether threads may spin until told otherwise: that must be of use, be seen to do harm, and be over soon.
+    fn may_spin(&self) -> bool {
+        let several = self.options.threads.get() > 1;
+        self.spin == Spin::Auto && several && self.runtime.bounds_spinning() && contention::is_visible()
     }
 
     fn commit(&self, mut builder: SessionBuilder) -> Result<Session, String> {
@@ -170,14 +226,33 @@ impl Opening<'_> {
         session.map_err(|error| error.to_string())
     }
 
-    fn configure(&self, level: GraphOptimizationLevel) -> Result<SessionBuilder, String> {
-        // The builder's errors carry the builder, which cannot leave this thread: only their words are kept.
-        let builder = Session::builder(&self.runtime.environment).map_err(|error| error.to_string())?;
-        let builder = builder.with_optimization_level(level).map_err(|error| error.to_string())?;
-        let builder = builder.with_intra_threads(self.options.threads.get()).map_err(|error| error.to_string())?;
-        let builder = builder.with_inter_threads(1).map_err(|error| error.to_string())?;
-        let builder = builder.with_intra_op_spinning(self.options.spin).map_err(|error| error.to_string())?;
-        // Shapes change from run to run, so a plan of one run's memory is of no use to the next.
-        builder.with_memory_pattern(false).map_err(|error| error.to_string())
+    fn configure(&self, level: GraphOptimizationLevel, spin: Spin) -> Result<SessionBuilder, String> {
+        configure(self.runtime, level, self.options.threads, spin)
     }
+}
+
+/// Settings of every session.
+fn configure(
+    runtime: &Runtime,
+    level: GraphOptimizationLevel,
+    threads: NonZeroUsize,
+    spin: Spin,
+) -> Result<SessionBuilder, String> {
+    // Unbounded is worse than not at all, and that is what an older version would do.
+    let brief = spin == Spin::Brief && runtime.bounds_spinning();
+    if spin == Spin::Brief && !brief {
+        tracing::warn!("idle threads do not spin: to spin briefly takes ONNX Runtime 1.26 or later");
+    }
+    // The builder's errors carry the builder, which cannot leave this thread: only their words are kept.
+    let builder = Session::builder(&runtime.environment).map_err(|error| error.to_string())?;
+    let builder = builder.with_optimization_level(level).map_err(|error| error.to_string())?;
+    let builder = builder.with_intra_threads(threads.get()).map_err(|error| error.to_string())?;
+    let builder = builder.with_inter_threads(1).map_err(|error| error.to_string())?;
+    let mut builder =
+        builder.with_intra_op_spinning(brief || spin == Spin::Always).map_err(|error| error.to_string())?;
+    if brief {
+        builder = builder.with_config_entry(DURATION, BRIEF).map_err(|error| error.to_string())?;
+    }
+    // Shapes change from run to run, so a plan of one run's memory is of no use to the next.
+    builder.with_memory_pattern(false).map_err(|error| error.to_string())
 }
