@@ -172,7 +172,7 @@ fn flags_win_over_variables_and_the_file_for_knobs_that_belong_together() {
 #[test]
 fn switches_in_variables_are_read_as_people_write_them() {
     for (value, expected) in [("1", "true"), ("yes", "true"), ("ON", "true"), ("0", "false"), ("off", "false")] {
-        let spin = if expected == "true" { "always" } else { "off" };
+        let spin = if expected == "true" { "always" } else { "\"off\"" };
         let variables =
             [("MUSTER_INSECURE", value), ("MUSTER_WORKER_NO_REGISTER", value), ("MUSTER_WORKER_SPIN", value)];
         let (success, printed, errors) = run_with(&variables, &["worker", "--print-config"]);

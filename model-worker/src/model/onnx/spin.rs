@@ -92,7 +92,7 @@ impl Serialize for Spin {
 impl<'de> Deserialize<'de> for Spin {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         #[derive(Deserialize)]
-        #[serde(untagged, expecting = "`auto`, `off`, `brief`, `always`, true or false")]
+        #[serde(untagged, expecting = "unknown way to spin; expected `auto`, `off`, `brief`, `always`, true or false")]
         enum Given {
             Switch(bool),
             Name(String),
