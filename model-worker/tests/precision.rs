@@ -27,17 +27,17 @@ fn in_company_as_alone(folder: &str, how: Alone, tolerance: f32) {
 
 #[test]
 fn rows_of_four_bits_have_in_company_the_logits_they_have_alone() {
-    in_company_as_alone(INT4, Alone::Pieces, 1e-2); // measured: the same bits
+    in_company_as_alone(INT4, Alone::Pieces, 1e-2); // measured: 4e-6
 }
 
 #[test]
 fn rows_of_float16_have_in_company_the_logits_they_have_alone() {
-    in_company_as_alone(FP16, Alone::Pieces, 1e-2); // measured: the same bits
+    in_company_as_alone(FP16, Alone::Pieces, 1e-2); // measured: no difference
 }
 
 #[test]
 fn how_a_prompt_is_cut_changes_four_bits_by_little_more_than_their_rounding() {
-    // Products round what they are given to int8: one number on the other side of a step moves logits by up to 0.17.
+    // Products round what they are given to int8: one number on the other side of a step moves logits by up to 0.21.
     in_company_as_alone(INT4, Alone::Whole, 0.4);
 }
 
