@@ -84,6 +84,32 @@ async fn a_client_that_leaves_frees_its_place_streamed_or_not() {
     }
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn fifteen_of_sixteen_clients_that_leave_free_their_places_and_the_last_goes_on() {
+    let cluster = Cluster::start(&[&[&SLOW[..], &["--slots", "16"]].concat()]).await;
+    let open = async || {
+        let mut body = chat_body("fake", "hello");
+        body["stream"] = json!(true);
+        let url = format!("{}/v1/chat/completions", cluster.gateway.address);
+        let mut response = reqwest::Client::new().post(url).json(&body).send().await.expect("an answer");
+        response.chunk().await.expect("a chunk").expect("a chunk");
+        response
+    };
+    let mut streams = Vec::new();
+    for _ in 0..16 {
+        streams.push(open().await);
+    }
+    common::eventually("all run", async || running(&cluster).await == 16).await;
+    let mut last = streams.swap_remove(5);
+    drop(streams);
+    common::eventually("one is left", async || running(&cluster).await == 1).await;
+    last.chunk().await.expect("it goes on").expect("a chunk");
+    let new = [open().await, open().await]; // taken in at once, beside it
+    common::eventually("three run", async || running(&cluster).await == 3).await;
+    drop((last, new));
+    common::eventually("all tickets are back", async || cluster.tickets().await == 0).await;
+}
+
 /// Sequences that hold a row of the worker, by its own metrics.
 async fn running(cluster: &Cluster) -> usize {
     let url = format!("{}/metrics", cluster.workers[0].address);

@@ -88,7 +88,7 @@ impl LanguageModel {
     pub fn prepare(&self, request: &GenerateRequest, excess: Excess) -> Result<Prepared, Problem> {
         let arrived = Instant::now();
         let tokens = self.tokens(&request.prompt)?;
-        let param = if matches!(request.prompt, Prompt::Chat(_)) { "messages" } else { "prompt" };
+        let param = param_of(&request.prompt);
         if tokens.is_empty() {
             return Err(Problem::invalid(param, "the prompt is empty; it must hold at least one token"));
         }
@@ -123,14 +123,14 @@ impl LanguageModel {
     }
 
     fn tokens(&self, prompt: &Prompt) -> Result<Vec<u32>, Problem> {
-        match prompt {
-            Prompt::Chat(chat) => self.encode(&self.render(chat)?, false),
-            Prompt::Text(text) => self.encode(text, true),
-            Prompt::Tokens(tokens) => {
-                self.check_ids("prompt", tokens.iter().copied())?;
-                Ok(tokens.clone())
-            }
-        }
+        let tokens = match prompt {
+            Prompt::Chat(chat) => self.encode(&self.render(chat)?, false)?,
+            Prompt::Text(text) => self.encode(text, true)?,
+            Prompt::Tokens(tokens) => tokens.clone(),
+        };
+        // A tokenizer may have been given tokens that the model never was.
+        self.check_ids(param_of(prompt), tokens.iter().copied())?;
+        Ok(tokens)
     }
 
     /// The text of a conversation, by the model's own template.
@@ -281,6 +281,11 @@ impl LanguageModel {
             Some(wanted) => Ok(wanted),
         }
     }
+}
+
+/// The field of a request that holds the prompt.
+fn param_of(prompt: &Prompt) -> &'static str {
+    if matches!(prompt, Prompt::Chat(_)) { "messages" } else { "prompt" }
 }
 
 /// One sequence for each answer, drawn with seeds of their own.

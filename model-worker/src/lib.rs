@@ -128,6 +128,8 @@ async fn work(config: &Config, state: &Arc<State>, life: &Life) -> Result<(), Er
 
 /// Loads the models; `false` when `shutdown` came first.
 async fn load(config: &Config, state: &State, shutdown: &CancellationToken) -> Result<bool, Error> {
+    // A mistake of whoever started the worker, not of one of its models: it does not serve the others meanwhile.
+    memory::check(config.kv_memory, memory::free()).map_err(|error| Error::Config(error.to_string()))?;
     let loading = {
         let config = config.clone();
         tokio::task::spawn_blocking(move || Catalog::load(&config))

@@ -15,6 +15,17 @@ pub fn free() -> Option<u64> {
 /// Fewest tokens worth serving.
 const LEAST_TOKENS: u64 = 256;
 
+/// Refuses to give more than there is, whatever the models are.
+///
+/// # Errors
+/// [`ModelError::NoMemory`].
+pub fn check(wanted: Option<u64>, free: Option<u64>) -> Result<(), ModelError> {
+    match (wanted, free) {
+        (Some(wanted), Some(free)) if wanted > free => Err(ModelError::NoMemory { wanted, free }),
+        _ => Ok(()),
+    }
+}
+
 /// Tokens whose keys and values may be held.
 ///
 /// * `wanted`: bytes, where somebody said; else half of what is free, divided among `models`: weights are in memory
@@ -25,8 +36,8 @@ const LEAST_TOKENS: u64 = 256;
 /// [`ModelError::NoMemory`] when less is free than is wanted, or than a few hundred tokens need.
 pub fn token_budget(wanted: Option<u64>, free: Option<u64>, token: usize, models: usize) -> Result<usize, ModelError> {
     let token = (token as u64).max(1);
+    check(wanted, free)?;
     let bytes = match (wanted, free) {
-        (Some(wanted), Some(free)) if wanted > free => return Err(ModelError::NoMemory { wanted, free }),
         (Some(wanted), _) => wanted,
         (None, Some(free)) => free / 2 / models.max(1) as u64,
         (None, None) => return Ok(usize::MAX),

@@ -38,6 +38,9 @@ def test_the_curl_line_gives_the_answer_that_is_shown(fleet: Muster):
     shown = json.loads(block("json", "chatcmpl"))
     for changing in ("id", "created"):
         answer.pop(changing), shown.pop(changing)
+    # How much of the prompt was read before depends on what ran before.
+    for usage in (answer["usage"], shown["usage"]):
+        usage.pop("prompt_tokens_details")
     assert answer == shown
 
 

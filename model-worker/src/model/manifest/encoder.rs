@@ -70,6 +70,14 @@ fn io(graph: &Graph) -> Result<EncoderIo, ModelError> {
         return Err(unknown(format!("input `{stranger}` is none of {}", known.join(", "))));
     }
     let output = OUTPUTS.into_iter().find(|name| outputs.contains_key(*name)).ok_or_else(|| {
+        if outputs.contains_key("logits") {
+            return unknown(format!(
+                "it gives logits and takes no past keys and values, so that each token would read everything anew; \
+                 export a language model with them (task text-generation-with-past), and an embedding model with one \
+                 of {}",
+                OUTPUTS.join(", ")
+            ));
+        }
         let found = outputs.keys().cloned().collect::<Vec<_>>().join(", ");
         unknown(format!("its outputs are {found}; an embedding model has one of {}", OUTPUTS.join(", ")))
     })?;
