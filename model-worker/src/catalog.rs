@@ -22,7 +22,7 @@ use crate::language::LanguageModel;
 use crate::memory;
 use crate::model::fake::{self, FakeModel};
 use crate::model::files::ModelFiles;
-use crate::model::manifest::{CausalManifest, EncoderManifest, Manifest};
+use crate::model::manifest::{CausalManifest, EncoderManifest, Layout, Manifest};
 use crate::model::onnx::runtime::{self, Runtime};
 use crate::model::onnx::session::SessionOptions;
 use crate::model::{CausalModel, EncoderBatch, ModelError, Next, Positions, Row, onnx};
@@ -281,6 +281,7 @@ fn start_language(config: &Config, name: &str, parts: LanguageParts) -> Result<L
     let settings = EngineSettings {
         capacity: config.capacity,
         tokens: parts.tokens,
+        threads: config.threads_in_force(),
         prefixes: config.prefix_cache,
         speculation: config.speculation,
         itl_budget: config.itl_budget,
@@ -345,11 +346,16 @@ impl Loader<'_> {
     /// Tokens that the model may hold keys and values of.
     fn token_budget(&self, manifest: &CausalManifest) -> Result<usize, ModelError> {
         let wanted = self.config.kv_memory;
-        let tokens = memory::token_budget(wanted, memory::free(), manifest.token_bytes(), self.config.models.len())?;
-        if tokens < manifest.context {
+        let free = memory::free().map(|free| free.saturating_sub(manifest.graph.bytes()));
+        // A run by concatenation holds the keys and values before it and those after it.
+        let copies = if manifest.layout == Layout::Concat { 2 } else { 1 };
+        let token = manifest.token_bytes() * copies;
+        let tokens = memory::token_budget(wanted, free, token, self.config.models.len())?;
+        let context = self.config.context_length.map_or(usize::MAX, |limit| limit.get() as usize).min(manifest.context);
+        if tokens < context {
             tracing::warn!(
                 model = self.name,
-                context = manifest.context,
+                context,
                 tokens,
                 "memory for keys and values is less than the model's context, which is shortened; see --kv-memory"
             );

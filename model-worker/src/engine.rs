@@ -24,6 +24,7 @@ pub mod sequence;
 pub mod stop;
 mod thread;
 
+use std::num::NonZeroUsize;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::thread::JoinHandle;
@@ -82,6 +83,8 @@ pub struct EngineSettings {
     pub capacity: EngineCapacity,
     /// Tokens that the model may hold keys and values of, prefixes included; at least its context.
     pub tokens: usize,
+    /// Threads that may choose tokens while the model rests.
+    pub threads: NonZeroUsize,
     /// Whether prompts that begin alike share what was read.
     pub prefixes: bool,
     /// Whether tokens are proposed from the text and confirmed several at a time, where that pays.
@@ -95,6 +98,7 @@ impl Default for EngineSettings {
         Self {
             capacity: EngineCapacity { slots: 16, waiting: 48 },
             tokens: usize::MAX,
+            threads: NonZeroUsize::MIN,
             prefixes: true,
             speculation: true,
             itl_budget: Duration::from_millis(400),

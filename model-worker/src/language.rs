@@ -104,6 +104,11 @@ impl LanguageModel {
             Prompt::Text(text) => text.clone(),
             _ => self.decode(&tokens),
         });
+        let capacity = self.engine.capacity();
+        let (wanted, limit) = (request.choices as usize, capacity.slots + capacity.waiting);
+        if wanted > limit {
+            return Err(problem(EngineError::TooMany { wanted, limit }));
+        }
         let prompt_tokens = u32::try_from(length).unwrap_or(u32::MAX);
         let max_tokens = self.max_tokens(request, length, excess)?;
         let sequence = SequenceRequest {

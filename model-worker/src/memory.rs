@@ -8,7 +8,8 @@ pub fn free() -> Option<u64> {
     let mut system = sysinfo::System::new().ok()?;
     system.refresh_memory();
     let machine = Some(system.available_memory()).filter(|&bytes| bytes > 0);
-    let group = system.cgroup_limits().map(|limits| limits.free_memory);
+    // Files in the page cache count as used in a group, and make room when memory is wanted: a model just fetched is one.
+    let group = system.cgroup_limits().map(|limits| limits.total_memory.saturating_sub(limits.rss));
     machine.into_iter().chain(group).min()
 }
 
@@ -28,8 +29,9 @@ pub fn check(wanted: Option<u64>, free: Option<u64>) -> Result<(), ModelError> {
 
 /// Tokens whose keys and values may be held.
 ///
-/// * `wanted`: bytes, where somebody said; else half of what is free, divided among `models`: weights are in memory
-///   already, and the rest is for what runs and for others.
+/// * `wanted`: bytes, where somebody said; else half of what is free, divided among `models`: the rest is for what runs
+///   and for others.
+/// * `free`: bytes that are left beside the weights.
 /// * `token`: bytes that one token takes.
 ///
 /// # Errors
@@ -43,8 +45,7 @@ pub fn token_budget(wanted: Option<u64>, free: Option<u64>, token: usize, models
         (None, None) => return Ok(usize::MAX),
     };
     if bytes / token < LEAST_TOKENS {
-        let least = LEAST_TOKENS * token;
-        return Err(ModelError::NoMemory { wanted: least, free: free.unwrap_or(bytes).min(bytes) });
+        return Err(ModelError::TooFewTokens { given: bytes, least: LEAST_TOKENS * token, tokens: LEAST_TOKENS });
     }
     Ok(usize::try_from(bytes / token).unwrap_or(usize::MAX))
 }

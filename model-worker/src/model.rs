@@ -219,6 +219,19 @@ pub enum ModelError {
         /// Memory that is free, in bytes.
         free: u64,
     },
+    /// The memory for keys and values holds next to nothing.
+    #[error(
+        "keys and values have {}, which is not enough for {tokens} tokens; give them {} at least with --kv-memory",
+        bytesize::ByteSize(*.given), bytesize::ByteSize(*.least)
+    )]
+    TooFewTokens {
+        /// Memory that there is for them, in bytes.
+        given: u64,
+        /// Memory that they need at least, in bytes.
+        least: u64,
+        /// Tokens that this would hold.
+        tokens: u64,
+    },
     /// A run failed.
     #[error("a run of the model failed: {0}")]
     Run(String),

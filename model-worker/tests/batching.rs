@@ -64,6 +64,7 @@ fn alone() -> EngineSettings {
     EngineSettings {
         capacity: EngineCapacity { slots: 1, waiting: 63 },
         tokens: usize::MAX,
+        threads: NonZeroUsize::MIN,
         prefixes: false,
         speculation: false,
         itl_budget: Duration::from_secs(60),
@@ -161,6 +162,7 @@ fn batched_as_alone(folder: &str, schedules: usize, top_k: u32) {
         let settings = EngineSettings {
             capacity: EngineCapacity { slots, waiting: 60 },
             tokens,
+            threads: NonZeroUsize::new(2).expect("not zero"),
             prefixes: true,
             speculation: true,
             itl_budget: Duration::from_millis(1),

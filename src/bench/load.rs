@@ -21,7 +21,9 @@ pub(super) fn load(config: &Config, rows: usize, context: usize) -> anyhow::Resu
     }
     let manifest = match catalog::locate(config, model)?.manifest {
         Manifest::Causal(manifest) => manifest,
-        Manifest::Encoder(_) => bail!("--model {}: it embeds texts; give a language model", model.name),
+        Manifest::Encoder(manifest) => {
+            bail!("--model {}: {} embeds texts; give a language model", model.name, manifest.graph.name)
+        }
     };
     let options =
         SessionOptions { threads: config.threads_in_force(), spin: config.spin, optimised: config.graph_cache.clone() };

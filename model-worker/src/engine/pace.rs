@@ -6,7 +6,7 @@ use std::time::Duration;
 /// is noticed between two of them.
 const ALONE: usize = 256;
 /// Fewest tokens read in one step: with less, a run costs more than its tokens, and prompts would starve.
-const LEAST: usize = 16;
+pub(super) const LEAST: usize = 16;
 /// Tokens read in one step before a run was ever measured.
 const UNKNOWN: usize = 32;
 /// Weight of the newest run in the moving averages.

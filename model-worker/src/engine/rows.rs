@@ -236,6 +236,12 @@ impl<S: Occupant> Rows<S> {
         }
     }
 
+    /// How many kept tokens a sequence takes over that shares so many with a row: all of them, or none where they are
+    /// copied.
+    pub(super) fn adopted(&self, row: Row, shared: usize) -> usize {
+        if self.should_adopt(row, shared) { self.contents[row.0].in_cache() } else { 0 }
+    }
+
     /// The row whose content matters least: a free one, else the prefix that was of use longest ago.
     fn spare(&self, except: Option<usize>) -> Option<usize> {
         let candidates = (0..self.contents.len()).filter(|&row| Some(row) != except);

@@ -100,17 +100,23 @@ impl<S: Schedulable> Scheduler<S> {
     /// The row whose prompt is being read; if there is none, the next sequence that fits is given one. Tells besides
     /// how many tokens of it were found in other rows.
     pub fn admit(&mut self, mover: &mut (impl Mover + ?Sized)) -> Option<(Row, usize)> {
+        self.give_way(mover);
         if let Some(row) = self.rows.reading() {
             return Some((row, 0));
         }
         let (_, next) = self.waiting.first_key_value()?;
+        if self.rows.decoding() == self.limits.slots {
+            return None;
+        }
         let prefix = if self.limits.prefixes { self.rows.longest_prefix(next) } else { None };
         // One token more for each that decodes: admitted with less, it would have to leave again at once.
         let wanted = self.tokens_running() + next.tokens().len() + 1 + self.rows.decoding();
-        if self.rows.decoding() == self.limits.slots || wanted > self.limits.tokens && self.rows.decoding() > 0 {
+        if wanted > self.limits.tokens && self.rows.decoding() > 0 {
             return None;
         }
-        while wanted + self.rows.kept_tokens() > self.limits.tokens
+        // What is taken over from a kept prefix is not held twice.
+        let taken = prefix.map_or(0, |(row, shared)| self.rows.adopted(row, shared));
+        while wanted + self.rows.kept_tokens() - taken > self.limits.tokens
             && self.rows.evict(prefix.map(|(row, _)| row), mover)
         {}
         let ((_, arrival), sequence) = self.waiting.pop_first()?;
@@ -118,6 +124,18 @@ impl<S: Schedulable> Scheduler<S> {
         let row = self.rows.reading().expect("placed above");
         self.rows.sequence(row).set_in_cache(shared);
         Some((row, shared))
+    }
+
+    /// Sends the sequence whose prompt is being read back to wait when one of a higher priority has come. What was read
+    /// of it is kept as a prefix, while there is room.
+    fn give_way(&mut self, mover: &mut (impl Mover + ?Sized)) {
+        let Some(row) = self.rows.reading() else { return };
+        let Some(((Reverse(highest), _), _)) = self.waiting.first_key_value() else { return };
+        if *highest > self.rows.sequence(row).priority() {
+            let mut running = self.rows.remove(row, self.limits.prefixes, mover);
+            running.sequence.set_in_cache(0);
+            self.wait(running);
+        }
     }
 
     /// The prompt has been read: its sequence decodes from now on.

@@ -13,6 +13,7 @@ const CAPACITY: EngineCapacity = EngineCapacity { slots: 2, waiting: 2 };
 const SETTINGS: EngineSettings = EngineSettings {
     capacity: CAPACITY,
     tokens: usize::MAX,
+    threads: std::num::NonZeroUsize::MIN,
     prefixes: true,
     speculation: true,
     itl_budget: Duration::from_millis(100),

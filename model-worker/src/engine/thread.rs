@@ -1,14 +1,15 @@
 //! The thread of an engine: one step after another, until every handle is gone and the last sequence has ended.
 
-use std::num::NonZeroUsize;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
+use rayon::iter::{IntoParallelIterator as _, ParallelIterator as _};
+use rayon::{ThreadPool, ThreadPoolBuilder};
 use tokio::sync::mpsc;
 
 use super::draft::{self, Speculation};
-use super::pace::Pace;
+use super::pace::{self, Pace};
 use super::sampler::Sampled;
 use super::scheduler::{Limits, Reaped, Scheduler};
 use super::sequence::Sequence;
@@ -30,8 +31,8 @@ pub(super) struct Engine {
     width: usize,
     /// Ids that may be chosen.
     vocab: usize,
-    /// Threads that may choose tokens while the model rests.
-    threads: usize,
+    /// Threads that choose tokens while the model rests; none where one is enough, or the system gives no more.
+    helpers: Option<ThreadPool>,
     gauges: Arc<Gauges>,
     metrics: EngineMetrics,
 }
@@ -57,7 +58,7 @@ impl Engine {
             speculation: (settings.speculation && shape.all_positions).then(Speculation::new),
             width: shape.vocab,
             vocab,
-            threads: std::thread::available_parallelism().map_or(1, NonZeroUsize::get),
+            helpers: helpers(settings.threads.get()),
             model,
             gauges,
             metrics,
@@ -117,7 +118,7 @@ impl Engine {
                     speculation.note_run(1, took);
                 }
                 let logits = logits.chunks_exact_mut(self.width).map(|logits| &mut logits[..self.vocab]);
-                choose_all(&mut self.scheduler.decoding_mut().zip(logits).collect::<Vec<_>>(), self.threads)
+                choose_all(self.scheduler.decoding_mut().zip(logits).collect(), self.helpers.as_ref())
             }
             Err(error) => self.decode_each(&next, error),
         };
@@ -169,7 +170,11 @@ impl Engine {
         let started = Instant::now();
         let logits = match self.model.read(row, &tokens, past, Positions::All) {
             Ok(logits) => logits,
-            Err(error) => return self.conclude(row, Err(error.into())),
+            Err(error) => {
+                tracing::warn!(%error, "several tokens cannot be confirmed in one run; answers go on one by one");
+                self.speculation = None;
+                return self.decode();
+            }
         };
         let took = started.elapsed();
         let sequence = self.scheduler.sequence(row);
@@ -200,7 +205,8 @@ impl Engine {
         while left > 0 {
             let Some((row, shared)) = self.scheduler.admit(self.model.as_mut()) else { return };
             self.note_shared(row, shared);
-            left -= self.read_piece(row, left);
+            // A short piece takes as long as the least that a run is worth.
+            left = left.saturating_sub(self.read_piece(row, left).max(pace::LEAST));
             // The first of them decodes now, and waits for its next token.
             left = left.min(self.pace.chunk(self.scheduler.decoding()));
         }
@@ -269,6 +275,11 @@ impl Engine {
     }
 }
 
+fn helpers(threads: usize) -> Option<ThreadPool> {
+    let builder = ThreadPoolBuilder::new().num_threads(threads).thread_name(|index| format!("sampler {index}"));
+    (threads > 1).then(|| builder.build().ok()).flatten()
+}
+
 /// Decodes; meanwhile another thread finds out what restricted answers may go on with.
 fn run_beside_masks<'a>(
     model: &'a mut dyn CausalModel,
@@ -280,30 +291,27 @@ fn run_beside_masks<'a>(
         return model.decode(next);
     }
     std::thread::scope(|scope| {
-        scope.spawn(|| masked.iter_mut().for_each(|sequence| sequence.compute_mask()));
+        let masks = move || masked.iter_mut().for_each(|sequence| sequence.compute_mask());
+        // Where the system gives no thread, each is computed when it is needed.
+        let _ = std::thread::Builder::new().spawn_scoped(scope, masks);
         model.decode(next)
     })
 }
 
-/// Chooses the next token of each sequence from its logits, on several threads where that is costly.
-fn choose_all(work: &mut [(&mut Sequence, &mut [f32])], threads: usize) -> Vec<Result<Sampled, EngineError>> {
-    let costly = work.iter().filter(|(sequence, _)| sequence.sampler.is_costly()).count();
-    let share = if costly < 2 { work.len() } else { work.len().div_ceil(threads) };
-    let (mine, others) = work.split_at_mut(share);
-    std::thread::scope(|scope| {
-        let others: Vec<_> = others.chunks_mut(share).map(|work| scope.spawn(|| choose_each(work))).collect();
-        let mut chosen = choose_each(mine);
-        chosen.extend(others.into_iter().flat_map(|other| other.join().expect("choosing a token does not panic")));
-        chosen
-    })
-}
-
-fn choose_each(work: &mut [(&mut Sequence, &mut [f32])]) -> Vec<Result<Sampled, EngineError>> {
-    let choose = |(sequence, logits): &mut (&mut Sequence, &mut [f32])| {
+/// Chooses the next token of each sequence from its logits; by the helpers, where that is costly.
+fn choose_all(
+    work: Vec<(&mut Sequence, &mut [f32])>,
+    helpers: Option<&ThreadPool>,
+) -> Vec<Result<Sampled, EngineError>> {
+    let choose = |(sequence, logits): (&mut Sequence, &mut [f32])| {
         sequence.in_cache += 1;
         sequence.choose(logits)
     };
-    work.iter_mut().map(choose).collect()
+    let costly = work.iter().filter(|(sequence, _)| sequence.sampler.is_costly()).count();
+    match helpers {
+        Some(helpers) if costly > 1 => helpers.install(|| work.into_par_iter().map(choose).collect()),
+        _ => work.into_iter().map(choose).collect(),
+    }
 }
 
 /// What a chosen token means for its sequence.

@@ -101,7 +101,9 @@ impl<'a> Needs<'a> {
 
 /// Whether a path stays below the folder it is relative to.
 pub(super) fn is_inside(path: &str) -> bool {
-    !path.is_empty() && Path::new(path).components().all(|part| matches!(part, Component::Normal(_)))
+    // Empty parts and dots mean nothing to the system, but are counted where a link is made.
+    path.split('/').all(|part| !part.is_empty() && part != ".")
+        && Path::new(path).components().all(|part| matches!(part, Component::Normal(_)))
 }
 
 /// Whether `rest` makes a graph's name that of its weights: `_data`, `_data_1`, `.data`.

@@ -31,6 +31,20 @@ pub struct Graph {
     pub facts: GraphFacts,
 }
 
+impl Graph {
+    /// Size of the graph with its weights, in bytes; of what cannot be told, nothing.
+    pub fn bytes(&self) -> u64 {
+        let size = |path: &std::path::Path| std::fs::metadata(path).map_or(0, |metadata| metadata.len());
+        match &self.source {
+            GraphSource::Memory(bytes) => bytes.len() as u64,
+            GraphSource::File(path) => {
+                let beside = self.facts.external_data.iter().map(|name| size(&path.with_file_name(name)));
+                size(path) + beside.sum::<u64>()
+            }
+        }
+    }
+}
+
 /// The configuration files beside the graph.
 #[derive(Debug, Clone, Default)]
 struct Configs {

@@ -14,7 +14,7 @@ use super::{CausalIo, run_error};
 
 /// Columns a row may hold beyond what is needed before their memory is given back: taking pages anew costs more than
 /// to keep them for the row's next sequence.
-const SPARE_COLUMNS: usize = 1024;
+const SPARE_COLUMNS: usize = 256;
 
 /// A number of a cache or of the logits.
 pub(super) trait Float: Number + Default {
@@ -259,6 +259,8 @@ impl<C: Float, L: Float> CausalModel for GqaModel<C, L> {
         }
         self.touch(first.0, second.1);
         self.touch(second.0, first.1);
+        self.trim(first.0, second.1);
+        self.trim(second.0, first.1);
     }
 
     fn copy(&mut self, Row(from): Row, Row(to): Row, tokens: usize) -> Result<(), ModelError> {

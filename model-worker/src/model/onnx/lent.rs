@@ -10,7 +10,7 @@ use std::io;
 use std::marker::PhantomData;
 use std::ptr::NonNull;
 
-use memmap2::{MmapMut, MmapOptions};
+use memmap2::{MmapOptions, MmapRaw};
 use ort::memory::{Allocator, MemoryInfo};
 use ort::session::{IoBinding, Session};
 use ort::value::{DynValue, TensorElementType, Value};
@@ -39,7 +39,8 @@ pub(super) use half::f16;
 /// Numbers in anonymous memory, zero until written.
 #[derive(Debug)]
 pub(super) struct Lent<T> {
-    memory: MmapMut,
+    /// Raw, since ONNX Runtime keeps pointers into it while we take slices of it.
+    memory: MmapRaw,
     length: usize,
     _numbers: PhantomData<T>,
 }
@@ -48,18 +49,22 @@ impl<T: Number> Lent<T> {
     /// Reserves room for so many numbers; takes no memory before they are written.
     pub(super) fn new(length: usize) -> io::Result<Self> {
         let bytes = length.checked_mul(size_of::<T>()).ok_or_else(|| io::Error::from(io::ErrorKind::OutOfMemory))?;
-        let memory = MmapOptions::new().len(bytes.max(1)).no_reserve_swap().map_anon()?;
+        let memory = MmapRaw::from(MmapOptions::new().len(bytes.max(1)).no_reserve_swap().map_anon()?);
+        // Each head of a row begins far from the next: with huge pages, its first column would take megabytes. A system
+        // without huge pages refuses, which is as good.
+        #[cfg(target_os = "linux")]
+        let _ = memory.advise(memmap2::Advice::NoHugePage);
         Ok(Self { memory, length, _numbers: PhantomData })
     }
 
     pub(super) fn as_slice(&self) -> &[T] {
         // SAFETY: pages are aligned for any number, `length` of them fit, and zeroed memory is a number.
-        unsafe { std::slice::from_raw_parts(self.memory.as_ptr().cast(), self.length) }
+        unsafe { std::slice::from_raw_parts(self.memory.as_ptr().cast::<T>(), self.length) }
     }
 
     pub(super) fn as_mut_slice(&mut self) -> &mut [T] {
         // SAFETY: as above; ONNX Runtime touches the memory only within `LentSession::run`, which borrows it.
-        unsafe { std::slice::from_raw_parts_mut(self.memory.as_mut_ptr().cast(), self.length) }
+        unsafe { std::slice::from_raw_parts_mut(self.memory.as_mut_ptr().cast::<T>(), self.length) }
     }
 
     /// Gives the pages that lie wholly within the range back to the system; they are zero when touched again.
