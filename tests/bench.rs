@@ -165,7 +165,7 @@ fn mistakes_are_explained() {
         (&["bench", "engine", "--url", "http://127.0.0.1:1", "--pid", "4294967295"], &["--pid 4294967295"]),
         (&["bench", "engine", "--model", "/no/such/folder"], &["/no/such/folder does not exist"]),
         (&["bench", "engine", "--model", &embedding], &[&embedding, "language model"]),
-        (&["bench", "engine", "--model", "muster-demo-chat"], &["muster-demo-chat", "give a folder"]),
+        (&["bench", "engine", "--model", "muster-demo-embedding"], &["embeds texts", "give a language model"]),
         (&["bench", "engine", "--model", &demo, "--prefill", "9000"], &["9000", "2048", "--prefill"]),
         (&["bench", "engine", "--model", "fake", "--batch", "0"], &["--batch", "0"]),
     ] {

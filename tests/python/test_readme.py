@@ -11,7 +11,7 @@ import pytest
 from muster import Muster
 
 README = (Path(__file__).parents[2] / "README.md").read_text()
-VERBS = ("up", "controller", "worker", "gateway", "status", "chat", "doctor")
+VERBS = ("up", "controller", "worker", "gateway", "status", "chat", "doctor", "bench engine")
 
 
 def blocks(language: str) -> list[str]:
