@@ -330,17 +330,29 @@ impl Loader<'_> {
     }
 
     fn language(&self, manifest: CausalManifest) -> Result<Loaded, LoadError> {
-        let tokenizer = self.tokenizer()?;
-        let template = self.template()?;
         let mut end_tokens = manifest.end_ids.clone();
-        end_tokens.extend(manifest.end_tokens.iter().filter_map(|token| tokenizer.id_of(token)));
+        let end_texts = manifest.end_tokens.clone();
+        // A large vocabulary takes as long to read as a graph whose weights are mapped.
+        let (text, model) = std::thread::scope(|scope| {
+            let text = scope.spawn(|| Ok::<_, LoadError>((self.tokenizer()?, self.template()?)));
+            let model = self.causal(manifest);
+            (text.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)), model)
+        });
+        let (tokenizer, template) = text?;
+        let (model, tokens) = model?;
+        end_tokens.extend(end_texts.iter().filter_map(|token| tokenizer.id_of(token)));
+        start_language(self.config, self.name, LanguageParts { model, tokenizer, template, end_tokens, tokens })
+    }
+
+    /// Loads and warms up the model itself; tells besides how many tokens it may hold.
+    fn causal(&self, manifest: CausalManifest) -> Result<(Box<dyn CausalModel>, usize), LoadError> {
         let (runtime, options) = self.runtime()?;
         let tokens = self.token_budget(&manifest)?;
         let context = self.config.context_length.map_or(usize::MAX, |limit| limit.get() as usize).min(tokens);
         let mut model = onnx::load_causal(runtime, &options, manifest, (rows(self.config), context))?;
         self.step("warming up", 3);
         warm_up(model.as_mut())?;
-        start_language(self.config, self.name, LanguageParts { model, tokenizer, template, end_tokens, tokens })
+        Ok((model, tokens))
     }
 
     /// Tokens that the model may hold keys and values of.
