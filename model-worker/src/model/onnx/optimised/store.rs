@@ -5,7 +5,7 @@ use std::fs::{self, File, TryLockError};
 use std::io;
 use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
@@ -14,6 +14,8 @@ use super::Identity;
 
 /// All entries together: some models of a few billion parameters, and a small part of any disc that holds such models.
 const LARGEST: u64 = 20 << 30;
+/// Time after which an entry of the same model under another key counts as left over.
+const STALE: Duration = Duration::from_secs(7 * 24 * 3600);
 /// What must be left on the disc beside an entry: a full disc harms everyone on the machine.
 const SPARE: u64 = 1 << 30;
 /// Entries hold the weights as they were and as the kernels want them: measured, 1.4 to 2.4 times the model.
@@ -204,8 +206,10 @@ impl Store {
             let known = fs::read(folder.join(ENTRY)).ok();
             let entry = known.and_then(|bytes| serde_json::from_slice::<Entry>(&bytes).ok());
             match entry {
-                // Its model has changed since, or ONNX Runtime has.
-                Some(entry) if entry.model != new.model => entries.push((last_use(&folder), entry.bytes(), folder)),
+                // Another build or processor may use the same model from the same folder; long unused, it has changed.
+                Some(entry) if entry.model != new.model || !is_stale(&folder) => {
+                    entries.push((last_use(&folder), entry.bytes(), folder))
+                }
                 // Whoever was making it has died: the lock is ours.
                 _ => discard(&folder),
             }
@@ -281,6 +285,11 @@ fn note_use(folder: &Path) {
 
 fn last_use(folder: &Path) -> SystemTime {
     folder.join(ENTRY).metadata().and_then(|metadata| metadata.modified()).unwrap_or(UNIX_EPOCH)
+}
+
+/// Whether nobody has used an entry for so long that its model, or ONNX Runtime, must have changed since.
+fn is_stale(folder: &Path) -> bool {
+    last_use(folder).elapsed().is_ok_and(|unused| unused > STALE)
 }
 
 fn remove(folder: &Path) -> io::Result<()> {

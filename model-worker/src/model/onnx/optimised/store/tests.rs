@@ -125,13 +125,16 @@ fn an_entry_that_could_not_be_finished_leaves_nothing() {
 }
 
 #[test]
-fn an_older_entry_of_the_same_model_goes_and_others_stay() {
+fn an_entry_of_the_same_model_that_is_long_unused_goes_and_others_stay() {
     let cache = tempfile::tempdir().unwrap();
     let store = Store::new(cache.path());
-    load(&store, &identity("/m", "old", 1));
-    load(&store, &identity("/other", "other", 1));
+    for (model, key, days) in [("/m", "old", 8), ("/m", "used", 1), ("/other", "other", 8)] {
+        load(&store, &identity(model, key, 1));
+        let file = File::options().append(true).open(store.root().join(key).join(ENTRY)).unwrap();
+        file.set_modified(SystemTime::now() - std::time::Duration::from_secs(days * 24 * 3600)).unwrap();
+    }
     load(&store, &identity("/m", "new", 1));
-    assert_eq!(names(&store), ["new", "other"]);
+    assert_eq!(names(&store), ["new", "other", "used"]);
 }
 
 #[test]
