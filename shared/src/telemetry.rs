@@ -22,6 +22,9 @@ const SECONDS: [f64; 18] = [
     0.001, 0.002, 0.005, 0.01, 0.02, 0.04, 0.08, 0.16, 0.32, 0.64, 1.28, 2.56, 5.12, 10.24, 20.48, 40.96, 81.92, 163.84,
 ];
 
+/// Upper bounds of the buckets in which sizes of batches are counted.
+const COUNTS: [f64; 8] = [1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0];
+
 static METRICS: OnceLock<PrometheusHandle> = OnceLock::new();
 
 /// Sends logs to standard error. `filter` is in `RUST_LOG`'s syntax.
@@ -50,7 +53,9 @@ pub fn init_metrics() {
     METRICS.get_or_init(|| {
         PrometheusBuilder::new()
             .set_buckets_for_metric(Matcher::Suffix("_seconds".to_owned()), &SECONDS)
-            .expect("the list of buckets is not empty")
+            .and_then(|builder| builder.set_buckets_for_metric(Matcher::Suffix("_sequences".to_owned()), &COUNTS))
+            .and_then(|builder| builder.set_buckets_for_metric(Matcher::Suffix("_texts".to_owned()), &COUNTS))
+            .expect("no list of buckets is empty")
             .install_recorder()
             .expect("muster installs the only recorder")
     });

@@ -28,7 +28,7 @@ const SHORTEST_CONTEXT: u32 = 4;
 #[derive(Debug, Clone, Default, Args, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub(crate) struct ModelSection {
-    /// An ONNX model, as a folder or as ORG/NAME[@REVISION] of the Hugging Face hub; may be given several times.
+    /// An ONNX model, as a folder or as `ORG/NAME[@REVISION]` of the Hugging Face hub; may be given several times.
     ///
     /// `NAME=` before it names the model. What is a folder here is not looked for on the hub. Without: the demo models.
     #[arg(
