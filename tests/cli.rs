@@ -75,6 +75,7 @@ fn mistakes_on_the_command_line_are_explained() {
         (&["gateway", "--host", "0.0.0.0", "--port", "0"], &["0.0.0.0", "--api-key-file", "--insecure"]),
         (&["up", "--controller-address", "http://127.0.0.1:1"], &["--controller-address", "controller of its own"]),
         (&["worker", "--context-length", "3"], &["context_length is 3", "at least 4"]),
+        (&["worker", "--itl-budget", "250"], &["itl_budget is 4m 10s", "above 0", "400ms"]),
         (&["worker", "--fastchat-heartbeat", "0"], &["fastchat_heartbeat is 0"]),
         (&["worker", "--host", "0.0.0.0", "--port", "0", "--insecure"], &["0.0.0.0", "--worker-address http://HOST"]),
         (&["gateway", "--cors-origin", "app.example"], &["`app.example` is no origin", "https://HOST"]),

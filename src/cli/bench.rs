@@ -95,7 +95,7 @@ pub(crate) struct RemoteArgs {
     #[arg(long, value_enum, default_value_t = PromptKind::Ids, requires = "url")]
     pub(crate) prompt_kind: PromptKind,
     /// Prompts of ids take ids below this; those below a tenth of it are left out, since special tokens lie there.
-    #[arg(long, value_name = "TOKENS", default_value = "4000", requires = "url")]
+    #[arg(long, value_name = "TOKENS", default_value = "2000", requires = "url")]
     pub(crate) vocab: NonZeroU32,
     /// JSON object whose fields are added to each request.
     #[arg(long, value_name = "JSON", requires = "url")]

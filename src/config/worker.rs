@@ -2,6 +2,7 @@
 
 use std::num::{NonZeroU32, NonZeroUsize};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use bytesize::ByteSize;
 use clap::Args;
@@ -21,6 +22,8 @@ use super::{Span, base_url, cache_folder, fleet_token, or};
 
 /// Name under which `--model` means a model without files.
 const FAKE: &str = "fake";
+/// A wait for the next token that nobody can want to be longer.
+const LONGEST_ITL: Duration = Duration::from_secs(60);
 /// Tokens of the shortest context that can hold a question and an answer.
 const SHORTEST_CONTEXT: u32 = 4;
 
@@ -92,7 +95,8 @@ pub(crate) struct ModelSection {
     pub(crate) threads: Option<NonZeroUsize>,
     /// Whether idle threads of ONNX Runtime spin: `auto`, `off`, `brief` or `always`.
     ///
-    /// `auto`: for some microseconds, until other work wants the processors. `always` is for machines that do nothing else.
+    /// `auto`: for some microseconds at a time, until other work wants the processors. `brief`: so in any case. `off`:
+    /// never. `always`, which a bare --spin means, is for machines that do nothing else.
     #[arg(long, env = "MUSTER_WORKER_SPIN", num_args = 0..=1, default_missing_value = "always", value_name = "WHEN")]
     pub(crate) spin: Option<Spin>,
     /// Keep optimised graphs in the user's cache: later starts are faster, and processes share weights in memory.
@@ -317,7 +321,7 @@ impl WorkerSection {
             kv_memory: flags.kv_memory.map(|size| size.0),
             prefix_cache: flags.prefix_cache.unwrap_or(usual.prefix_cache),
             speculation: flags.speculation.unwrap_or(usual.speculation),
-            itl_budget: flags.itl_budget.map_or(usual.itl_budget, |Span(time)| time),
+            itl_budget: itl_budget(flags.itl_budget, usual.itl_budget)?,
             embedding_requests: flags.embedding_requests.unwrap_or(usual.embedding_requests),
             context_length: flags.context_length,
             threads: flags.threads,
@@ -356,6 +360,17 @@ impl WorkerSection {
             cache: cache_folder(),
         }
     }
+}
+
+fn itl_budget(given: Option<Span>, usual: Duration) -> anyhow::Result<Duration> {
+    let budget = given.map_or(usual, |Span(time)| time);
+    anyhow::ensure!(
+        !budget.is_zero() && budget <= LONGEST_ITL,
+        "itl_budget is {}; it must be above 0 and at most {}, such as 400ms (a number alone means seconds)",
+        humantime::format_duration(budget),
+        humantime::format_duration(LONGEST_ITL)
+    );
+    Ok(budget)
 }
 
 fn speed(text: &str) -> anyhow::Result<Speed> {

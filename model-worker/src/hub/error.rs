@@ -71,7 +71,10 @@ pub enum HubError {
         folders: String,
     },
     /// No connection.
-    #[error("cannot reach the hub at {endpoint} ({reason}), and the model is not in the cache at {}", .cache.display())]
+    #[error(
+        "cannot reach the hub at {endpoint} ({reason}), and the model is not in the cache at {}; if a folder was meant, \
+         there is none of that name", .cache.display()
+    )]
     Unreachable {
         /// The hub's base URL.
         endpoint: String,

@@ -17,9 +17,14 @@ pub(super) fn find<'a>(graphs: &'a [String], variant: &str) -> Option<&'a str> {
         file if file.ends_with(".onnx") => file.to_owned(),
         variant => format!("model_{variant}.onnx"),
     };
-    FOLDERS
+    let found = FOLDERS
         .iter()
-        .find_map(|folder| graphs.iter().find(|graph| **graph == format!("{folder}{file}")).map(String::as_str))
+        .find_map(|folder| graphs.iter().find(|graph| **graph == format!("{folder}{file}")).map(String::as_str));
+    match variant {
+        // Exporters call the same thing by either name.
+        "int8" => found.or_else(|| find(graphs, "quantized")),
+        _ => found,
+    }
 }
 
 /// The graph to serve where the user names none.
@@ -78,5 +83,6 @@ mod tests {
         assert_eq!(find(&all, "onnx/model.onnx"), Some("onnx/model.onnx"));
         assert_eq!(find(&all, "decoder.onnx"), Some("decoder.onnx"));
         assert_eq!(find(&all, "q4"), None);
+        assert_eq!(find(&graphs(&["model_quantized.onnx"]), "int8"), Some("model_quantized.onnx"));
     }
 }
