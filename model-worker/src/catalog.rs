@@ -31,7 +31,7 @@ use crate::tokenizer::Tokenizer;
 /// Steps that loading a model takes, for progress bars.
 const STEPS: u32 = 4;
 
-/// Rows that keep prefixes while all slots are busy. A search looks at each, and they cost memory only when used.
+/// Rows that keep prefixes while all slots are busy. A search looks at each; what they hold counts against the budget.
 const KEPT_PREFIXES: usize = 16;
 
 /// A loaded model.
@@ -348,11 +348,17 @@ impl Loader<'_> {
     fn causal(&self, manifest: CausalManifest) -> Result<(Box<dyn CausalModel>, usize), LoadError> {
         let (runtime, options) = self.runtime()?;
         let tokens = self.token_budget(&manifest)?;
-        let context = self.config.context_length.map_or(usize::MAX, |limit| limit.get() as usize).min(tokens);
+        let context = self.context(&manifest).min(tokens);
         let mut model = onnx::load_causal(runtime, &options, manifest, (rows(self.config), context))?;
         self.step("warming up", 3);
         warm_up(model.as_mut())?;
         Ok((model, tokens))
+    }
+
+    /// Longest sequence, in tokens: the model's, or as the user has shortened it.
+    fn context(&self, manifest: &CausalManifest) -> usize {
+        let limit = self.config.context_length.map_or(usize::MAX, |limit| limit.get() as usize);
+        manifest.context.min(limit)
     }
 
     /// Tokens that the model may hold keys and values of.
@@ -363,7 +369,7 @@ impl Loader<'_> {
         let copies = if manifest.layout == Layout::Concat { 2 } else { 1 };
         let token = manifest.token_bytes() * copies;
         let tokens = memory::token_budget(wanted, free, token, self.config.models.len())?;
-        let context = self.config.context_length.map_or(usize::MAX, |limit| limit.get() as usize).min(manifest.context);
+        let context = self.context(manifest);
         if tokens < context {
             tracing::warn!(
                 model = self.name,

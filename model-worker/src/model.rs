@@ -24,8 +24,6 @@ pub struct CausalShape {
     pub context: usize,
     /// Sequences whose keys and values it can hold at once.
     pub rows: usize,
-    /// Memory that the keys and values of one token take, in bytes; 0 where nothing is known.
-    pub token_bytes: usize,
     /// Whether [`Positions::All`] can be had: a graph whose head was cut to the last position cannot give more.
     pub all_positions: bool,
 }

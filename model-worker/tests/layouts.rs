@@ -1,25 +1,20 @@
 //! The two layouts of the same language model, on ONNX Runtime itself.
 
+mod trial;
+
 use std::num::NonZeroUsize;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use muster_worker::model::files::ModelFiles;
 use muster_worker::model::manifest::{Layout, Manifest};
-use muster_worker::model::onnx::runtime::{self, LibrarySearch, Runtime};
 use muster_worker::model::onnx::session::SessionOptions;
 use muster_worker::model::onnx::spin::Spin;
 use muster_worker::model::{CausalModel, Next, Positions, Row, onnx};
+use trial::runtime;
 
 const ROWS: usize = 3;
 /// Largest difference of a logit between ways to compute the same; logits are some tens.
 const TOLERANCE: f32 = 1e-3;
-
-fn runtime() -> &'static Runtime {
-    let place = |name: &str| std::env::var_os(name).map(PathBuf::from);
-    let cache = place("XDG_CACHE_HOME").or_else(|| Some(place("HOME")?.join(".cache")));
-    let search = LibrarySearch { explicit: place("ORT_DYLIB_PATH"), beside: None, cache };
-    runtime::start(&search).expect("ONNX Runtime; scripts/fetch-onnxruntime.sh gets it")
-}
 
 fn load(folder: &str, layout: Layout) -> Box<dyn CausalModel> {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(folder);

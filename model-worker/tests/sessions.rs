@@ -1,5 +1,7 @@
 //! Graphs as they get into ONNX Runtime: with the head cut to chosen positions, and optimised once.
 
+mod trial;
+
 use std::borrow::Cow;
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
@@ -8,12 +10,12 @@ use muster_worker::model::files::{GraphSource, ModelFiles};
 use muster_worker::model::manifest::Manifest;
 use muster_worker::model::onnx::graph::GraphFacts;
 use muster_worker::model::onnx::rewrite::{self, Head};
-use muster_worker::model::onnx::runtime::{self, LibrarySearch, Runtime};
 use muster_worker::model::onnx::session::{self, CausalSession, SessionOptions};
 use muster_worker::model::onnx::spin::Spin;
 use ort::memory::Allocator;
 use ort::session::SessionInputValue;
 use ort::value::{DynValue, Tensor};
+use trial::runtime;
 
 /// Largest difference of a logit when the head runs on fewer positions at once.
 const TOLERANCE: f32 = 1e-5;
@@ -21,13 +23,6 @@ const TOLERANCE: f32 = 1e-5;
 /// measured, where logits reach 0.09.
 const ROUNDING: f32 = 2e-3;
 const TOKENS: i64 = 8;
-
-fn runtime() -> &'static Runtime {
-    let place = |name: &str| std::env::var_os(name).map(PathBuf::from);
-    let cache = place("XDG_CACHE_HOME").or_else(|| Some(place("HOME")?.join(".cache")));
-    let search = LibrarySearch { explicit: place("ORT_DYLIB_PATH"), beside: None, cache };
-    runtime::start(&search).expect("ONNX Runtime; scripts/fetch-onnxruntime.sh gets it")
-}
 
 fn options(optimised: Option<&Path>) -> SessionOptions {
     SessionOptions { threads: NonZeroUsize::MIN, spin: Spin::Off, optimised: optimised.map(Path::to_owned) }

@@ -46,7 +46,7 @@ pub struct FakeModel {
 impl FakeModel {
     /// A fake with room for `rows` sequences.
     pub fn new(options: FakeOptions, rows: usize) -> Self {
-        let shape = CausalShape { vocab: VOCAB, context: options.context, rows, token_bytes: 4, all_positions: true };
+        let shape = CausalShape { vocab: VOCAB, context: options.context, rows, all_positions: true };
         Self { options, shape, rows: vec![Vec::new(); rows], logits: Vec::new() }
     }
 

@@ -91,13 +91,8 @@ pub fn load_causal(
     };
     let graph = session::open_causal(runtime, &manifest.graph.source, options, &manifest.graph.name)?;
     let io = &manifest.io;
-    let shape = CausalShape {
-        vocab: manifest.vocab,
-        context: manifest.context.min(context),
-        rows,
-        token_bytes: manifest.token_bytes(),
-        all_positions: true,
-    };
+    let shape =
+        CausalShape { vocab: manifest.vocab, context: manifest.context.min(context), rows, all_positions: true };
     Ok(match (manifest.layout, io.caches_element, io.logits_element) {
         (Layout::Gqa, Element::F32, Element::F32) => Box::new(GqaModel::<f32, f32>::new(graph, io, shape)?),
         (Layout::Gqa, Element::F32, Element::F16) => Box::new(GqaModel::<f32, f16>::new(graph, io, shape)?),

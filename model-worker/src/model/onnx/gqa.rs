@@ -309,13 +309,7 @@ mod tests {
     }
 
     fn model(manifest: &CausalManifest) -> GqaModel<f32, f32> {
-        let shape = CausalShape {
-            vocab: manifest.vocab,
-            context: 64,
-            rows: 3,
-            token_bytes: manifest.token_bytes(),
-            all_positions: true,
-        };
+        let shape = CausalShape { vocab: manifest.vocab, context: 64, rows: 3, all_positions: true };
         GqaModel::new(open(manifest, Spin::Brief), &manifest.io, shape).expect("memory")
     }
 
