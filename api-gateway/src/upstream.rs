@@ -182,6 +182,7 @@ impl Upstream {
                 Ok(worker.generate(request).await?.boxed())
             }
             Transport::FastChat => self.0.fastchat.generate(address, request).await,
+            Transport::Grpc | Transport::OpenAi => todo!(),
         }
     }
 
@@ -199,6 +200,7 @@ impl Upstream {
                         WorkerClient::new(http, &address, self.0.token.clone()).embed(request).await
                     }
                     Transport::FastChat => self.0.fastchat.embed(&address, request).await,
+                    Transport::Grpc | Transport::OpenAi => todo!(),
                 }
             };
             match self.in_time(&job, &mut ticket, embedded).await? {

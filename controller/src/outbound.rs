@@ -6,7 +6,8 @@ use muster_shared::client::{Timeouts, http_client};
 use muster_shared::fastchat::WorkerStatus;
 use muster_shared::problem::chain;
 use muster_shared::secret::Secret;
-use reqwest::{Client, RequestBuilder, Response};
+use reqwest::{Client, RequestBuilder, Response, Url};
+use tokio::net::TcpStream;
 
 /// Time in which a worker must show that it can be reached.
 const REACHABLE: Duration = Duration::from_secs(2);
@@ -29,13 +30,30 @@ impl Outbound {
         Self { http: http_client(Timeouts::default()), token }
     }
 
-    /// Whether a worker of ours can be reached.
+    /// Whether a worker answers at a path.
     ///
     /// # Errors
     /// The reason why not.
-    pub(crate) async fn reach(&self, address: &str) -> Result<(), String> {
-        let url = format!("{address}/health");
-        answered(self.http.get(&url).timeout(REACHABLE), &url).await.map(drop)
+    pub(crate) async fn reach(&self, address: &str, path: &str) -> Result<(), String> {
+        let url = format!("{address}{path}");
+        answered(self.authorized(self.http.get(&url)).timeout(REACHABLE), &url).await.map(drop)
+    }
+
+    /// Whether something listens at a worker's address.
+    ///
+    /// # Errors
+    /// The reason why not.
+    pub(crate) async fn connect(&self, address: &str) -> Result<(), String> {
+        let url = Url::parse(address).map_err(|error| format!("`{address}` is not a URL: {error}"))?;
+        let (Some(host), Some(port)) = (url.host_str(), url.port_or_known_default()) else {
+            return Err(format!("`{address}` has no host or no port"));
+        };
+        let host = host.trim_matches(['[', ']']); // of an IPv6 address
+        match tokio::time::timeout(REACHABLE, TcpStream::connect((host, port))).await {
+            Ok(Ok(_)) => Ok(()),
+            Ok(Err(error)) => Err(format!("cannot reach {address}: {error}")),
+            Err(_) => Err(format!("cannot reach {address} within {} seconds", REACHABLE.as_secs())),
+        }
     }
 
     /// Asks a FastChat worker for its state.
@@ -58,7 +76,10 @@ impl Outbound {
 
     /// A request that a worker answers only to its fleet.
     pub(crate) fn post(&self, url: &str) -> RequestBuilder {
-        let request = self.http.post(url);
+        self.authorized(self.http.post(url))
+    }
+
+    fn authorized(&self, request: RequestBuilder) -> RequestBuilder {
         match &self.token {
             Some(token) => request.bearer_auth(token.expose()),
             None => request,

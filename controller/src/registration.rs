@@ -22,7 +22,10 @@ pub(crate) async fn check(outbound: &Outbound, registration: &Registration) -> R
     check_speed(registration.speed, "speed")?;
     check_models(&registration.models)?;
     match registration.transport {
-        Transport::Http => outbound.reach(&registration.address).await,
+        Transport::Http => outbound.reach(&registration.address, "/health").await,
+        Transport::OpenAi => outbound.reach(&registration.address, "/v1/models").await,
+        // It speaks nothing but gRPC there.
+        Transport::Grpc => outbound.connect(&registration.address).await,
         // A FastChat worker has no health route.
         Transport::FastChat => outbound.ask_status(&registration.address).await.map(drop),
     }

@@ -202,7 +202,7 @@ impl LanguageModel {
             let delta = move |choice| Event::Delta { choice, text: text.clone(), tokens: vec![], logprobs: vec![] };
             (0..choices).map(delta)
         });
-        let head = stream::iter(std::iter::once(Event::Started { prompt_tokens }).chain(echoes));
+        let head = stream::iter(std::iter::once(Event::Started { prompt_tokens, vocabulary: None }).chain(echoes));
         Ok(head.chain(answers(receivers, prompt_tokens)))
     }
 
@@ -360,7 +360,7 @@ impl<S: Stream<Item = (u32, Option<SequenceEvent>)> + Unpin> Merge<S> {
                         self.usage.cached_tokens = u32::try_from(cached).unwrap_or(u32::MAX);
                     }
                     self.usage.completion_tokens += u32::try_from(tokens).unwrap_or(u32::MAX);
-                    return Some((Event::Finished { choice, reason }, self));
+                    return Some((Event::Finished { choice, reason, tokens: 0 }, self));
                 }
             }
         }

@@ -138,6 +138,34 @@ pub struct GenerateRequest {
     /// waits or runs; absent: never.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub timeout_ms: Option<u64>,
+    /// What another worker has answered already: go on from there.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub resume: Option<Resume>,
+}
+
+/// Answers that another worker has begun, to be continued as it would have.
+///
+/// The worker that goes on takes the tokens as its own: its samplers, stop strings and restrictions are brought to where
+/// those of the other one stood, and it sends only what the client does not have. So the request must name its seed.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Resume {
+    /// What the other worker called its vocabulary in [`Event::Started`]; one with another vocabulary must refuse.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub vocabulary: Option<String>,
+    /// One for each choice.
+    pub choices: Vec<ResumedChoice>,
+}
+
+/// One answer that another worker has begun.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct ResumedChoice {
+    /// Every token of [`Event::Delta`] so far.
+    pub tokens: Vec<u32>,
+    /// Bytes of text so far, an echoed prompt included.
+    pub text_bytes: u64,
+    /// Set when it has ended: the tokens that [`Event::Finished`] counted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub finished: Option<u32>,
 }
 
 impl GenerateRequest {
@@ -160,6 +188,7 @@ impl GenerateRequest {
             cache_salt: None,
             priority: 0,
             timeout_ms: None,
+            resume: None,
         }
     }
 }
@@ -223,6 +252,9 @@ pub enum Event {
     Started {
         /// Length of the prompt in tokens.
         prompt_tokens: u32,
+        /// Names the vocabulary of token ids; equal names mean equal ids. Absent where a worker does not tell its ids.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        vocabulary: Option<String>,
     },
     /// More of one answer.
     Delta {
@@ -242,6 +274,9 @@ pub enum Event {
         choice: u32,
         /// Why.
         reason: FinishReason,
+        /// Tokens chosen, one that ended the answer included; 0 where a worker does not tell.
+        #[serde(default)]
+        tokens: u32,
     },
     /// All answers have ended.
     Done {

@@ -10,19 +10,25 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 pub enum Transport {
     /// Muster's own: JSON in, server-sent token events out ([`crate::generate`]).
     Http,
+    /// The same messages over gRPC (`proto/muster.proto`).
+    Grpc,
     /// FastChat's worker API: NUL-delimited frames of cumulative text ([`crate::fastchat`]).
     FastChat,
+    /// OpenAI's API, as vLLM, llama.cpp's server and many others speak it.
+    OpenAi,
 }
 
 impl Transport {
     /// Every transport, in the order in which they are listed to users.
-    pub const ALL: [Self; 2] = [Self::Http, Self::FastChat];
+    pub const ALL: [Self; 4] = [Self::Http, Self::Grpc, Self::FastChat, Self::OpenAi];
 
     /// The name in configuration files, flags and registrations.
     pub fn name(self) -> &'static str {
         match self {
             Self::Http => "http",
+            Self::Grpc => "grpc",
             Self::FastChat => "fastchat",
+            Self::OpenAi => "openai",
         }
     }
 }
@@ -77,11 +83,13 @@ mod tests {
     fn a_transport_is_read_in_any_case() {
         assert_eq!("HTTP".parse(), Ok(Transport::Http));
         assert_eq!("FastChat".parse(), Ok(Transport::FastChat));
+        assert_eq!("gRPC".parse(), Ok(Transport::Grpc));
+        assert_eq!("OpenAI".parse(), Ok(Transport::OpenAi));
     }
 
     #[test]
     fn an_unknown_transport_is_refused_with_the_legal_names() {
         let error = "smoke-signal".parse::<Transport>().expect_err("no such transport");
-        assert_eq!(error.to_string(), "unknown transport `smoke-signal`; expected one of: http, fastchat");
+        assert_eq!(error.to_string(), "unknown transport `smoke-signal`; expected one of: http, grpc, fastchat, openai");
     }
 }

@@ -29,7 +29,7 @@ pub(crate) fn push(answers: &mut [Answer], event: &Event) {
             answer.text.push_str(text);
             answer.logprobs.extend_from_slice(logprobs);
         }
-        Event::Finished { choice, reason } => {
+        Event::Finished { choice, reason, .. } => {
             if let Some(answer) = answers.get_mut(*choice as usize) {
                 answer.finish_reason = Some(*reason);
             }

@@ -68,14 +68,14 @@ pub(crate) async fn worker(deed: Deed) -> (String, mpsc::Receiver<()>) {
 fn act(deed: &Deed, gone: mpsc::Sender<()>) -> Response {
     let delta = |text: &str| Event::Delta { choice: 0, text: text.to_owned(), tokens: vec![1], logprobs: vec![] };
     let said = |words: &[&str]| {
-        let started = Event::Started { prompt_tokens: 3 };
+        let started = Event::Started { prompt_tokens: 3, vocabulary: None };
         std::iter::once(started).chain(words.iter().copied().map(delta)).map(|event| json_event(&event)).collect()
     };
     match deed {
         Deed::Refuse(problem) => problem.clone().into_response(),
         Deed::Answer(words) => {
             let mut events: Vec<Bytes> = said(words);
-            events.push(json_event(&Event::Finished { choice: 0, reason: FinishReason::Stop }));
+            events.push(json_event(&Event::Finished { choice: 0, reason: FinishReason::Stop, tokens: 0 }));
             let usage = Usage { prompt_tokens: 3, completion_tokens: words.len() as u32, cached_tokens: 0 };
             events.push(json_event(&Event::Done { usage }));
             Body::from_stream(stream::iter(events).map(Ok::<_, std::io::Error>)).into_response()

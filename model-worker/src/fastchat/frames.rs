@@ -51,7 +51,7 @@ impl Frames {
     async fn next(&mut self) -> Option<Frame> {
         while !self.ended {
             match self.events.next().await? {
-                Event::Started { prompt_tokens } => self.prompt_tokens = prompt_tokens,
+                Event::Started { prompt_tokens, .. } => self.prompt_tokens = prompt_tokens,
                 Event::Delta { text, tokens, logprobs, .. } => {
                     self.completion_tokens += u32::try_from(tokens.len()).unwrap_or(u32::MAX);
                     self.note_logprobs(&logprobs);
@@ -119,11 +119,11 @@ mod tests {
     #[tokio::test]
     async fn text_is_cumulative_and_the_reason_comes_alone() {
         let events = vec![
-            Event::Started { prompt_tokens: 3 },
+            Event::Started { prompt_tokens: 3, vocabulary: None },
             delta("Hel"),
             delta(""),
             delta("lo"),
-            Event::Finished { choice: 0, reason: FinishReason::Stop },
+            Event::Finished { choice: 0, reason: FinishReason::Stop, tokens: 0 },
             Event::Done { usage: Usage { prompt_tokens: 3, completion_tokens: 4, cached_tokens: 0 } },
         ];
         let frames = Frames::new(stream::iter(events).boxed(), "> ".to_owned(), false);

@@ -34,7 +34,7 @@ impl ChatChunks {
         match event {
             Event::Started { .. } => Vec::new(),
             Event::Delta { choice, text, logprobs, .. } => self.delta(*choice, text, logprobs),
-            Event::Finished { choice, reason } => self.finished(*choice, *reason),
+            Event::Finished { choice, reason, .. } => self.finished(*choice, *reason),
             Event::Done { usage } => self.done(*usage),
             Event::Failed { problem } => {
                 self.ended = true;

@@ -30,7 +30,7 @@ fn delta(choice: u32, text: &str, logprobs: Vec<TokenLogprob>) -> Event {
 }
 
 fn finished(choice: u32, reason: FinishReason) -> Event {
-    Event::Finished { choice, reason }
+    Event::Finished { choice, reason, tokens: 0 }
 }
 
 const USAGE: Usage = Usage { prompt_tokens: 3, completion_tokens: 2, cached_tokens: 1 };
@@ -275,7 +275,7 @@ fn a_bad_message_is_refused_by_its_place() {
 fn a_whole_reply_has_all_choices_and_the_usage() {
     let mut reply = ChatReply::new(head(), 2);
     for event in [
-        Event::Started { prompt_tokens: 3 },
+        Event::Started { prompt_tokens: 3, vocabulary: None },
         delta(0, "a", vec![entry(("a", -0.5), &[])]),
         delta(1, "b", vec![]),
         delta(0, "c", vec![entry(("c", -1.0), &[])]),
@@ -302,7 +302,7 @@ fn a_whole_reply_has_all_choices_and_the_usage() {
 #[test]
 fn a_stream_begins_with_the_role_and_ends_with_the_reason() {
     let events = [
-        Event::Started { prompt_tokens: 3 },
+        Event::Started { prompt_tokens: 3, vocabulary: None },
         delta(0, "", vec![]),
         delta(0, "a", vec![]),
         finished(0, FinishReason::Stop),

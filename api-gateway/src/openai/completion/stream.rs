@@ -52,7 +52,7 @@ impl CompletionChunks {
                 let index = self.index(prompt, *choice);
                 index.and_then(|index| self.delta(index, text, tokens, logprobs)).into_iter().collect()
             }
-            Event::Finished { choice, reason } => {
+            Event::Finished { choice, reason, .. } => {
                 let last =
                     |index| CompletionChoice { index, text: "".into(), logprobs: None, finish_reason: Some(*reason) };
                 self.index(prompt, *choice).map(|index| self.chunk(last(index))).into_iter().collect()

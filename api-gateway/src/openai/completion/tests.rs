@@ -25,7 +25,7 @@ fn delta(choice: u32, text: &str, tokens: Vec<u32>, logprobs: Vec<TokenLogprob>)
 }
 
 fn finished(choice: u32) -> Event {
-    Event::Finished { choice, reason: FinishReason::Stop }
+    Event::Finished { choice, reason: FinishReason::Stop, tokens: 0 }
 }
 
 fn frame(choices: Value) -> Value {
@@ -56,7 +56,7 @@ fn streamed(request: Value, events: &[(usize, Event)]) -> Vec<Value> {
 /// An echoed prompt, two tokens of which the first brings no text yet, and the end.
 fn echo() -> Vec<(usize, Event)> {
     vec![
-        (0, Event::Started { prompt_tokens: 3 }),
+        (0, Event::Started { prompt_tokens: 3, vocabulary: None }),
         (0, delta(0, "né", vec![], vec![])),
         (0, delta(0, "", vec![1], vec![entry(("a", -0.5), &[("a", -0.5)])])),
         (0, delta(0, "ab", vec![2], vec![entry(("b", -1.0), &[("c", -0.25)])])),

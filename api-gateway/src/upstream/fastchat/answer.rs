@@ -49,7 +49,7 @@ pub(super) async fn events(
         prompt_tokens,
         ended: false,
     };
-    let mut head = vec![Event::Started { prompt_tokens }];
+    let mut head = vec![Event::Started { prompt_tokens, vocabulary: None }];
     head.append(&mut answer.take(first));
     let tail = stream::unfold(answer, |mut answer| async move {
         if answer.ended {
@@ -97,7 +97,7 @@ impl Answer {
             self.completion_tokens[choice as usize] = usage.completion_tokens;
         }
         if let Some(reason) = finished {
-            events.push(Event::Finished { choice, reason });
+            events.push(Event::Finished { choice, reason, tokens: 0 });
             self.running -= 1;
         }
         if self.running == 0 {

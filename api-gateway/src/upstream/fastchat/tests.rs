@@ -75,11 +75,11 @@ async fn a_chat_is_rendered_and_answered_however_the_frames_are_split() {
         let events = good(running.events(&request(Prompt::Chat(chat))).await.expect("it starts"));
         let usage = Usage { prompt_tokens: 6, completion_tokens: 3, cached_tokens: 0 };
         let expected = [
-            Event::Started { prompt_tokens: 6 },
+            Event::Started { prompt_tokens: 6, vocabulary: None },
             delta(0, "H"),
             delta(0, "é"),
             delta(0, "!"),
-            Event::Finished { choice: 0, reason: FinishReason::Stop },
+            Event::Finished { choice: 0, reason: FinishReason::Stop, tokens: 0 },
             Event::Done { usage },
         ];
         assert_eq!(events, expected, "chunks of {size} bytes");
@@ -114,9 +114,9 @@ async fn choices_are_merged_and_the_prompt_counted_once() {
     let answer = |text| Reply::frames(&[frame(text, 2, None), frame(text, 2, Some("length"))], 20);
     let running = Running::start(vec![answer("x"), answer("x"), answer("x")]).await;
     let events = good(running.events(&GenerateRequest { choices: 3, ..text_request() }).await.expect("it starts"));
-    assert_eq!(events.first(), Some(&Event::Started { prompt_tokens: 6 }));
+    assert_eq!(events.first(), Some(&Event::Started { prompt_tokens: 6, vocabulary: None }));
     for choice in 0..3 {
-        let finished = Event::Finished { choice, reason: FinishReason::Length };
+        let finished = Event::Finished { choice, reason: FinishReason::Length, tokens: 0 };
         let place = |wanted: &Event| events.iter().position(|event| event == wanted).expect("it is there");
         assert!(place(&delta(choice, "x")) < place(&finished));
     }
@@ -169,7 +169,7 @@ async fn a_later_error_ends_the_stream_with_an_event() {
         let running = Running::start(vec![Reply::frames(&[frame("a", 1, None), last], 1000)]).await;
         let events = good(running.events(&text_request()).await.expect("it starts"));
         let failed = Event::Failed { problem: Problem::new(Kind::Upstream, words) };
-        assert_eq!(events, [Event::Started { prompt_tokens: 6 }, delta(0, "a"), failed]);
+        assert_eq!(events, [Event::Started { prompt_tokens: 6, vocabulary: None }, delta(0, "a"), failed]);
     }
 }
 
@@ -178,7 +178,7 @@ async fn a_stream_without_an_end_is_broken() {
     let running = Running::start(vec![Reply::frames(&[frame("a", 1, None)], 1000), Reply::cut("", 1)]).await;
     let mut events = running.events(&text_request()).await.expect("it starts");
     assert!(matches!(events.pop(), Some(Err(ClientError::Broken { source: None, .. }))), "{events:?}");
-    assert_eq!(good(events), [Event::Started { prompt_tokens: 6 }, delta(0, "a")]);
+    assert_eq!(good(events), [Event::Started { prompt_tokens: 6, vocabulary: None }, delta(0, "a")]);
     let error = running.events(&text_request()).await.expect_err("nothing came");
     assert!(matches!(error, ClientError::Broken { source: None, .. }), "{error:?}");
 }
