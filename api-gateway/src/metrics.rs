@@ -1,9 +1,15 @@
 //! What the gateway counts. Labels hold routes, statuses and names of models that the fleet serves.
+//!
+//! What every request touches is looked up once: a handle costs an addition, a look-up more than a token's way through
+//! the gateway.
 
+use std::sync::LazyLock;
 use std::time::{Duration, Instant};
 
-use metrics::{counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram};
+use metrics::{Counter, Gauge, Histogram, counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram};
 use muster_shared::generate::Usage;
+
+use crate::observe::Route;
 
 /// Describes every metric of the gateway.
 pub(crate) fn describe() {
@@ -18,33 +24,75 @@ pub(crate) fn describe() {
     describe_counter!("muster_gateway_completion_tokens_total", "Tokens of answers, by model");
     describe_gauge!("muster_gateway_in_flight_requests", "Requests that run on workers");
     describe_counter!("muster_gateway_retries_total", "Attempts beyond the first of a request");
-    describe_counter!("muster_gateway_lost_releases_total", "Tickets that could not be given back and lapse instead");
+    describe_counter!("muster_gateway_retries_denied_total", "Attempts not made, since too many requests were tried again");
+    describe_counter!("muster_gateway_resumptions_total", "Answers that went on at another worker");
+    describe_counter!("muster_gateway_hedges_total", "Second attempts made while the first was still awaited");
 }
+
+/// What is counted of one route.
+struct RouteMetrics {
+    /// Answers with status 200.
+    answered: Counter,
+    seconds: Histogram,
+}
+
+static ROUTES: LazyLock<[RouteMetrics; Route::ALL.len()]> = LazyLock::new(|| {
+    Route::ALL.map(|route| RouteMetrics {
+        answered: counter!("muster_gateway_requests_total", "route" => route.name(), "status" => "200"),
+        seconds: histogram!("muster_gateway_request_seconds", "route" => route.name()),
+    })
+});
+static IN_FLIGHT: LazyLock<Gauge> = LazyLock::new(|| gauge!("muster_gateway_in_flight_requests"));
+static FIRST_TOKEN: LazyLock<Histogram> =
+    LazyLock::new(|| histogram!("muster_gateway_time_to_first_token_seconds"));
+static NEXT_TOKEN: LazyLock<Histogram> = LazyLock::new(|| histogram!("muster_gateway_inter_token_latency_seconds"));
 
 /// A request was answered.
-pub(crate) fn request(route: &'static str, status: u16, took: Duration) {
-    counter!("muster_gateway_requests_total", "route" => route, "status" => status.to_string()).increment(1);
-    histogram!("muster_gateway_request_seconds", "route" => route).record(took);
-}
-
-/// A token came, for an answer that began then and had its last token then.
-pub(crate) fn token(begun: Instant, last: Option<Instant>) {
-    match last {
-        Some(last) => histogram!("muster_gateway_inter_token_latency_seconds").record(last.elapsed()),
-        None => histogram!("muster_gateway_time_to_first_token_seconds").record(begun.elapsed()),
+pub(crate) fn request(route: Route, status: u16, took: Duration) {
+    let metrics = &ROUTES[route as usize];
+    metrics.seconds.record(took);
+    match status {
+        200 => metrics.answered.increment(1),
+        _ => counter!("muster_gateway_requests_total", "route" => route.name(), "status" => status.to_string())
+            .increment(1),
     }
 }
 
-/// An answer has ended.
-pub(crate) fn usage(model: &str, usage: &Usage) {
-    let model = model.to_owned();
-    counter!("muster_gateway_prompt_tokens_total", "model" => model.clone()).increment(u64::from(usage.prompt_tokens));
-    counter!("muster_gateway_completion_tokens_total", "model" => model).increment(u64::from(usage.completion_tokens));
+/// A token came at `now`, for an answer that began then and had its last token then.
+pub(crate) fn token(begun: Instant, last: Option<Instant>, now: Instant) {
+    match last {
+        Some(last) => NEXT_TOKEN.record(now - last),
+        None => FIRST_TOKEN.record(now - begun),
+    }
+}
+
+/// What is counted of one model.
+#[derive(Debug)]
+pub(crate) struct ModelMetrics {
+    prompt_tokens: Counter,
+    completion_tokens: Counter,
+}
+
+impl ModelMetrics {
+    /// Of the model of that name.
+    pub(crate) fn new(model: &str) -> Self {
+        let label = || model.to_owned();
+        Self {
+            prompt_tokens: counter!("muster_gateway_prompt_tokens_total", "model" => label()),
+            completion_tokens: counter!("muster_gateway_completion_tokens_total", "model" => label()),
+        }
+    }
+
+    /// An answer has ended.
+    pub(crate) fn usage(&self, usage: &Usage) {
+        self.prompt_tokens.increment(u64::from(usage.prompt_tokens));
+        self.completion_tokens.increment(u64::from(usage.completion_tokens));
+    }
 }
 
 /// Requests on workers have become more or fewer.
-pub(crate) fn in_flight(change: i8) {
-    gauge!("muster_gateway_in_flight_requests").increment(f64::from(change));
+pub(crate) fn in_flight(change: f64) {
+    IN_FLIGHT.increment(change);
 }
 
 /// An attempt beyond the first.
@@ -52,7 +100,17 @@ pub(crate) fn retry() {
     counter!("muster_gateway_retries_total").increment(1);
 }
 
-/// Tickets could not be given back.
-pub(crate) fn releases_lost(tickets: usize) {
-    counter!("muster_gateway_lost_releases_total").increment(tickets as u64);
+/// An attempt that was not made.
+pub(crate) fn retry_denied() {
+    counter!("muster_gateway_retries_denied_total").increment(1);
+}
+
+/// An answer goes on at another worker.
+pub(crate) fn resumed() {
+    counter!("muster_gateway_resumptions_total").increment(1);
+}
+
+/// A second attempt beside the first.
+pub(crate) fn hedge() {
+    counter!("muster_gateway_hedges_total").increment(1);
 }

@@ -1,4 +1,4 @@
-//! The outermost layer: names a request, times it, counts it, and logs it.
+//! Names a request, times it, counts it, and logs it.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -14,49 +14,103 @@ use crate::metrics;
 use crate::state::RequestId;
 
 /// Headers that may hold a client's own name for a request, in the order in which they are looked at.
-const NAMES: [&str; 4] = ["x-request-id", "x-correlation-id", "x-trace-id", "request-id"];
+const NAMES: [HeaderName; 4] = [
+    HeaderName::from_static("x-request-id"),
+    HeaderName::from_static("x-correlation-id"),
+    HeaderName::from_static("x-trace-id"),
+    HeaderName::from_static("request-id"),
+];
+const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+const PROCESSING: HeaderName = HeaderName::from_static("openai-processing-ms");
 /// Longest name that is taken from a client.
 const LONGEST: usize = 128;
 
-/// Middleware around every route.
-pub(crate) async fn observe(mut request: Request, next: Next) -> Response {
-    let begun = Instant::now();
-    let id: Arc<str> = given(request.headers()).unwrap_or_else(|| Uuid::now_v7().to_string()).into();
-    let route = route(request.extensions().get::<MatchedPath>());
-    let span = tracing::info_span!("request", id = %id, method = %request.method(), route);
-    request.extensions_mut().insert(RequestId(Arc::clone(&id)));
+/// What is counted apart: one of a known few, since a path would be a label without bound.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Route {
+    Chat,
+    Completions,
+    Embeddings,
+    Models,
+    Other,
+    Unknown,
+}
 
-    let mut response = next.run(request).instrument(span.clone()).await;
+impl Route {
+    /// Every route, in the order of their numbers.
+    pub(crate) const ALL: [Self; 6] =
+        [Self::Chat, Self::Completions, Self::Embeddings, Self::Models, Self::Other, Self::Unknown];
 
-    let (status, took) = (response.status(), begun.elapsed());
-    metrics::request(route, status.as_u16(), took);
-    span.in_scope(|| tracing::debug!(status = status.as_u16(), ?took, "answered"));
-    let headers = response.headers_mut();
-    if let Ok(value) = HeaderValue::from_str(&id) {
-        headers.insert(HeaderName::from_static("x-request-id"), value);
+    /// The name in metrics and logs.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Chat => "chat",
+            Self::Completions => "completions",
+            Self::Embeddings => "embeddings",
+            Self::Models => "models",
+            Self::Other => "other",
+            Self::Unknown => "unknown",
+        }
     }
-    let millis = u64::try_from(took.as_millis()).unwrap_or(u64::MAX);
-    headers.insert(HeaderName::from_static("openai-processing-ms"), millis.into());
+
+    fn of(matched: Option<&MatchedPath>) -> Self {
+        match matched.map(MatchedPath::as_str) {
+            Some("/v1/models" | "/v1/models/{*model}") => Self::Models,
+            Some(_) => Self::Other,
+            None => Self::Unknown,
+        }
+    }
+}
+
+/// A request under way.
+#[derive(Debug)]
+pub(crate) struct Observed {
+    begun: Instant,
+    route: Route,
+    pub(crate) id: RequestId,
+    /// Only where debug logs are written: making one costs more than the rest of this file.
+    pub(crate) span: tracing::Span,
+}
+
+impl Observed {
+    /// Begins with a request's headers.
+    pub(crate) fn begin(route: Route, headers: &HeaderMap) -> Self {
+        let id: Arc<str> = match given(headers) {
+            Some(id) => id.into(),
+            None => Uuid::now_v7().hyphenated().encode_lower(&mut Uuid::encode_buffer())[..].into(),
+        };
+        let span = tracing::debug_span!("request", %id, route = route.name());
+        Self { begun: Instant::now(), route, id: RequestId(id), span }
+    }
+
+    /// Ends with the head of the answer, which gets the request's name.
+    pub(crate) fn finish<B>(self, response: &mut hyper::Response<B>) {
+        let (status, took) = (response.status().as_u16(), self.begun.elapsed());
+        metrics::request(self.route, status, took);
+        self.span.in_scope(|| tracing::debug!(status, ?took, "answered"));
+        let headers = response.headers_mut();
+        if let Ok(value) = HeaderValue::from_str(&self.id.0) {
+            headers.insert(REQUEST_ID, value);
+        }
+        let millis = u64::try_from(took.as_millis()).unwrap_or(u64::MAX);
+        headers.insert(PROCESSING, millis.into());
+    }
+}
+
+/// Middleware around the routes that few ask for.
+pub(crate) async fn observe(request: Request, next: Next) -> Response {
+    let route = Route::of(request.extensions().get::<MatchedPath>());
+    let observed = Observed::begin(route, request.headers());
+    let mut response = next.run(request).instrument(observed.span.clone()).await;
+    observed.finish(&mut response);
     response
 }
 
 /// The client's name for the request, if it is short and printable: it goes to the log and back to the client.
-fn given(headers: &HeaderMap) -> Option<String> {
-    let text = NAMES.iter().find_map(|name| headers.get(*name))?.to_str().ok()?;
+fn given(headers: &HeaderMap) -> Option<&str> {
+    let text = NAMES.iter().find_map(|name| headers.get(name))?.to_str().ok()?;
     let plain = !text.is_empty() && text.len() <= LONGEST && text.bytes().all(|byte| byte.is_ascii_graphic());
-    plain.then(|| text.to_owned())
-}
-
-/// The route's pattern, one of a known few: a path would be a label without bound.
-fn route(matched: Option<&MatchedPath>) -> &'static str {
-    match matched.map(MatchedPath::as_str) {
-        Some("/v1/chat/completions") => "chat",
-        Some("/v1/completions") => "completions",
-        Some("/v1/embeddings") => "embeddings",
-        Some("/v1/models" | "/v1/models/{*model}") => "models",
-        Some(_) => "other",
-        None => "unknown",
-    }
+    plain.then_some(text)
 }
 
 #[cfg(test)]
@@ -70,10 +124,17 @@ mod tests {
             headers.insert(name, HeaderValue::from_str(value).expect("a header"));
             headers
         };
-        assert_eq!(given(&headers("x-request-id", "abc-1")).as_deref(), Some("abc-1"));
-        assert_eq!(given(&headers("x-correlation-id", "abc-1")).as_deref(), Some("abc-1"));
+        assert_eq!(given(&headers("x-request-id", "abc-1")), Some("abc-1"));
+        assert_eq!(given(&headers("x-correlation-id", "abc-1")), Some("abc-1"));
         assert_eq!(given(&headers("x-request-id", "two words")), None);
         assert_eq!(given(&headers("x-request-id", &"x".repeat(129))), None);
         assert_eq!(given(&HeaderMap::new()), None);
+    }
+
+    #[test]
+    fn routes_are_numbered_as_they_are_listed() {
+        for (number, route) in Route::ALL.into_iter().enumerate() {
+            assert_eq!(route as usize, number);
+        }
     }
 }

@@ -297,6 +297,7 @@ impl Upstream {
             priority: job.priority,
             wait_ms: millis(config.dispatch_wait.min(left * 3 / 8)),
             exclude: job.tried.clone(),
+            transports: Vec::new(),
         };
         let answer = tokio::time::timeout(limit, self.0.controller.dispatch(&dispatch));
         let (answer, is_silent) = match job.while_running(answer).await? {

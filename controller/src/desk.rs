@@ -203,7 +203,7 @@ impl<R> Desk<R> {
                 Ok(grant) => Ok(grant),
                 // Without room for one who takes any worker, there is none for those behind. One of them may exclude
                 // every worker that is left; it hears so when it is its turn, or at its deadline.
-                Err(Denial::NoRoom { .. }) if asker.request.exclude.is_empty() => return,
+                Err(Denial::NoRoom { .. }) if asker.request.takes_any_worker() => return,
                 Err(Denial::NoRoom { .. }) => {
                     passed = Some(place);
                     continue;

@@ -20,7 +20,7 @@ use crate::config::Config;
 use crate::desk::Patience;
 use crate::registry::{Asker, Holder, Origin, Request};
 use crate::service::Service;
-use crate::{fastchat, metrics, registration};
+use crate::{fastchat, link, metrics, registration};
 
 /// What a handler answers.
 pub(crate) type Reply<T> = Result<Json<T>, Problem>;
@@ -37,7 +37,8 @@ pub(crate) fn router(config: &Config, service: Arc<Service>) -> Router {
         .route("/dispatch", post(dispatch))
         .route("/release", post(release))
         .route("/renew", post(renew))
-        .route("/fleet", get(fleet));
+        .route("/fleet", get(fleet))
+        .route("/link", get(link::open));
     let open = Router::new()
         .route("/health", get(alive))
         .route("/healthz", get(alive))
@@ -105,13 +106,21 @@ async fn deregister(State(service): Shared, Body(leave): Body<Leave>) -> Reply<V
 }
 
 async fn dispatch(State(service): Shared, Body(dispatch): Body<Dispatch>) -> Reply<Grant> {
-    let Dispatch { gateway, model, affinity, priority, wait_ms, exclude } = dispatch;
-    let asker = Asker { holder: Holder::Gateway(gateway), request: Request { model, affinity, exclude } };
-    let answer = service.dispatch(asker, Patience { wait: Duration::from_millis(wait_ms), priority }).await;
+    let gateway = dispatch.gateway;
+    let (asker, patience) = question(dispatch);
+    let answer = service.dispatch(asker, patience).await;
     if let Err(problem) = &answer {
         tracing::debug!(%problem, kind = ?problem.kind, %gateway, "a dispatch was refused");
     }
     answer.map(Json)
+}
+
+/// A dispatch as the desk takes it.
+pub(crate) fn question(dispatch: Dispatch) -> (Asker, Patience) {
+    let Dispatch { gateway, model, affinity, priority, wait_ms, exclude, transports } = dispatch;
+    let request = Request { model, affinity, exclude, transports };
+    let patience = Patience { wait: Duration::from_millis(wait_ms), priority };
+    (Asker { holder: Holder::Gateway(gateway), request }, patience)
 }
 
 async fn release(State(service): Shared, Body(Releases { gateway, releases }): Body<Releases>) -> Json<Value> {

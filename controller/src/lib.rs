@@ -15,7 +15,7 @@
 //! * `desk`: the three together; every rule ends here, and none of it does I/O.
 //! * `service`: the lock, the replies to those who wait, and the clock.
 //! * `registration`: what is checked before the registry sees a worker; `outbound`: calls to workers.
-//! * `http`: every route, and our own handlers; `fastchat`: FastChat's.
+//! * `http`: every route, and our own handlers; `link`: a gateway's connection; `fastchat`: FastChat's routes.
 //! * `metrics`: what is counted.
 
 pub mod config;
@@ -26,6 +26,7 @@ mod fastchat;
 #[cfg(test)]
 mod fixtures;
 mod http;
+mod link;
 mod metrics;
 mod outbound;
 mod queue;

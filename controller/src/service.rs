@@ -7,12 +7,14 @@ use std::time::{Duration, Instant};
 use muster_shared::control::{Fleet, Outcome, Release};
 use muster_shared::id::{Epoch, TicketId};
 use muster_shared::problem::{Kind, Problem};
-use tokio::sync::{Notify, oneshot};
+use tokio::sync::mpsc::error::TrySendError;
+use tokio::sync::{Notify, mpsc, oneshot};
 use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 
 use crate::config::{Config, PolicyName};
 use crate::desk::{Answer, Desk, Patience, Setup};
+use crate::link::Links;
 use crate::metrics;
 use crate::outbound::Outbound;
 use crate::queue::Place;
@@ -25,6 +27,8 @@ const SWEEP: Duration = Duration::from_secs(1);
 #[derive(Debug)]
 pub(crate) struct Service {
     desk: Mutex<Desk<Reply>>,
+    /// The link of each gateway, by what ends it.
+    pub(crate) links: Links,
     /// Rung when someone waits: the time of the next tick may have changed.
     wake: Notify,
     /// Rung when FastChat's workers shall be asked for their state. Rings that come close together count as one.
@@ -42,16 +46,31 @@ pub(crate) struct Service {
 
 /// The way back to one who asked.
 #[derive(Debug)]
-struct Reply {
-    holder: Holder,
-    sender: oneshot::Sender<Answer>,
+pub(crate) struct Reply {
+    pub(crate) holder: Holder,
+    pub(crate) way: Way,
+}
+
+/// How an answer travels.
+#[derive(Debug)]
+pub(crate) enum Way {
+    /// To the handler of a call that waits.
+    Call(oneshot::Sender<Answer>),
+    /// Over a gateway's link, with the number of the question.
+    Link { id: u32, answers: mpsc::Sender<(u32, Answer)> },
 }
 
 impl Reply {
     /// Gives back the ticket of a grant that nobody receives.
     fn send(self, answer: Answer) -> Option<(Holder, TicketId)> {
-        let undelivered = self.sender.send(answer).err()?.ok()?;
-        Some((self.holder, undelivered.ticket))
+        let undelivered = match self.way {
+            Way::Call(sender) => sender.send(answer).err()?,
+            Way::Link { id, answers } => match answers.try_send((id, answer)) {
+                Ok(()) => return None,
+                Err(TrySendError::Full((_, answer)) | TrySendError::Closed((_, answer))) => answer,
+            },
+        };
+        Some((self.holder, undelivered.ok()?.ticket))
     }
 }
 
@@ -67,6 +86,7 @@ impl Service {
         };
         Self {
             desk: Mutex::new(Desk::new(Registry::new(config.lease, config.breaker), setup, started)),
+            links: Links::default(),
             wake: Notify::new(),
             refresh: Notify::new(),
             outbound: Outbound::new(config.token.clone()),
@@ -99,7 +119,7 @@ impl Service {
         let began = Instant::now();
         let (sender, receiver) = oneshot::channel();
         let holder = asker.holder;
-        let place = self.with(|desk, now| desk.ask(asker, patience, Reply { holder, sender }, now));
+        let place = self.with(|desk, now| desk.ask(asker, patience, Reply { holder, way: Way::Call(sender) }, now));
         let answer = Pending { service: self, holder, place, receiver: Some(receiver) }.answer().await;
         metrics::dispatched(&answer, began.elapsed());
         answer
@@ -160,7 +180,7 @@ impl Service {
     }
 
     /// Every change of the desk goes through here, so that no answer stays behind.
-    fn with<T>(&self, change: impl FnOnce(&mut Desk<Reply>, Instant) -> T) -> T {
+    pub(crate) fn with<T>(&self, change: impl FnOnce(&mut Desk<Reply>, Instant) -> T) -> T {
         let (result, answers, waiting) = {
             let mut desk = self.lock();
             let result = change(&mut desk, Instant::now());
@@ -282,7 +302,7 @@ mod tests {
         let (sender, receiver) = oneshot::channel();
         let patience = Patience { wait: Duration::from_secs(1), priority: 0 };
         let asker = Asker { holder: Holder::Relay, ..asker(GatewayId::new()) };
-        service.with(|desk, now| desk.ask(asker, patience, Reply { holder: Holder::Relay, sender }, now));
+        service.with(|desk, now| desk.ask(asker, patience, Reply { holder: Holder::Relay, way: Way::Call(sender) }, now));
         receiver
     }
 

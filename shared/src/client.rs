@@ -9,7 +9,7 @@ use serde::de::DeserializeOwned;
 use crate::control::{Dispatch, Fleet, Grant, Heartbeat, HeartbeatReply, Lease, Leave, Registration, Releases, Renew};
 use crate::embed::{EmbedRequest, EmbedResponse};
 use crate::generate::{Event, GenerateRequest};
-use crate::problem::Problem;
+use crate::problem::{BoxError, Problem};
 use crate::secret::Secret;
 use crate::sse;
 
@@ -28,7 +28,7 @@ pub enum ClientError {
         address: String,
         /// The network's own words.
         #[source]
-        source: reqwest::Error,
+        source: BoxError,
     },
     /// The connection broke, or the time ran out, after it was made.
     #[error("{address} broke off")]
@@ -37,7 +37,7 @@ pub enum ClientError {
         address: String,
         /// The network's own words; absent when a stream ended before its last event.
         #[source]
-        source: Option<reqwest::Error>,
+        source: Option<BoxError>,
     },
     /// The service answered with an error in our own words.
     #[error("{address} refused: {problem}")]
@@ -64,9 +64,9 @@ impl ClientError {
     pub fn from_reqwest(address: &str, source: reqwest::Error) -> Self {
         let address = address.to_owned();
         if source.is_connect() {
-            Self::Unreachable { address, source }
+            Self::Unreachable { address, source: source.into() }
         } else {
-            Self::Broken { address, source: Some(source) }
+            Self::Broken { address, source: Some(source.into()) }
         }
     }
 }
@@ -172,6 +172,23 @@ impl ControllerClient {
     /// See [`ClientError`].
     pub async fn renew(&self, renew: &Renew) -> Result<Fleet, ClientError> {
         self.peer.post("/renew", renew).await
+    }
+
+    /// Opens the link over which a gateway dispatches.
+    ///
+    /// # Errors
+    /// See [`ClientError`].
+    #[cfg(feature = "link")]
+    pub async fn link(&self) -> Result<crate::link::Link<reqwest::Upgraded>, ClientError> {
+        let request = self.peer.http.get(self.peer.url("/link"));
+        let request = request.header("connection", "upgrade").header("upgrade", crate::link::PROTOCOL);
+        let response = self.peer.ask(request).await?;
+        let status = response.status();
+        if status != reqwest::StatusCode::SWITCHING_PROTOCOLS {
+            return Err(self.peer.refusal(response).await);
+        }
+        let upgraded = response.upgrade().await;
+        upgraded.map(crate::link::Link::new).map_err(|source| ClientError::from_reqwest(self.address(), source))
     }
 
     /// The state of everything.
@@ -296,12 +313,17 @@ impl Peer {
 
     /// Sends a request; an error status becomes [`ClientError::Refused`] or [`ClientError::Unexpected`].
     async fn send(&self, request: reqwest::RequestBuilder) -> Result<reqwest::Response, ClientError> {
+        let response = self.ask(request).await?;
+        if response.status().is_success() { Ok(response) } else { Err(self.refusal(response).await) }
+    }
+
+    /// Sends a request, whatever the answer is.
+    async fn ask(&self, request: reqwest::RequestBuilder) -> Result<reqwest::Response, ClientError> {
         let request = match &self.token {
             Some(token) => request.bearer_auth(token.expose()),
             None => request,
         };
-        let response = request.send().await.map_err(|source| ClientError::from_reqwest(&self.address, source))?;
-        if response.status().is_success() { Ok(response) } else { Err(self.refusal(response).await) }
+        request.send().await.map_err(|source| ClientError::from_reqwest(&self.address, source))
     }
 
     async fn read<Reply: DeserializeOwned>(&self, response: reqwest::Response) -> Result<Reply, ClientError> {

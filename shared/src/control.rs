@@ -151,6 +151,20 @@ pub struct Dispatch {
     /// Workers that have already failed this request.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub exclude: Vec<WorkerId>,
+    /// Protocols in which it can be said; empty: in any.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub transports: Vec<Transport>,
+}
+
+/// A request in flight, as its gateway tells of it to a controller that may not know of it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Held {
+    /// Its ticket, of an earlier run of the controller or made by the gateway itself.
+    pub ticket: TicketId,
+    /// The worker that runs it.
+    pub worker: WorkerId,
+    /// The model's name.
+    pub model: String,
 }
 
 /// The answer to a dispatch: the request counts as in flight on the worker until the ticket is released.

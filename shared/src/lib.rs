@@ -11,6 +11,7 @@
 //! * [`transport`]: how a worker wants to be spoken to.
 //! * [`control`]: what workers and gateways say to the controller.
 //! * [`generate`] and [`embed`]: what a gateway asks of a worker, and the events it gets back.
+//! * [`link`] (feature `link`): the connection over which a gateway and its controller exchange them.
 //! * [`problem`]: the one error body between our processes.
 //! * [`fastchat`]: the words of FastChat's HTTP contract.
 //! * [`sse`]: server-sent events, encoded and decoded.
@@ -25,6 +26,8 @@ pub mod embed;
 pub mod fastchat;
 pub mod generate;
 pub mod id;
+#[cfg(feature = "link")]
+pub mod link;
 pub mod problem;
 pub mod secret;
 #[cfg(feature = "serve")]

@@ -2,6 +2,9 @@
 
 use serde::{Deserialize, Serialize};
 
+/// Whatever a library says of a failure.
+pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
+
 /// What went wrong, in the coarse terms upon which a caller decides what to do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]

@@ -1,5 +1,9 @@
-//! Serving a router, draining it, and the few answers every service gives alike.
+//! Serving requests, draining them, and the few answers every service gives alike.
 
+use std::convert::Infallible;
+use std::io::IoSlice;
+use std::pin::Pin;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use axum::body::Bytes;
@@ -7,16 +11,48 @@ use axum::extract::{FromRequest, Request, State};
 use axum::http::{HeaderMap, StatusCode, Uri, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
-use axum::serve::ListenerExt as _;
 use axum::{Json, Router};
+use hyper::body::{Body as HttpBody, Incoming};
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::server::conn::auto;
+use hyper_util::server::graceful::{GracefulShutdown, Watcher};
+use hyper_util::service::TowerToHyperService;
 use serde::de::DeserializeOwned;
-use tokio::net::TcpListener;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::{TcpListener, TcpStream};
 use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::task::JoinSet;
+use tokio::time::Sleep;
 use tokio_util::sync::CancellationToken;
+use tower::Service;
 
-use crate::problem::{Kind, Problem};
+use crate::problem::{BoxError, Kind, Problem};
 use crate::secret::Secret;
 use crate::telemetry;
+
+/// Time in which a request's head must have come, counted from the end of the request before it.
+const HEAD: Duration = Duration::from_secs(75);
+/// Longest head of a request, and bytes of an answer that are kept for a client that does not read them.
+const BUFFER: usize = 64 << 10;
+/// Pause after the system gave no more connections, for want of file descriptors say.
+const EXHAUSTED: Duration = Duration::from_millis(100);
+
+/// How connections are served.
+#[derive(Debug, Clone, Copy)]
+pub struct Patience {
+    /// Time that running requests get after a shutdown was asked for.
+    pub drain: Duration,
+    /// Longest time for which a peer may read nothing of what is sent to it; then the connection is closed, and with it
+    /// whatever it was answered from.
+    pub stalled: Duration,
+}
+
+impl Patience {
+    /// The usual patience with a peer, and so much time to drain.
+    pub fn draining(drain: Duration) -> Self {
+        Self { drain, stalled: Duration::from_secs(60) }
+    }
+}
 
 /// Serves `router` until `shutdown`; then takes no more connections, and gives those that run `drain` to end.
 ///
@@ -28,22 +64,147 @@ pub async fn serve(
     shutdown: CancellationToken,
     drain: Duration,
 ) -> std::io::Result<()> {
-    let listener = listener.tap_io(|stream| {
-        // Small events must leave at once; a failure here costs latency only.
-        let _ = stream.set_nodelay(true);
-    });
-    let served = axum::serve(listener, router).with_graceful_shutdown(shutdown.clone().cancelled_owned());
-    let too_late = async {
-        shutdown.cancelled().await;
-        tokio::time::sleep(drain).await;
-    };
+    let service = tower::util::MapRequest::new(router, |request: hyper::Request<Incoming>| request.map(axum::body::Body::new));
+    serve_requests(listener, service, shutdown, Patience::draining(drain)).await
+}
+
+/// Serves requests until `shutdown`; then takes no more connections, and gives those that run time to end.
+///
+/// Small events leave at once, heads are bounded in size and time, and a peer that does not read is not waited for.
+///
+/// # Errors
+/// None at present: what fails for one connection, or for a moment, is no reason to end.
+pub async fn serve_requests<S, B>(
+    listener: TcpListener,
+    service: S,
+    shutdown: CancellationToken,
+    patience: Patience,
+) -> std::io::Result<()>
+where
+    S: Service<hyper::Request<Incoming>, Response = hyper::Response<B>, Error = Infallible> + Clone + Send + 'static,
+    S::Future: Send,
+    B: HttpBody<Data = Bytes> + Send + 'static,
+    B::Error: Into<BoxError>,
+{
+    let (graceful, mut running) = (GracefulShutdown::new(), JoinSet::new());
     tokio::select! {
-        result = served.into_future() => result,
-        () = too_late => {
-            tracing::warn!(?drain, "requests still ran when the time to drain was over; they are cut off");
-            Ok(())
+        () = shutdown.cancelled() => {}
+        never = accept(&listener, service, patience.stalled, &graceful, &mut running) => match never {},
+        () = telemetry::metrics_upkeep() => {}
+    }
+    drop(listener);
+    if tokio::time::timeout(patience.drain, graceful.shutdown()).await.is_err() {
+        let drain = patience.drain;
+        tracing::warn!(?drain, "requests still ran when the time to drain was over; they are cut off");
+    }
+    running.shutdown().await;
+    Ok(())
+}
+
+/// Takes connections, for ever, each on a task of its own.
+async fn accept<S, B>(
+    listener: &TcpListener,
+    service: S,
+    stalled: Duration,
+    graceful: &GracefulShutdown,
+    running: &mut JoinSet<()>,
+) -> Infallible
+where
+    S: Service<hyper::Request<Incoming>, Response = hyper::Response<B>, Error = Infallible> + Clone + Send + 'static,
+    S::Future: Send,
+    B: HttpBody<Data = Bytes> + Send + 'static,
+    B::Error: Into<BoxError>,
+{
+    loop {
+        let accepted = tokio::select! {
+            accepted = listener.accept() => accepted,
+            Some(_) = running.join_next() => continue,
+        };
+        match accepted {
+            Ok((stream, _)) => drop(running.spawn(connection(stream, service.clone(), stalled, graceful.watcher()))),
+            Err(error) => {
+                tracing::warn!(%error, "a connection could not be accepted; the open-files limit may be too low");
+                tokio::time::sleep(EXHAUSTED).await;
+            }
         }
-        () = telemetry::metrics_upkeep() => Ok(()),
+    }
+}
+
+/// Serves one connection to its end.
+async fn connection<S, B>(stream: TcpStream, service: S, stalled: Duration, watcher: Watcher)
+where
+    S: Service<hyper::Request<Incoming>, Response = hyper::Response<B>, Error = Infallible> + Clone + Send + 'static,
+    S::Future: Send,
+    B: HttpBody<Data = Bytes> + Send + 'static,
+    B::Error: Into<BoxError>,
+{
+    let _ = stream.set_nodelay(true); // small events must leave at once; a failure here costs latency only
+    let mut builder = auto::Builder::new(TokioExecutor::new());
+    builder.http1().timer(TokioTimer::new()).header_read_timeout(HEAD).max_buf_size(BUFFER);
+    builder.http2().timer(TokioTimer::new()).max_header_list_size(BUFFER as u32);
+    let io = TokioIo::new(Impatient { stream, patience: stalled, stalled: None });
+    let serving = builder.serve_connection_with_upgrades(io, TowerToHyperService::new(service)).into_owned();
+    if let Err(error) = watcher.watch(serving).await {
+        tracing::debug!(error = crate::problem::chain(&*error), "a connection ended early");
+    }
+}
+
+/// A connection whose peer must read what is sent to it, within a time.
+struct Impatient {
+    stream: TcpStream,
+    patience: Duration,
+    /// Runs while the peer reads nothing.
+    stalled: Option<Pin<Box<Sleep>>>,
+}
+
+impl Impatient {
+    /// What becomes of a write: one that must wait is watched.
+    fn watch<T>(&mut self, cx: &mut Context<'_>, written: Poll<std::io::Result<T>>) -> Poll<std::io::Result<T>> {
+        if written.is_ready() {
+            self.stalled = None;
+            return written;
+        }
+        let patience = self.patience;
+        let stalled = self.stalled.get_or_insert_with(|| Box::pin(tokio::time::sleep(patience)));
+        if stalled.as_mut().poll(cx).is_ready() {
+            let message = format!("the peer read nothing for {} seconds", patience.as_secs_f32());
+            return Poll::Ready(Err(std::io::Error::new(std::io::ErrorKind::TimedOut, message)));
+        }
+        Poll::Pending
+    }
+}
+
+impl AsyncRead for Impatient {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, into: &mut ReadBuf<'_>) -> Poll<std::io::Result<()>> {
+        Pin::new(&mut self.stream).poll_read(cx, into)
+    }
+}
+
+impl AsyncWrite for Impatient {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<std::io::Result<usize>> {
+        let written = Pin::new(&mut self.stream).poll_write(cx, bytes);
+        self.watch(cx, written)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        pieces: &[IoSlice<'_>],
+    ) -> Poll<std::io::Result<usize>> {
+        let written = Pin::new(&mut self.stream).poll_write_vectored(cx, pieces);
+        self.watch(cx, written)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<std::io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<std::io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
     }
 }
 

@@ -1,21 +1,25 @@
 //! One request on its way through several attempts.
 
-use std::borrow::Cow;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use muster_shared::client::ClientError;
 use muster_shared::control::Outcome;
-use muster_shared::generate::GenerateRequest;
 use muster_shared::id::WorkerId;
-use muster_shared::problem::{Kind, Problem};
+use muster_shared::problem::{Kind, Problem, chain};
+use muster_shared::transport::Transport;
+use rand::RngExt as _;
 use tokio_util::sync::CancellationToken;
+use tower::retry::budget::{Budget as _, TpsBudget};
 
 use super::ticket::Ticket;
+use super::watch::{Lapse, Watch};
 use crate::metrics;
-use muster_shared::problem::chain;
 
 /// Shortest and longest pause of a patient request before it asks a full fleet again.
 const PAUSES: (Duration, Duration) = (Duration::from_millis(20), Duration::from_secs(1));
+/// Longest pause before a second attempt, and before any other; each is drawn between nothing and twice the last.
+const BACKOFFS: (Duration, Duration) = (Duration::from_millis(10), Duration::from_millis(200));
 /// When to come back to a gateway that stops, in milliseconds: another may stand in its place by then.
 const STOPPING_MS: u64 = 1000;
 
@@ -31,12 +35,12 @@ pub(crate) enum Verdict {
 }
 
 /// One request.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub(crate) struct Job {
     /// Name for logs.
-    pub(crate) request_id: String,
+    pub(crate) request_id: Arc<str>,
     /// The model's name.
-    pub(crate) model: String,
+    pub(crate) model: Arc<str>,
     /// Hash of the start of the prompt.
     pub(crate) affinity: Option<u64>,
     /// Higher goes first when requests wait.
@@ -47,41 +51,99 @@ pub(crate) struct Job {
     pub(crate) whole: bool,
     /// Workers that have failed it.
     pub(crate) tried: Vec<WorkerId>,
+    /// Protocols in which it can be said; empty: in any.
+    pub(crate) transports: &'static [Transport],
+    /// Ends what takes too long.
+    pub(crate) watch: Watch,
+    limits: Limits,
     attempts_left: u32,
     /// Why the last attempt failed.
     last: Option<Problem>,
     deadline: Instant,
+}
+
+/// What bounds the attempts of a request.
+#[derive(Debug, Clone)]
+pub(crate) struct Limits {
+    /// Workers tried for one request.
+    pub(crate) attempts: u32,
+    /// Shared by all requests: how many of them may be tried again.
+    pub(crate) budget: Arc<TpsBudget>,
     /// Ends all that still runs when the gateway stops.
-    cut: CancellationToken,
+    pub(crate) cut: CancellationToken,
 }
 
 impl Job {
-    pub(crate) fn new(request_id: &str, model: &str, attempts: u32, deadline: Instant, cut: CancellationToken) -> Self {
+    pub(crate) fn new(request_id: Arc<str>, model: Arc<str>, deadline: Instant, limits: Limits) -> Self {
+        limits.budget.deposit();
         Self {
-            request_id: request_id.to_owned(),
-            model: model.to_owned(),
+            request_id,
+            model,
             affinity: None,
             priority: 0,
             patient: false,
             whole: false,
             tried: Vec::new(),
-            attempts_left: attempts,
+            transports: &[],
+            watch: Watch::new(deadline, limits.cut.clone()),
+            attempts_left: limits.attempts,
+            limits,
             last: None,
             deadline,
-            cut,
         }
     }
 
-    /// Counts an attempt; an error when there have been enough.
-    pub(super) fn begin_attempt(&mut self) -> Result<(), Problem> {
+    /// Another request for the same, with limits of its own.
+    pub(super) fn again(&self) -> Self {
+        Self {
+            request_id: Arc::clone(&self.request_id),
+            model: Arc::clone(&self.model),
+            tried: self.tried.clone(),
+            watch: Watch::new(self.deadline, self.limits.cut.clone()),
+            limits: self.limits.clone(),
+            last: self.last.clone(),
+            ..*self
+        }
+    }
+
+    /// Counts an attempt; after a failed one, waits a little, so that many requests that failed at once do not come back
+    /// at once.
+    ///
+    /// # Errors
+    /// Why the last one failed, when there have been enough of this request, or of all.
+    pub(super) async fn begin_attempt(&mut self) -> Result<(), Problem> {
         if self.attempts_left == 0 {
             return Err(self.last.take().unwrap_or_else(worker_failed));
         }
         self.attempts_left -= 1;
-        if self.last.is_some() {
-            metrics::retry();
+        let Some(last) = &self.last else { return Ok(()) };
+        if !self.patient && !self.limits.budget.withdraw() {
+            metrics::retry_denied();
+            tracing::warn!(request_id = %self.request_id, "too many requests were tried again lately; this one is not");
+            return Err(last.clone());
         }
-        Ok(())
+        metrics::retry();
+        let made = self.limits.attempts.saturating_sub(self.attempts_left + 2).min(8);
+        let longest = (BACKOFFS.0 * 2_u32.pow(made)).min(BACKOFFS.1);
+        let pause = longest.mul_f64(rand::rng().random_range(0.0..1.0));
+        self.in_time(tokio::time::sleep(pause)).await
+    }
+
+    /// An answer that has begun and broke off shall go on at another worker, by then at the latest.
+    pub(super) fn resume(&mut self, transports: &'static [Transport], deadline: Instant) {
+        self.patient = true; // who has waited for half an answer would rather wait on
+        self.transports = transports;
+        if !self.whole {
+            self.deadline = deadline;
+        }
+    }
+
+    /// A worker has made progress: what failed before does not count any more.
+    pub(super) fn progressed(&mut self) {
+        if self.last.take().is_some() {
+            self.attempts_left = self.limits.attempts.saturating_sub(1);
+            self.tried.clear();
+        }
     }
 
     /// Time to the deadline.
@@ -89,36 +151,39 @@ impl Job {
         self.deadline.saturating_duration_since(Instant::now())
     }
 
-    /// The request with the time that a worker has for it, where the whole answer has a deadline.
-    pub(super) fn with_time_left<'a>(&self, request: &'a GenerateRequest) -> Cow<'a, GenerateRequest> {
-        if !self.whole {
-            return Cow::Borrowed(request);
-        }
-        Cow::Owned(GenerateRequest { timeout_ms: Some(super::millis(self.time_left())), ..request.clone() })
+    /// Whether the deadline has passed.
+    pub(super) fn is_late(&self) -> bool {
+        self.time_left().is_zero()
+    }
+
+    /// When a worker asked now must have begun to answer.
+    pub(super) fn first_token_until(&self, timeout: Duration) -> Instant {
+        (Instant::now() + timeout).min(self.deadline)
+    }
+
+    /// When the next token must have come, and, where the whole answer has a deadline, all of them.
+    pub(super) fn next_token_until(&self, now: Instant, timeout: Duration) -> Instant {
+        let next = now + timeout;
+        if self.whole { next.min(self.deadline) } else { next }
     }
 
     /// Waits for something, up to the deadline.
     ///
     /// # Errors
-    /// [`Kind::Timeout`] at the deadline; else as [`Job::while_running`].
-    pub(super) async fn in_time<T>(&self, work: impl Future<Output = T>) -> Result<T, Problem> {
-        let in_time = self.while_running(tokio::time::timeout_at(self.deadline.into(), work)).await?;
-        in_time.map_err(|_| late())
-    }
-
-    /// Waits for something, while the gateway may work.
-    ///
-    /// # Errors
-    /// When its time to drain is over.
-    pub(super) async fn while_running<T>(&self, work: impl Future<Output = T>) -> Result<T, Problem> {
-        self.cut.run_until_cancelled(work).await.ok_or_else(stopping)
+    /// [`Kind::Timeout`] at the deadline; else that the gateway stops.
+    pub(super) async fn in_time<T>(&mut self, work: impl Future<Output = T>) -> Result<T, Problem> {
+        self.watch.set(self.deadline);
+        self.watch.run(work).await.map_err(|lapse| match lapse {
+            Lapse::Late => late(),
+            Lapse::Stopping => stopping(),
+        })
     }
 
     /// Waits a little for room in a full fleet.
     ///
     /// # Errors
     /// The refusal itself, where waiting does not help or the request is not patient.
-    pub(super) async fn wait_for_room(&self, refusal: Problem) -> Result<(), Problem> {
+    pub(super) async fn wait_for_room(&mut self, refusal: Problem) -> Result<(), Problem> {
         let pause = Duration::from_millis(refusal.retry_after_ms.unwrap_or(0)).clamp(PAUSES.0, PAUSES.1);
         if !self.patient || refusal.kind != Kind::Overloaded || self.time_left() <= pause {
             return Err(refusal);
@@ -130,7 +195,7 @@ impl Job {
     pub(super) fn failed(&mut self, ticket: &mut Ticket, error: &ClientError) -> Verdict {
         let (outcome, verdict) = judge(error);
         ticket.end(outcome);
-        let (request_id, worker) = (&self.request_id, ticket.worker());
+        let (request_id, worker) = (&*self.request_id, ticket.worker());
         if verdict.is_err() && outcome == Outcome::Done {
             tracing::debug!(request_id, %worker, error = chain(error), "the worker refused what the client asked for");
         } else {
@@ -169,6 +234,18 @@ fn judge(error: &ClientError) -> (Outcome, Result<Problem, Problem>) {
             _ => (Outcome::Failed, Ok(worker_failed())),
         },
     }
+}
+
+/// A worker that took a request and did not begin to answer, or stood still.
+pub(super) fn silent(address: String) -> ClientError {
+    let silence = std::io::Error::new(std::io::ErrorKind::TimedOut, "it said nothing for too long");
+    ClientError::Broken { address, source: Some(silence.into()) }
+}
+
+/// What a client hears of an answer that broke off and cannot go on.
+pub(super) fn broken_off() -> Problem {
+    let message = "the worker that gave this answer failed, and its answers cannot be continued by another; try again";
+    Problem::new(Kind::Upstream, message)
 }
 
 /// What a client hears when a worker failed: no addresses, no causes.

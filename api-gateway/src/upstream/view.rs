@@ -1,12 +1,17 @@
 //! The last known fleet, for when the controller does not answer or has just begun anew.
 
-use std::collections::{BTreeMap, HashMap};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
 use muster_shared::control::{Fleet, ModelStatus, Outcome, WorkerState, WorkerStatus};
 use muster_shared::id::WorkerId;
+use muster_shared::transport::Transport;
 use rand::seq::IndexedRandom as _;
+
+use super::peer::{Peer, Peers};
+use crate::metrics::ModelMetrics;
 
 /// Time that workers get to register with a controller that began anew: its lease, by default.
 const GRACE: Duration = Duration::from_secs(15);
@@ -28,17 +33,30 @@ pub(crate) enum Trust {
 
 /// The last known fleet.
 #[derive(Debug, Default)]
-pub(crate) struct View(Mutex<Memory>);
+pub(crate) struct View {
+    /// Whether the controller answered the last time.
+    answers: AtomicBool,
+    /// What every request asks of the fleet, made ready.
+    models: RwLock<HashMap<String, Arc<Model>>>,
+    memory: Mutex<Memory>,
+}
+
+/// A model that is served, as far as the gateway must know.
+#[derive(Debug)]
+pub(crate) struct Model {
+    /// Its name.
+    pub(crate) name: Arc<str>,
+    /// Whether a worker takes a client's request as it is.
+    pub(crate) passes_through: bool,
+    /// Its tokens.
+    pub(crate) metrics: ModelMetrics,
+}
 
 #[derive(Debug, Default)]
 struct Memory {
     fleet: Option<(Fleet, Instant)>,
     /// Workers of controllers that ran before, each with the time when its last one was seen to have gone.
     before: BTreeMap<WorkerId, (WorkerStatus, Instant)>,
-    /// Whether the controller answered the last time.
-    answers: bool,
-    /// Requests that only this gateway counts: references beside this one.
-    local: HashMap<WorkerId, Arc<()>>,
     /// Until when workers that failed come last: a dead one has the least requests, and would draw them all.
     suspended: HashMap<WorkerId, Instant>,
 }
@@ -46,22 +64,26 @@ struct Memory {
 impl View {
     /// Takes what the controller said.
     pub(crate) fn note(&self, fleet: Fleet, now: Instant) {
+        self.note_models(&fleet);
         self.memory().note(fleet, now);
+        self.answers.store(true, Ordering::Relaxed);
     }
 
-    /// The controller did not answer; tells whether it did before.
-    pub(crate) fn note_silence(&self) -> bool {
-        std::mem::replace(&mut self.memory().answers, false)
+    /// The controller does not answer.
+    pub(crate) fn note_silence(&self) {
+        self.answers.store(false, Ordering::Relaxed);
     }
 
     /// Whether the controller did not answer when it was last asked, or never was.
     pub(crate) fn is_silent(&self) -> bool {
-        !self.memory().answers
+        !self.answers.load(Ordering::Relaxed)
     }
 
     /// A request has ended on a worker. Only what is chosen from here heeds it: the controller has its own rules.
     pub(crate) fn note_end(&self, worker: &WorkerId, outcome: Outcome, now: Instant) {
-        self.memory().note_end(worker, outcome, now);
+        if !matches!(outcome, Outcome::Done | Outcome::Cancelled) {
+            self.memory().note_end(worker, outcome, now);
+        }
     }
 
     /// Whether requests can be dispatched, by the controller or from here.
@@ -69,10 +91,9 @@ impl View {
     /// # Errors
     /// The reason why not.
     pub(crate) fn ready(&self, now: Instant) -> Result<(), &'static str> {
-        let memory = self.memory();
-        match &memory.fleet {
+        match &self.memory().fleet {
             None => Err("the controller has not answered yet"),
-            Some((_, at)) if !memory.answers && now.duration_since(*at) > STALE => {
+            Some((_, at)) if self.is_silent() && now.duration_since(*at) > STALE => {
                 Err("the controller has not answered for a minute")
             }
             Some(_) => Ok(()),
@@ -102,36 +123,59 @@ impl View {
     /// Whether a worker is known.
     pub(crate) fn knows_worker(&self, id: &WorkerId) -> bool {
         let memory = self.memory();
-        memory.fleet.as_ref().is_some_and(|(fleet, _)| fleet.workers.iter().any(|worker| worker.id == *id))
+        // Ordered by id, as the controller tells them.
+        memory.fleet.as_ref().is_some_and(|(fleet, _)| fleet.workers.binary_search_by(|worker| worker.id.cmp(id)).is_ok())
     }
 
-    /// Whether a name is that of a known model: only such names become labels of metrics.
-    pub(crate) fn knows(&self, model: &str) -> bool {
-        let memory = self.memory();
-        let fleet = memory.fleet.as_ref();
-        fleet.is_some_and(|(fleet, _)| fleet.models.iter().any(|known| known.name == model))
+    /// A model that is served. Only such names become labels of metrics.
+    pub(crate) fn model(&self, name: &str) -> Option<Arc<Model>> {
+        self.models.read().unwrap_or_else(PoisonError::into_inner).get(name).cloned()
     }
 
-    /// The known worker with the fewest requests from here, one that has just failed only where no other is left, and
-    /// the count that its request holds.
-    pub(crate) fn choose(
-        &self,
-        model: &str,
-        exclude: &[WorkerId],
-        trust: Trust,
-        now: Instant,
-    ) -> Option<(WorkerStatus, Arc<()>)> {
-        self.memory().choose(model, exclude, trust, now)
+    /// A known worker of a model: of two drawn at random the one with the fewer requests from here, one that has just
+    /// failed only where no other is left (Mitzenmacher 2001, "The power of two choices in randomized load balancing").
+    pub(crate) fn choose(&self, wanted: &Wanted<'_>, peers: &Peers, now: Instant) -> Option<Arc<Peer>> {
+        self.memory().choose(wanted, peers, now)
+    }
+
+    fn note_models(&self, fleet: &Fleet) {
+        let passes: HashSet<&str> = fleet
+            .workers
+            .iter()
+            .filter(|worker| worker.transport == Transport::OpenAi && worker.state != WorkerState::Gone)
+            .flat_map(|worker| worker.models.iter().map(|card| card.name.as_str()))
+            .collect();
+        let mut models = self.models.write().unwrap_or_else(PoisonError::into_inner);
+        models.retain(|name, _| fleet.models.iter().any(|model| model.name == *name));
+        for name in fleet.models.iter().map(|model| &model.name) {
+            let passes_through = passes.contains(name.as_str());
+            if models.get(name).is_none_or(|model| model.passes_through != passes_through) {
+                let model = Model { name: name.as_str().into(), passes_through, metrics: ModelMetrics::new(name) };
+                models.insert(name.clone(), Arc::new(model));
+            }
+        }
     }
 
     fn memory(&self) -> MutexGuard<'_, Memory> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.memory.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// What is asked of the last known fleet.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Wanted<'a> {
+    /// The model's name.
+    pub(crate) model: &'a str,
+    /// Workers that have failed the request.
+    pub(crate) exclude: &'a [WorkerId],
+    /// Protocols in which it can be said; empty: in any.
+    pub(crate) transports: &'a [Transport],
+    /// Which workers may be used.
+    pub(crate) trust: Trust,
 }
 
 impl Memory {
     fn note(&mut self, fleet: Fleet, now: Instant) {
-        self.answers = true;
         if let Some((old, _)) = self.fleet.take()
             && old.epoch != fleet.epoch
         {
@@ -165,30 +209,22 @@ impl Memory {
         *until = (*until).max(now + pause);
     }
 
-    fn choose(
-        &mut self,
-        model: &str,
-        exclude: &[WorkerId],
-        trust: Trust,
-        now: Instant,
-    ) -> Option<(WorkerStatus, Arc<()>)> {
-        let current = self.fleet.iter().filter(|_| trust == Trust::Always).flat_map(|(fleet, _)| &fleet.workers);
+    fn choose(&mut self, wanted: &Wanted<'_>, peers: &Peers, now: Instant) -> Option<Arc<Peer>> {
+        let current = self.fleet.iter().filter(|_| wanted.trust == Trust::Always);
+        let current = current.flat_map(|(fleet, _)| &fleet.workers);
         let usable = |worker: &&WorkerStatus| {
             matches!(worker.state, WorkerState::Ready | WorkerState::Suspect)
-                && worker.models.iter().any(|card| card.name == model)
-                && !exclude.contains(&worker.id)
+                && worker.models.iter().any(|card| card.name == wanted.model)
+                && (wanted.transports.is_empty() || wanted.transports.contains(&worker.transport))
+                && !wanted.exclude.contains(&worker.id)
         };
         let candidates: Vec<&WorkerStatus> = current.chain(self.before(now)).filter(usable).collect();
-        let place = |worker: &WorkerStatus| {
-            let is_suspended = self.suspended.get(&worker.id).is_some_and(|until| *until > now);
-            (is_suspended, self.local.get(&worker.id).map_or(0, |count| Arc::strong_count(count) - 1))
-        };
-        let first = candidates.iter().map(|worker| place(worker)).min()?;
-        let best: Vec<&WorkerStatus> = candidates.into_iter().filter(|worker| place(worker) == first).collect();
-        let chosen = (*best.choose(&mut rand::rng())?).clone();
-        self.local.retain(|_, count| Arc::strong_count(count) > 1);
-        let count = self.local.entry(chosen.id.clone()).or_default();
-        Some((chosen, Arc::clone(count)))
+        let is_sound = |worker: &&&WorkerStatus| self.suspended.get(&worker.id).is_none_or(|until| *until <= now);
+        let sound: Vec<&WorkerStatus> = candidates.iter().filter(is_sound).copied().collect();
+        let candidates = if sound.is_empty() { candidates } else { sound };
+        let two = candidates.sample(&mut rand::rng(), 2);
+        let peers = two.map(|worker| peers.get(&worker.id, &worker.address, worker.transport));
+        peers.min_by_key(|peer| peer.in_flight())
     }
 }
 
@@ -228,7 +264,16 @@ mod tests {
 
     fn chosen(view: &View, exclude: &[&str], trust: Trust, now: Instant) -> Option<String> {
         let exclude: Vec<WorkerId> = exclude.iter().map(|id| WorkerId::new(*id)).collect();
-        view.choose("m", &exclude, trust, now).map(|(worker, _)| worker.id.to_string())
+        let wanted = Wanted { exclude: &exclude, ..any(trust) };
+        view.choose(&wanted, &peers(), now).map(|peer| peer.id.to_string())
+    }
+
+    fn any(trust: Trust) -> Wanted<'static> {
+        Wanted { model: "m", exclude: &[], transports: &[], trust }
+    }
+
+    fn peers() -> Peers {
+        Peers::new(Duration::from_secs(1))
     }
 
     #[test]
@@ -262,15 +307,27 @@ mod tests {
 
     #[test]
     fn requests_spread_by_what_this_gateway_has_in_flight() {
-        let (view, now) = (View::default(), Instant::now());
+        let (view, now, peers) = (View::default(), Instant::now(), peers());
         view.note(fleet(Epoch::new(), vec![worker("a", WorkerState::Ready), worker("b", WorkerState::Ready)]), now);
-        let (first, held) = view.choose("m", &[], Trust::Always, now).expect("a worker");
-        let (second, _also) = view.choose("m", &[], Trust::Always, now).expect("a worker");
-        assert_ne!(first.id, second.id);
-        drop(held);
-        let (third, _) = view.choose("m", &[], Trust::Always, now).expect("a worker");
-        assert_eq!(first.id, third.id);
+        let choose = || view.choose(&any(Trust::Always), &peers, now).expect("a worker");
+        let (first, second) = (choose(), {
+            choose().begin();
+            choose()
+        });
+        second.begin();
+        let third = choose();
+        assert!(first.in_flight() <= 1 && third.in_flight() == 1, "two requests, one on each");
     }
+
+    #[test]
+    fn only_workers_that_speak_a_wanted_protocol_are_chosen() {
+        let (view, now) = (View::default(), Instant::now());
+        view.note(fleet(Epoch::new(), vec![worker("a", WorkerState::Ready)]), now);
+        let wanted = |transports| Wanted { transports, ..any(Trust::Always) };
+        assert!(view.choose(&wanted(&[Transport::Http]), &peers(), now).is_some());
+        assert!(view.choose(&wanted(&[Transport::OpenAi]), &peers(), now).is_none());
+    }
+
     #[test]
     fn a_worker_that_failed_comes_last_for_a_while() {
         let (view, now) = (View::default(), Instant::now());
@@ -278,11 +335,12 @@ mod tests {
         for (outcome, pause) in [(Outcome::Unreachable, FAILED), (Outcome::Failed, FAILED), (Outcome::Overloaded, FULL)]
         {
             view.note_end(&WorkerId::new("a"), outcome, now);
-            let held: Vec<_> = (0..8).filter_map(|_| view.choose("m", &[], Trust::Always, now)).collect();
-            assert!(held.iter().all(|(worker, _)| worker.id == WorkerId::new("b")), "{outcome:?}");
+            let others: Vec<_> = (0..8).filter_map(|_| chosen(&view, &[], Trust::Always, now)).collect();
+            assert!(others.iter().all(|id| id == "b"), "{outcome:?}");
             assert_eq!(chosen(&view, &["b"], Trust::Always, now).as_deref(), Some("a"), "there is no other");
-            assert_eq!(chosen(&view, &[], Trust::Always, now + pause).as_deref(), Some("a"), "{outcome:?}");
-            view.0.lock().unwrap().suspended.clear();
+            let later: Vec<_> = (0..64).filter_map(|_| chosen(&view, &[], Trust::Always, now + pause)).collect();
+            assert!(later.iter().any(|id| id == "a"), "{outcome:?}");
+            view.memory().suspended.clear();
         }
         view.note_end(&WorkerId::new("a"), Outcome::Failed, now);
         view.note_end(&WorkerId::new("a"), Outcome::Overloaded, now);
@@ -298,13 +356,13 @@ mod tests {
         view.note(fleet(Epoch::new(), vec![worker("b", WorkerState::Ready)]), now);
         for restart in 1..3 {
             view.note(fleet(Epoch::new(), vec![worker("b", WorkerState::Ready)]), now + third * restart);
-            assert_eq!(view.0.lock().unwrap().before.len(), 1, "only `a` is not known to the new one");
+            assert_eq!(view.memory().before.len(), 1, "only `a` is not known to the new one");
         }
         view.note(fleet(Epoch::new(), vec![]), now + third * 2);
         assert_eq!(chosen(&view, &["b"], Trust::AfterRestart, now + third * 2).as_deref(), Some("a"));
         assert_eq!(chosen(&view, &["b"], Trust::AfterRestart, now + GRACE), None, "its own time is over");
         assert_eq!(chosen(&view, &[], Trust::AfterRestart, now + GRACE).as_deref(), Some("b"));
         view.note(fleet(Epoch::new(), vec![]), now + GRACE * 3);
-        assert!(view.0.lock().unwrap().before.is_empty());
+        assert!(view.memory().before.is_empty());
     }
 }

@@ -179,7 +179,7 @@ impl World {
         let holder = Holder::Gateway(self.gateways[gateway]);
         let model = if other_model { "n" } else { "m" }.to_owned();
         let exclude = exclude.map(|worker| WorkerId::new(name(worker))).into_iter().collect();
-        let asker = Asker { holder, request: Request { model, affinity: None, exclude } };
+        let asker = Asker { holder, request: Request { model, affinity: None, exclude, transports: Vec::new() } };
         let reply = self.asked;
         self.asked += 1;
         self.holders.insert(reply, holder);

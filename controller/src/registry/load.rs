@@ -26,6 +26,12 @@ impl Foreign {
         self.counted
     }
 
+    /// One of them turns out to be a request with a ticket.
+    fn explain_one(&mut self) {
+        self.counted = self.counted.saturating_sub(1);
+        self.last_excess = self.last_excess.saturating_sub(1);
+    }
+
     /// Takes one heartbeat's excess. `vouched`: anonymous tickets that end with this beat; the requests they stood for
     /// are from now on seen as an excess, which needs no second beat to be believed.
     pub(crate) fn beat(&mut self, excess: u32, vouched: u32) {
@@ -89,6 +95,12 @@ impl Offer {
     /// Whether one more request exceeds the stated capacity.
     pub(crate) fn is_full(&self) -> bool {
         self.card.capacity.is_some_and(|capacity| self.load() >= capacity.total())
+    }
+
+    /// Counts a request that another run of the controller dispatched, or none: heartbeats have told of it perhaps.
+    pub(crate) fn adopt(&mut self) {
+        self.held += 1;
+        self.foreign.explain_one();
     }
 
     /// Gives an anonymous ticket.

@@ -1,10 +1,11 @@
 //! Tickets: who is given which worker, and what the end of a request tells about it.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::time::{Duration, Instant};
 
-use muster_shared::control::{Grant, Outcome, Release, WorkerState};
+use muster_shared::control::{Grant, Held, Outcome, Release, WorkerState};
 use muster_shared::id::{GatewayId, TicketId, WorkerId};
+use muster_shared::transport::Transport;
 use rand::Rng;
 
 use super::Registry;
@@ -41,6 +42,15 @@ pub(crate) struct Request {
     pub(crate) affinity: Option<u64>,
     /// Workers that must not be chosen.
     pub(crate) exclude: Vec<WorkerId>,
+    /// Protocols that the worker must speak one of; empty: any.
+    pub(crate) transports: Vec<Transport>,
+}
+
+impl Request {
+    /// Whether every worker of the model will do.
+    pub(crate) fn takes_any_worker(&self) -> bool {
+        self.exclude.is_empty() && self.transports.is_empty()
+    }
 }
 
 /// A request with the one who will hold its ticket.
@@ -105,7 +115,7 @@ impl Registry {
     /// little call, and their own workers decide what to do with a request too many.
     pub(crate) fn lookup(&mut self, model: &str, chooser: &mut Chooser<'_>, now: Instant) -> Option<String> {
         self.settle(now);
-        let request = Request { model: model.to_owned(), affinity: None, exclude: Vec::new() };
+        let request = Request { model: model.to_owned(), affinity: None, exclude: Vec::new(), transports: Vec::new() };
         match self.choose(&request, chooser, now) {
             Ok(id) => {
                 let worker = self.workers.get_mut(&id).expect("candidates come from the map");
@@ -145,6 +155,42 @@ impl Registry {
         if let Some(heard) = self.gateways.get_mut(&gateway) {
             *heard = now;
         }
+    }
+
+    /// Takes a gateway's word for every request it has in flight: what it does not name never reached it, or has ended
+    /// unheard. Gives those whose workers are not known.
+    pub(crate) fn reconcile(&mut self, gateway: GatewayId, held: &[Held], now: Instant) -> Vec<TicketId> {
+        self.settle(now);
+        let named: HashSet<TicketId> = held.iter().map(|held| held.ticket).collect();
+        let holder = Holder::Gateway(gateway);
+        let lost = self.tickets.iter().filter(|(id, ticket)| ticket.holder == holder && !named.contains(id));
+        let lost: Vec<TicketId> = lost.map(|(&id, _)| id).collect();
+        if !lost.is_empty() {
+            tracing::info!(%gateway, tickets = lost.len(), "a gateway came back without some of its tickets; they end");
+        }
+        lost.into_iter().for_each(|id| self.end(id));
+        self.adopt(gateway, held, now)
+    }
+
+    /// Counts requests that a gateway has in flight and this controller did not dispatch. Gives those whose workers are
+    /// not known.
+    pub(crate) fn adopt(&mut self, gateway: GatewayId, held: &[Held], now: Instant) -> Vec<TicketId> {
+        self.settle(now);
+        self.gateways.insert(gateway, now);
+        let unknown = held.iter().filter(|held| !self.adopt_one(gateway, held, now));
+        unknown.map(|held| held.ticket).collect()
+    }
+
+    fn adopt_one(&mut self, gateway: GatewayId, held: &Held, now: Instant) -> bool {
+        if self.tickets.contains_key(&held.ticket) {
+            return true;
+        }
+        let worker = self.workers.get_mut(&held.worker).filter(|worker| worker.gone_since.is_none());
+        let Some(offer) = worker.and_then(|worker| worker.offer_mut(&held.model)) else { return false };
+        offer.adopt();
+        let (worker, model) = (held.worker.clone(), held.model.clone());
+        self.tickets.insert(held.ticket, Ticket { worker, model, holder: Holder::Gateway(gateway), given: now });
+        true
     }
 
     /// Held tickets, without the anonymous ones.
@@ -283,6 +329,9 @@ impl Seen {
     /// Whether the worker is a candidate; if not, notes why.
     fn admits(&mut self, worker: &Worker, request: &Request, now: Instant) -> bool {
         let Some(offer) = worker.offer(&request.model) else { return false };
+        if !request.transports.is_empty() && !request.transports.contains(&worker.transport) {
+            return false;
+        }
         let state = worker.state(now);
         let reason = match state {
             WorkerState::Gone | WorkerState::Draining => &mut self.gone,

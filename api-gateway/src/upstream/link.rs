@@ -1,0 +1,373 @@
+//! The gateway's end of its link to the controller.
+//!
+//! One task speaks over the connection; requests leave what they have to say with it and are woken by what comes back.
+//! What many say at once leaves in one write. While there is no connection, requests are dispatched from the last known
+//! fleet, and the controller is told of them when it is back.
+
+use std::collections::HashMap;
+use std::io;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use muster_shared::client::{ClientError, ControllerClient};
+use muster_shared::control::{Dispatch, Grant, Held, Release};
+use muster_shared::id::{GatewayId, TicketId};
+use muster_shared::link::{Ask, Link, Tell};
+use muster_shared::problem::{Problem, chain};
+use rand::RngExt as _;
+use tokio::sync::{Notify, oneshot};
+use tokio::time::MissedTickBehavior;
+
+use super::peer::{Peer, Peers};
+use super::ticket::Ticket;
+use super::view::View;
+use crate::Config;
+
+/// Shortest and longest pause before the controller is sought again.
+const PAUSES: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(1));
+
+/// There is no connection to the controller, or it does not answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Away;
+
+/// What the controller answers to a dispatch.
+type Answer = Result<Ticket, Problem>;
+
+/// The way to the controller. Cheap to clone.
+#[derive(Debug, Clone)]
+pub(crate) struct ControllerLink(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    gateway: GatewayId,
+    desk: Mutex<Desk>,
+    /// Rung when there is something to say.
+    bell: Notify,
+    peers: Arc<Peers>,
+    view: Arc<View>,
+}
+
+/// What is to be said, what is waited for, and what is held.
+#[derive(Debug, Default)]
+struct Desk {
+    connected: bool,
+    closing: bool,
+    /// The controller shall say how the fleet is.
+    look: bool,
+    next: u32,
+    outgoing: Vec<Ask>,
+    asked: HashMap<u32, Waiting>,
+    /// Those who wait for the next word about the fleet.
+    lookers: Vec<oneshot::Sender<()>>,
+    held: HashMap<TicketId, Holding>,
+    /// Held tickets of which the controller does not know.
+    unclaimed: Vec<TicketId>,
+}
+
+/// One request in flight.
+#[derive(Debug)]
+struct Holding {
+    peer: Arc<Peer>,
+    model: Arc<str>,
+}
+
+/// One dispatch without an answer.
+#[derive(Debug)]
+struct Waiting {
+    model: Arc<str>,
+    sender: oneshot::Sender<Answer>,
+}
+
+impl ControllerLink {
+    /// A link that is not connected yet: [`ControllerLink::run`] connects it.
+    pub(crate) fn new(gateway: GatewayId, peers: Arc<Peers>, view: Arc<View>) -> Self {
+        Self(Arc::new(Inner { gateway, desk: Mutex::default(), bell: Notify::new(), peers, view }))
+    }
+
+    /// Asks for a worker. Dropping the future gives up the place in the controller's queue, and a grant on the way.
+    ///
+    /// # Errors
+    /// [`Away`] when the controller cannot be asked, or went away before it answered.
+    pub(crate) async fn dispatch(&self, model: Arc<str>, dispatch: Dispatch) -> Result<Answer, Away> {
+        let (sender, receiver) = oneshot::channel();
+        let id = {
+            let mut desk = self.lock();
+            if !desk.connected {
+                return Err(Away);
+            }
+            desk.next = desk.next.wrapping_add(1);
+            let id = desk.next;
+            desk.asked.insert(id, Waiting { model, sender });
+            self.say(&mut desk, Ask::Dispatch { id, dispatch });
+            id
+        };
+        let mut asked = Asked { link: self, id, receiver: Some(receiver) };
+        let answer = match &mut asked.receiver {
+            Some(receiver) => receiver.await.map_err(|_| Away),
+            None => Err(Away),
+        };
+        asked.receiver = None;
+        answer
+    }
+
+    /// A ticket for a request that the controller was not asked about.
+    pub(crate) fn take(&self, peer: Arc<Peer>, model: Arc<str>) -> Ticket {
+        let (id, holding) = (TicketId::new(), Holding { peer: Arc::clone(&peer), model });
+        {
+            let mut desk = self.lock();
+            desk.held.insert(id, holding);
+            desk.unclaimed.push(id);
+        }
+        Ticket::new(id, peer, self.clone())
+    }
+
+    /// A request has ended.
+    pub(super) fn release(&self, release: Release) {
+        let mut desk = self.lock();
+        desk.held.remove(&release.ticket);
+        // Without a connection, the next one begins by telling all that is held.
+        if desk.connected {
+            self.say(&mut desk, Ask::Release(release));
+        }
+    }
+
+    /// Waits until the controller has told how the fleet is, or does not answer.
+    pub(crate) async fn look(&self) -> Result<(), Away> {
+        let receiver = {
+            let mut desk = self.lock();
+            if !desk.connected {
+                return Err(Away);
+            }
+            let (sender, receiver) = oneshot::channel();
+            desk.lookers.push(sender);
+            desk.look = true;
+            receiver
+        };
+        self.0.bell.notify_one();
+        receiver.await.map_err(|_| Away)
+    }
+
+    /// Has the controller asked how the fleet is: what is known may be wrong.
+    pub(crate) fn look_soon(&self) {
+        self.lock().look = true;
+        self.0.bell.notify_one();
+    }
+
+    /// Says what is left to say, and lets [`ControllerLink::run`] end.
+    pub(crate) fn close(&self) {
+        self.lock().closing = true;
+        self.0.bell.notify_one();
+    }
+
+    /// Keeps the link, until [`ControllerLink::close`].
+    pub(crate) async fn run(&self, controller: ControllerClient, config: Config) {
+        let (mut pause, mut silent) = (PAUSES.0, false);
+        while !self.lock().closing {
+            let opened = tokio::time::timeout(config.connect_timeout * 2, controller.link()).await;
+            let error = match opened.unwrap_or_else(|_| Err(hangs(&controller))) {
+                Ok(mut link) => {
+                    if std::mem::take(&mut silent) {
+                        tracing::info!("the controller answers again");
+                    }
+                    pause = PAUSES.0;
+                    match self.speak(&mut link, &config).await {
+                        Ok(()) => return,
+                        Err(source) => ClientError::Broken {
+                            address: controller.address().to_owned(),
+                            source: Some(source.into()),
+                        },
+                    }
+                }
+                Err(error) => error,
+            };
+            self.hang_up();
+            if !std::mem::replace(&mut silent, true) {
+                tracing::warn!(
+                    error = chain(&error),
+                    "the controller does not answer; requests go to the workers last known"
+                );
+            }
+            tokio::select! {
+                () = tokio::time::sleep(pause.mul_f64(rand::rng().random_range(0.5..1.0))) => {}
+                () = self.closed() => {}
+            }
+            pause = (pause * 2).min(PAUSES.1);
+        }
+    }
+
+    /// Speaks over one connection, until it breaks (an error) or all is said and the link closes.
+    async fn speak<S>(&self, link: &mut Link<S>, config: &Config) -> io::Result<()>
+    where
+        S: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin,
+    {
+        let hello = self.hello();
+        link.queue(&hello);
+        let mut beat = tokio::time::interval(config.sync_interval);
+        beat.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        // Since when an answer about the fleet is waited for; the hello is answered with one.
+        let mut waiting_since = Some(Instant::now());
+        let patience = config.connect_timeout * 2;
+        loop {
+            tokio::select! {
+                received = link.exchange() => {
+                    received?;
+                    while let Some(tell) = link.next::<Tell>()? {
+                        if matches!(tell, Tell::Fleet { .. }) {
+                            waiting_since = None;
+                        }
+                        self.hear(tell);
+                    }
+                }
+                () = self.0.bell.notified() => {}
+                _ = beat.tick() => self.lock().look = true,
+                () = sleep_until(waiting_since.map(|since| since + patience)) => {
+                    return Err(io::Error::new(io::ErrorKind::TimedOut, "the controller does not say how the fleet is"));
+                }
+            }
+            let said = self.take_outgoing(waiting_since.is_none());
+            if said.asks.iter().any(|ask| matches!(ask, Ask::Sync { .. })) {
+                waiting_since = Some(Instant::now());
+            }
+            said.asks.iter().for_each(|ask| link.queue(ask));
+            if said.closing {
+                return link.flush().await;
+            }
+        }
+    }
+
+    fn hello(&self) -> Ask {
+        let mut desk = self.lock();
+        desk.connected = true;
+        desk.outgoing.clear();
+        desk.unclaimed.clear();
+        let held = desk.held.iter().map(|(&ticket, holding)| holding.told(ticket)).collect();
+        Ask::Hello { gateway: self.0.gateway, held }
+    }
+
+    /// What there is to say. `may_look`: the last question about the fleet is answered.
+    fn take_outgoing(&self, may_look: bool) -> Said {
+        let mut desk = self.lock();
+        let mut asks = std::mem::take(&mut desk.outgoing);
+        if desk.look && may_look {
+            desk.look = false;
+            let unclaimed = std::mem::take(&mut desk.unclaimed);
+            let claims = unclaimed.into_iter().filter_map(|id| Some(desk.held.get(&id)?.told(id))).collect();
+            asks.push(Ask::Sync { claims });
+        }
+        Said { asks, closing: desk.closing }
+    }
+
+    fn hear(&self, tell: Tell) {
+        match tell {
+            Tell::Grant { id, grant } => {
+                let Grant { ticket: ticket_id, worker, address, transport } = grant;
+                let peer = self.0.peers.get(&worker, &address, transport);
+                let sender = {
+                    let mut desk = self.lock();
+                    desk.asked.remove(&id).map(|Waiting { model, sender }| {
+                        desk.held.insert(ticket_id, Holding { peer: Arc::clone(&peer), model });
+                        sender
+                    })
+                };
+                let ticket = Ticket::new(ticket_id, peer, self.clone());
+                answer(sender, Ok(ticket));
+            }
+            Tell::Refusal { id, problem } => {
+                let waiting = self.lock().asked.remove(&id);
+                answer(waiting.map(|waiting| waiting.sender), Err(problem));
+            }
+            Tell::Fleet { fleet, unknown } => {
+                self.0.view.note(*fleet, Instant::now());
+                self.0.peers.tidy(|worker| self.0.view.knows_worker(worker));
+                let lookers = {
+                    let mut desk = self.lock();
+                    desk.unclaimed.extend(unknown);
+                    std::mem::take(&mut desk.lookers)
+                };
+                lookers.into_iter().for_each(|looker| drop(looker.send(())));
+            }
+        }
+    }
+
+    /// The connection is gone: whoever waits hears so.
+    fn hang_up(&self) {
+        self.0.view.note_silence();
+        let (asked, lookers) = {
+            let mut desk = self.lock();
+            desk.connected = false;
+            desk.outgoing.clear();
+            (std::mem::take(&mut desk.asked), std::mem::take(&mut desk.lookers))
+        };
+        drop((asked, lookers)); // outside of the lock, since it wakes them
+    }
+
+    async fn closed(&self) {
+        while !self.lock().closing {
+            self.0.bell.notified().await;
+        }
+    }
+
+    fn say(&self, desk: &mut Desk, ask: Ask) {
+        desk.outgoing.push(ask);
+        if desk.outgoing.len() == 1 {
+            self.0.bell.notify_one(); // whoever found something there has rung already
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Desk> {
+        self.0.desk.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// What leaves in one write.
+struct Said {
+    asks: Vec<Ask>,
+    closing: bool,
+}
+
+impl Holding {
+    fn told(&self, ticket: TicketId) -> Held {
+        Held { ticket, worker: self.peer.id.clone(), model: self.model.to_string() }
+    }
+}
+
+/// A dispatch without an answer; dropped, it is abandoned.
+struct Asked<'a> {
+    link: &'a ControllerLink,
+    id: u32,
+    /// Taken when the answer has come.
+    receiver: Option<oneshot::Receiver<Answer>>,
+}
+
+impl Drop for Asked<'_> {
+    fn drop(&mut self) {
+        if self.receiver.is_none() {
+            return;
+        }
+        let mut desk = self.link.lock();
+        // Dropped after the lock is: a ticket in it takes the same lock.
+        let waited = desk.asked.remove(&self.id);
+        if waited.is_some() && desk.connected {
+            self.link.say(&mut desk, Ask::Abandon { id: self.id });
+        }
+        drop(desk);
+    }
+}
+
+/// Gives an answer; a ticket that nobody waits for is released by its drop.
+fn answer(sender: Option<oneshot::Sender<Answer>>, answer: Answer) {
+    if let Some(sender) = sender {
+        drop(sender.send(answer));
+    }
+}
+
+async fn sleep_until(moment: Option<Instant>) {
+    match moment {
+        Some(moment) => tokio::time::sleep_until(moment.into()).await,
+        None => std::future::pending().await,
+    }
+}
+
+fn hangs(controller: &ControllerClient) -> ClientError {
+    ClientError::Broken { address: controller.address().to_owned(), source: None }
+}

@@ -1,0 +1,128 @@
+//! Workers that speak our own protocol over HTTP: token events as server-sent events.
+
+use std::collections::VecDeque;
+
+use axum::http::{HeaderValue, header};
+use bytes::Bytes;
+use futures_util::StreamExt as _;
+use futures_util::stream;
+use http_body_util::Full;
+use hyper::Request;
+use muster_shared::client::ClientError;
+use muster_shared::generate::{Event, GenerateRequest};
+use muster_shared::problem::Problem;
+use muster_shared::sse;
+use serde::Serialize;
+use std::sync::Arc;
+
+use super::answer::Events;
+use super::broken_by;
+use super::peer::Peer;
+use super::wire::{Answer, WireError};
+
+/// Longest event a worker may send, in bytes: room for the log-probabilities of one step, many times over.
+const EVENT: usize = 4 << 20;
+/// Longest error body that is read, in bytes.
+const PROBLEM: usize = 64 << 10;
+
+/// Continues a prompt. Dropping the events cancels the request.
+///
+/// # Errors
+/// See [`ClientError`].
+pub(super) async fn generate(
+    peer: &Arc<Peer>,
+    authorization: Option<&HeaderValue>,
+    request: &GenerateRequest,
+) -> Result<Events, ClientError> {
+    let broken = |error: WireError| broken_by(&peer.address, error);
+    let (head, mut answer) = peer.pool.send(post("/generate", authorization, request)).await.map_err(broken)?;
+    if !head.status().is_success() {
+        return Err(refusal(peer, head.status().as_u16(), &mut answer).await);
+    }
+    let status = head.status().as_u16();
+    let reader =
+        Reader { peer: Arc::clone(peer), answer, status, decoder: sse::Decoder::new(EVENT), ready: VecDeque::new() };
+    Ok(stream::unfold(Some(reader), |reader| async move {
+        let mut reader = reader?;
+        match reader.next().await {
+            Ok(event @ (Event::Done { .. } | Event::Failed { .. })) => {
+                reader.end().await;
+                Some((Ok(event), None))
+            }
+            Ok(event) => Some((Ok(event), Some(reader))),
+            Err(error) => Some((Err(error), None)),
+        }
+    })
+    .boxed())
+}
+
+fn post(path: &'static str, authorization: Option<&HeaderValue>, body: &impl Serialize) -> Request<Full<Bytes>> {
+    let body = serde_json::to_vec(body).expect("our own types are JSON");
+    let mut request = Request::post(path).body(Full::new(Bytes::from(body))).expect("its path is fixed");
+    let headers = request.headers_mut();
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    if let Some(authorization) = authorization {
+        headers.insert(header::AUTHORIZATION, authorization.clone());
+    }
+    request
+}
+
+/// What a worker says in place of an answer.
+async fn refusal(peer: &Peer, status: u16, answer: &mut Answer) -> ClientError {
+    let mut body = Vec::new();
+    while body.len() < PROBLEM
+        && let Some(Ok(data)) = answer.data().await
+    {
+        body.extend_from_slice(&data);
+    }
+    let address = peer.address.clone();
+    match serde_json::from_slice::<Problem>(&body) {
+        Ok(problem) => ClientError::Refused { address, problem },
+        Err(_) => {
+            let detail = String::from_utf8_lossy(&body).chars().take(200).collect();
+            ClientError::Unexpected { address, status, detail }
+        }
+    }
+}
+
+/// Reads events up to the last.
+struct Reader {
+    peer: Arc<Peer>,
+    answer: Answer,
+    status: u16,
+    decoder: sse::Decoder,
+    /// Events that came together with an earlier one.
+    ready: VecDeque<String>,
+}
+
+impl Reader {
+    async fn next(&mut self) -> Result<Event, ClientError> {
+        loop {
+            if let Some(event) = self.ready.pop_front() {
+                return serde_json::from_str(&event).map_err(|error| self.unexpected(error.to_string()));
+            }
+            match self.answer.data().await {
+                Some(Ok(data)) => {
+                    let events = self.decoder.push(&data).map_err(|error| self.unexpected(error.to_string()))?;
+                    self.ready.extend(events);
+                }
+                Some(Err(error)) => return Err(broken_by(&self.peer.address, error)),
+                None => return Err(ClientError::Broken { address: self.peer.address.clone(), source: None }),
+            }
+        }
+    }
+
+    /// Keeps the connection, if nothing more comes over it.
+    async fn end(mut self) {
+        // The end of the body came with the last event, or comes right after it; a worker that says more says junk.
+        if let Some(None) = futures_util::FutureExt::now_or_never(self.answer.data())
+            && let Some(connection) = self.answer.into_connection()
+        {
+            self.peer.pool.give_back(connection);
+        }
+    }
+
+    fn unexpected(&self, detail: String) -> ClientError {
+        ClientError::Unexpected { address: self.peer.address.clone(), status: self.status, detail }
+    }
+}

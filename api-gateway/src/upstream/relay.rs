@@ -1,0 +1,133 @@
+//! A worker's own stream on its way to the client: the body of the answer, with the ticket in it.
+
+pub(crate) mod check;
+
+use std::task::{Context, Poll, ready};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use muster_shared::control::Outcome;
+use muster_shared::problem::Problem;
+use muster_shared::sse;
+
+use super::job::{Job, broken_off, worker_failed};
+use super::ticket::Ticket;
+use super::view::View;
+use super::watch::Lapse;
+use super::wire::Answer;
+use crate::metrics;
+use crate::openai::error;
+use check::{Check, End};
+use std::sync::Arc;
+
+/// A stream under way. Dropping it cancels the request at the worker and gives the ticket back.
+#[derive(Debug)]
+pub(crate) struct Relay {
+    /// Absent after the last byte.
+    answer: Option<Answer>,
+    check: Check,
+    /// What came before the relay began.
+    first: Bytes,
+    ticket: Ticket,
+    job: Job,
+    view: Arc<View>,
+    begun: Instant,
+    last: Option<Instant>,
+    /// Longest time between two pieces.
+    silence: Duration,
+}
+
+impl Relay {
+    /// Goes on after the first piece, `first`, which `check` has seen.
+    pub(super) fn new(
+        answer: Answer,
+        (check, first): (Check, Bytes),
+        ticket: Ticket,
+        job: Job,
+        view: Arc<View>,
+        silence: Duration,
+    ) -> Self {
+        let begun = Instant::now();
+        Self { answer: Some(answer), check, first, ticket, job, view, begun, last: None, silence }
+    }
+
+    /// What may be sent now; `None` after the end.
+    pub(crate) fn poll_bytes(&mut self, cx: &mut Context<'_>) -> Poll<Option<Bytes>> {
+        if !self.first.is_empty() {
+            let first = std::mem::take(&mut self.first);
+            self.note(Instant::now());
+            return Poll::Ready(Some(first));
+        }
+        loop {
+            let Some(answer) = &mut self.answer else { return Poll::Ready(None) };
+            let data = match answer.poll_data(cx) {
+                Poll::Ready(data) => data,
+                Poll::Pending => match ready!(self.job.watch.poll(cx)) {
+                    Lapse::Stopping => return Poll::Ready(Some(self.break_off(Outcome::Cancelled, &super::job::stopping()))),
+                    Lapse::Late => {
+                        tracing::warn!(worker = %self.ticket.worker(), "a worker's stream stands still");
+                        return Poll::Ready(Some(self.break_off(Outcome::Failed, &broken_off())));
+                    }
+                },
+            };
+            match data {
+                Some(Ok(data)) => match self.check.push(data) {
+                    Ok(passed) if passed.is_empty() => {}
+                    Ok(passed) => {
+                        self.note(Instant::now());
+                        return Poll::Ready(Some(passed));
+                    }
+                    Err(garbage) => {
+                        tracing::warn!(worker = %self.ticket.worker(), %garbage, "a worker's stream is not OpenAI's");
+                        return Poll::Ready(Some(self.break_off(Outcome::Failed, &worker_failed())));
+                    }
+                },
+                Some(Err(error)) => {
+                    tracing::debug!(worker = %self.ticket.worker(), %error, "a worker's stream broke");
+                    return Poll::Ready(self.finish());
+                }
+                None => return Poll::Ready(self.finish()),
+            }
+        }
+    }
+
+    /// The end of the worker's stream: what is left of it, and an error if it was not whole.
+    fn finish(&mut self) -> Option<Bytes> {
+        let rest = self.check.finish().unwrap_or_default();
+        match self.check.end {
+            End::Done => {
+                self.end(Outcome::Done);
+                Some(rest).filter(|rest| !rest.is_empty())
+            }
+            // It has said itself what went wrong.
+            End::Failed => {
+                self.end(Outcome::Failed);
+                Some(rest).filter(|rest| !rest.is_empty())
+            }
+            End::Open => {
+                let error = self.break_off(Outcome::Failed, &broken_off());
+                Some([rest, error].concat().into())
+            }
+        }
+    }
+
+    /// Ends the stream with an error event.
+    fn break_off(&mut self, outcome: Outcome, problem: &Problem) -> Bytes {
+        self.end(outcome);
+        sse::json_event(&error::body(problem))
+    }
+
+    fn end(&mut self, outcome: Outcome) {
+        self.ticket.end(outcome);
+        self.view.note_end(self.ticket.worker(), outcome, Instant::now());
+        if let Some(connection) = self.answer.take().filter(|_| outcome == Outcome::Done).and_then(Answer::into_connection) {
+            self.ticket.peer().pool.give_back(connection);
+        }
+    }
+
+    fn note(&mut self, now: Instant) {
+        self.job.watch.set(now + self.silence);
+        self.ticket.tokens(0, now - self.begun);
+        metrics::token(self.begun, self.last.replace(now), now);
+    }
+}

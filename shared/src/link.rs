@@ -1,0 +1,239 @@
+//! The link between a gateway and its controller: one connection over which dispatches, grants and releases travel, as
+//! many in one write as are ready.
+//!
+//! `GET /link` with `Upgrade: muster-link` is answered with `101 Switching Protocols`; then both sides send one JSON
+//! object a line, in any order. The gateway's first message is [`Ask::Hello`]. A request over HTTP for every dispatch
+//! would cost a gateway and a controller as much as the request that is dispatched.
+
+use std::io;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+
+use bytes::{Buf as _, BufMut as _, BytesMut};
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+use tokio::io::{AsyncRead, AsyncWrite};
+
+use crate::control::{Dispatch, Fleet, Grant, Held, Release};
+use crate::id::{GatewayId, TicketId};
+use crate::problem::Problem;
+
+/// The value of `Upgrade`.
+pub const PROTOCOL: &str = "muster-link";
+/// Longest line that is read, in bytes: a fleet of ten thousand workers, twice over.
+const LINE_LIMIT: usize = 16 << 20;
+/// Room made for each read, in bytes.
+const READ: usize = 16 << 10;
+
+/// What a gateway says.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Ask {
+    /// The first message: who speaks, and every request it has in flight. Other tickets of this gateway are lost.
+    Hello {
+        /// Who will hold the tickets.
+        gateway: GatewayId,
+        /// What it holds already, from a time before this link.
+        held: Vec<Held>,
+    },
+    /// Which worker shall answer? Answered with [`Tell::Grant`] or [`Tell::Refusal`] of the same number.
+    Dispatch {
+        /// Numbers the question; unique among those without an answer.
+        id: u32,
+        /// The question.
+        dispatch: Dispatch,
+    },
+    /// Whoever wanted that dispatch has gone.
+    Abandon {
+        /// Its number.
+        id: u32,
+    },
+    /// A request has ended.
+    Release(Release),
+    /// The gateway lives, and so do its tickets. Answered with [`Tell::Fleet`].
+    Sync {
+        /// Requests in flight that the controller did not know when it was last told.
+        claims: Vec<Held>,
+    },
+}
+
+/// What the controller says.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Tell {
+    /// A worker, by its ticket.
+    Grant {
+        /// The dispatch that it answers.
+        id: u32,
+        /// The worker.
+        grant: Grant,
+    },
+    /// No worker.
+    Refusal {
+        /// The dispatch that it answers.
+        id: u32,
+        /// Why.
+        problem: Problem,
+    },
+    /// The answer to [`Ask::Hello`] and [`Ask::Sync`].
+    Fleet {
+        /// Every worker and every model.
+        fleet: Box<Fleet>,
+        /// Of the requests told, those whose workers the controller does not know yet: tell them again.
+        unknown: Vec<TicketId>,
+    },
+}
+
+/// One end of a link.
+#[derive(Debug)]
+pub struct Link<S> {
+    stream: S,
+    incoming: BytesMut,
+    outgoing: BytesMut,
+    /// Bytes of `incoming` that are known to hold no end of a line.
+    searched: usize,
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin> Link<S> {
+    /// Speaks over a connection.
+    pub fn new(stream: S) -> Self {
+        Self { stream, incoming: BytesMut::new(), outgoing: BytesMut::new(), searched: 0 }
+    }
+
+    /// Queues a message; [`Link::exchange`] sends it.
+    ///
+    /// # Panics
+    /// When the message cannot be JSON: a fault in muster.
+    pub fn queue(&mut self, message: &impl Serialize) {
+        serde_json::to_writer((&mut self.outgoing).writer(), message).expect("our own types are JSON");
+        self.outgoing.put_u8(b'\n');
+    }
+
+    /// Whether everything queued has been sent.
+    pub fn is_flushed(&self) -> bool {
+        self.outgoing.is_empty()
+    }
+
+    /// Sends what is queued, and resolves when more has come: [`Link::next`] has it. Nothing is lost when the future is
+    /// dropped.
+    ///
+    /// # Errors
+    /// When the connection breaks or ends, and when a line is too long.
+    pub async fn exchange(&mut self) -> io::Result<()> {
+        std::future::poll_fn(|cx| self.poll_exchange(cx)).await
+    }
+
+    /// Sends what is queued.
+    ///
+    /// # Errors
+    /// When the connection breaks.
+    pub async fn flush(&mut self) -> io::Result<()> {
+        std::future::poll_fn(|cx| self.poll_send(cx)).await
+    }
+
+    /// The next message of those that have come.
+    ///
+    /// # Errors
+    /// When a line is no message.
+    pub fn next<M: DeserializeOwned>(&mut self) -> io::Result<Option<M>> {
+        let Some(at) = memchr::memchr(b'\n', &self.incoming[self.searched..]) else {
+            self.searched = self.incoming.len();
+            return Ok(None);
+        };
+        let line = self.incoming.split_to(self.searched + at + 1);
+        self.searched = 0;
+        serde_json::from_slice(&line).map(Some).map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))
+    }
+
+    fn poll_exchange(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        // Sending never waits for receiving, nor the other way round: two ends that both send much do not block.
+        if let Poll::Ready(sent) = self.poll_send(cx) {
+            sent?;
+        }
+        if self.incoming.len() > LINE_LIMIT {
+            let message = format!("a line is longer than {LINE_LIMIT} bytes");
+            return Poll::Ready(Err(io::Error::new(io::ErrorKind::InvalidData, message)));
+        }
+        self.incoming.reserve(READ);
+        match ready!(tokio_util::io::poll_read_buf(Pin::new(&mut self.stream), cx, &mut self.incoming))? {
+            0 => Poll::Ready(Err(io::ErrorKind::UnexpectedEof.into())),
+            _ => Poll::Ready(Ok(())),
+        }
+    }
+
+    fn poll_send(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        while !self.outgoing.is_empty() {
+            let sent = ready!(Pin::new(&mut self.stream).poll_write(cx, &self.outgoing))?;
+            if sent == 0 {
+                return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
+            }
+            self.outgoing.advance(sent);
+        }
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::AsyncWriteExt as _;
+
+    use super::*;
+
+    fn abandon(id: u32) -> Ask {
+        Ask::Abandon { id }
+    }
+
+    #[tokio::test]
+    async fn messages_arrive_in_order_however_the_bytes_are_cut() {
+        let (near, mut far) = tokio::io::duplex(1 << 16);
+        let mut link = Link::new(near);
+        let mut sent = Link::new(tokio::io::duplex(1).0);
+        (0..50).for_each(|id| sent.queue(&abandon(id)));
+        let bytes = sent.outgoing.clone();
+        let mut got = Vec::new();
+        for piece in bytes.chunks(7) {
+            far.write_all(piece).await.expect("there is room");
+            link.exchange().await.expect("it goes on");
+            while let Some(message) = link.next::<Ask>().expect("a message") {
+                got.push(message);
+            }
+        }
+        assert_eq!(got, (0..50).map(abandon).collect::<Vec<_>>());
+    }
+
+    #[tokio::test]
+    async fn two_ends_that_both_send_more_than_fits_do_not_block() {
+        let (near, far) = tokio::io::duplex(64);
+        let (mut near, mut far) = (Link::new(near), Link::new(far));
+        for link in [&mut near, &mut far] {
+            (0..100).for_each(|id| link.queue(&abandon(id)));
+        }
+        async fn all(mut link: Link<tokio::io::DuplexStream>) -> usize {
+            let mut got = 0;
+            while got < 100 || !link.is_flushed() {
+                if got == 100 {
+                    link.flush().await.expect("it goes on");
+                    continue;
+                }
+                link.exchange().await.expect("it goes on");
+                while link.next::<Ask>().expect("a message").is_some() {
+                    got += 1;
+                }
+            }
+            link.flush().await.expect("it goes on");
+            got
+        }
+        assert_eq!(tokio::join!(all(near), all(far)), (100, 100));
+    }
+
+    #[tokio::test]
+    async fn garbage_and_the_end_are_errors() {
+        let (near, mut far) = tokio::io::duplex(64);
+        let mut link = Link::new(near);
+        far.write_all(b"{\"what\":1}\n").await.expect("there is room");
+        link.exchange().await.expect("it goes on");
+        assert_eq!(link.next::<Ask>().expect_err("no message").kind(), io::ErrorKind::InvalidData);
+        drop(far);
+        assert_eq!(link.exchange().await.expect_err("the end").kind(), io::ErrorKind::UnexpectedEof);
+    }
+}
