@@ -11,6 +11,7 @@
 //! * [`transport`]: how a worker wants to be spoken to.
 //! * [`control`]: what workers and gateways say to the controller.
 //! * [`generate`] and [`embed`]: what a gateway asks of a worker, and the events it gets back.
+//! * [`resume`]: how far an answer has come, so that another worker can go on with it.
 //! * [`problem`]: the one error body between our processes.
 //! * [`fastchat`]: the words of FastChat's HTTP contract.
 //! * [`sse`]: server-sent events, encoded and decoded.
@@ -26,6 +27,7 @@ pub mod fastchat;
 pub mod generate;
 pub mod id;
 pub mod problem;
+pub mod resume;
 pub mod secret;
 #[cfg(feature = "serve")]
 pub mod serve;
