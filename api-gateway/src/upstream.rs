@@ -1,49 +1,117 @@
-//! From a request to a worker that answers it: one dispatch for each attempt, and another worker while nothing has
-//! been sent to the client.
+//! From a request to a worker that answers it: one dispatch for each attempt, and another worker when one fails.
 //!
-//! * [`answer`]: the events of an answer, whichever worker gives them.
-//! * [`job`]: one request on its way through several attempts.
-//! * [`ticket`]: a request in flight, released however it ends.
-//! * [`view`]: the last known fleet, for when the controller does not answer.
+//! * [`job`]: one request on its way through several attempts; [`watch`]: its clock.
+//! * [`link`]: the way to the controller; [`ticket`]: a request in flight, released however it ends.
+//! * [`view`]: the last known fleet, for when the controller does not answer; [`peer`]: its workers.
+//! * [`wire`]: HTTP to workers, driven by whoever waits for the answer.
+//! * [`passthrough`] and [`relay`]: workers that speak OpenAI's API, whose answers go on as they are.
+//! * [`native`]: workers that speak our own protocol; [`answer`]: token events, from as many workers as it takes.
 //! * [`fastchat`]: workers that speak FastChat's protocol.
 
 pub(crate) mod answer;
 pub(crate) mod fastchat;
 pub(crate) mod job;
+pub(crate) mod link;
+pub(crate) mod native;
+pub(crate) mod passthrough;
+pub(crate) mod peer;
+pub(crate) mod relay;
 pub(crate) mod ticket;
 pub(crate) mod view;
+pub(crate) mod watch;
+pub(crate) mod wire;
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use futures_util::StreamExt as _;
+use axum::http::HeaderValue;
+use futures_util::future::BoxFuture;
+use hyper::Response;
 use muster_shared::client::{ClientError, ControllerClient, Timeouts, WorkerClient, http_client};
-use muster_shared::control::{Dispatch, Grant, ModelStatus, Outcome, Renew};
+use muster_shared::control::{Dispatch, ModelStatus, Outcome};
 use muster_shared::embed::{EmbedRequest, EmbedResponse};
 use muster_shared::generate::GenerateRequest;
 use muster_shared::id::GatewayId;
 use muster_shared::problem::{Kind, Problem, chain};
 use muster_shared::secret::Secret;
 use muster_shared::transport::Transport;
-use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
+use tower::retry::budget::TpsBudget;
 
 use crate::Config;
+use crate::outgoing::Outgoing;
 use answer::{Answer, Events};
 use fastchat::FastChatClient;
-use job::{Job, Verdict};
-use ticket::{Releases, Ticket};
-use view::View;
+use job::{Job, Limits, Verdict};
+use link::{Away, ControllerLink};
+use passthrough::{Passed, Raw};
+use peer::{Peer, Peers};
+use ticket::Ticket;
+use view::{Trust, View, Wanted};
+use wire::WireError;
 
 /// When to come back while neither controller nor a known worker answers, in milliseconds.
 const RETRY_AFTER_MS: u64 = 2000;
 
-/// A worker that will answer, by its ticket.
-#[derive(Debug)]
-pub(crate) struct Chosen {
-    pub(crate) ticket: Ticket,
-    pub(crate) address: String,
-    pub(crate) transport: Transport,
+/// Time over which retries are weighed against requests.
+const BUDGET_SPAN: Duration = Duration::from_secs(10);
+/// Retries a second that are always allowed: the requests that run on a worker when it dies all come at once.
+const BUDGET_FLOOR: u32 = 100;
+
+/// The protocols in which what we have read can be said.
+const TRANSLATED: &[Transport] = &[Transport::Http, Transport::Grpc, Transport::FastChat];
+
+/// What a client asks, in the words of every transport.
+pub(crate) trait Question: Send {
+    /// The same in our own words.
+    type Ours: Send + Sync;
+
+    /// The request as it came; absent where it is a part of one.
+    fn raw(&self) -> Option<&Raw>;
+
+    /// Reads it into our own words; once, when a worker wants them.
+    fn read(&mut self) -> impl Future<Output = Result<Arc<Self::Ours>, Problem>> + Send;
+}
+
+/// A part of a client's request, in our own words only.
+struct Read<T>(Arc<T>);
+
+impl<T: Send + Sync> Question for Read<T> {
+    type Ours = T;
+
+    fn raw(&self) -> Option<&Raw> {
+        None
+    }
+
+    async fn read(&mut self) -> Result<Arc<T>, Problem> {
+        Ok(Arc::clone(&self.0))
+    }
+}
+
+/// An answer, in whose words it may be.
+pub(crate) enum Begun<T> {
+    /// In OpenAI's: it goes to the client as it is.
+    Passed(Response<Outgoing>),
+    /// In ours.
+    Ours(T),
+}
+
+/// A worker's answer, with its ticket.
+enum Opened<T> {
+    Passed(Passed, Ticket),
+    Ours(T, Ticket),
+}
+
+/// Puts a request to a worker in our words.
+type Open<Q, T> = fn(Upstream, Arc<Peer>, Arc<Q>, Filled) -> BoxFuture<'static, Result<T, ClientError>>;
+
+/// What a request gets on its way to a worker.
+#[derive(Debug, Clone, Copy)]
+struct Filled {
+    /// The seed of one that names none, so that another worker can go on with its answer.
+    seed: u64,
+    /// Time that the worker has for the whole answer.
+    timeout_ms: Option<u64>,
 }
 
 /// The way to the workers. Cheap to clone.
@@ -53,46 +121,43 @@ pub(crate) struct Upstream(Arc<Inner>);
 #[derive(Debug)]
 struct Inner {
     gateway: GatewayId,
-    controller: ControllerClient,
-    http: reqwest::Client,
+    link: ControllerLink,
+    peers: Arc<Peers>,
+    view: Arc<View>,
+    fastchat: FastChatClient,
     /// For embeddings, whose worker is silent until all are there.
     embed_http: reqwest::Client,
     token: Option<Secret>,
-    fastchat: FastChatClient,
-    releases: Releases,
-    view: View,
-    /// Told when the view may be wrong (the controller names a worker it does not hold, or falls silent): look now.
-    doubt: Notify,
+    authorization: Option<HeaderValue>,
+    limits: Limits,
     config: Config,
-    /// Cancelled when the time to drain is over.
-    cut: CancellationToken,
 }
 
 impl Upstream {
-    /// A way to the workers of the configured controller; tickets are released through `releases`, and requests that
-    /// still run when `cut` is cancelled end then.
-    pub(crate) fn new(config: Config, gateway: GatewayId, releases: Releases, cut: CancellationToken) -> Self {
+    /// A way to the workers of the configured controller. Requests that still run when `cut` is cancelled end then.
+    pub(crate) fn new(config: Config, gateway: GatewayId, cut: CancellationToken) -> Self {
         let client = |read| http_client(Timeouts { connect: config.connect_timeout, read });
-        let (http, embed_http) = (client(config.read_timeout), client(config.request_timeout));
+        let (http, embed_http) = (client(config.first_token_timeout), client(config.request_timeout));
+        let (view, peers) = (Arc::new(View::default()), Arc::new(Peers::new(config.connect_timeout)));
         let batch = config.fastchat_embedding_batch;
+        let budget = TpsBudget::new(BUDGET_SPAN, BUDGET_FLOOR, config.retry_budget);
         Self(Arc::new(Inner {
             gateway,
-            controller: controller_client(&config),
-            fastchat: FastChatClient::new(http.clone(), embed_http.clone(), config.token.clone(), batch),
-            http,
+            link: ControllerLink::new(gateway, Arc::clone(&peers), Arc::clone(&view)),
+            peers,
+            view,
+            fastchat: FastChatClient::new(http, embed_http.clone(), config.token.clone(), batch),
             embed_http,
+            authorization: config.token.as_ref().map(bearer),
             token: config.token.clone(),
-            releases,
-            view: View::default(),
-            doubt: Notify::new(),
+            limits: Limits { attempts: config.attempts.get(), budget: Arc::new(budget), cut },
             config,
-            cut,
         }))
     }
 
     /// Cancelled when the gateway's time to drain is over.
     pub(crate) fn cut(&self) -> &CancellationToken {
-        &self.0.cut
+        &self.0.limits.cut
     }
 
     /// The last known fleet.
@@ -100,51 +165,46 @@ impl Upstream {
         &self.0.view
     }
 
+    /// The way to the controller.
+    pub(crate) fn link(&self) -> &ControllerLink {
+        &self.0.link
+    }
+
+    pub(super) fn config(&self) -> &Config {
+        &self.0.config
+    }
+
+    pub(super) fn shared_view(&self) -> Arc<View> {
+        Arc::clone(&self.0.view)
+    }
+
+    /// What workers want to be shown.
+    pub(super) fn authorization(&self) -> Option<&HeaderValue> {
+        self.0.authorization.as_ref()
+    }
+
     /// A request that begins now.
-    pub(crate) fn job(&self, request_id: &str, model: &str) -> Job {
-        let config = &self.0.config;
-        let deadline = Instant::now() + config.request_timeout;
-        Job::new(request_id, model, config.attempts.get(), deadline, self.0.cut.clone())
+    pub(crate) fn job(&self, request_id: &Arc<str>, model: &str) -> Job {
+        let known = self.0.view.model(model);
+        let model = known.map_or_else(|| Arc::from(model), |known| Arc::clone(&known.name));
+        let deadline = Instant::now() + self.0.config.request_timeout;
+        Job::new(Arc::clone(request_id), model, deadline, self.0.limits.clone())
     }
 
-    /// Renews this gateway's tickets, and looks at the fleet. A controller that hangs counts as one that does not
-    /// answer after twice the time of a connection.
-    pub(crate) async fn renew(&self) -> Result<(), ClientError> {
-        let Inner { controller, gateway, config, .. } = &*self.0;
-        let renew = Renew { gateway: *gateway };
-        let renewed = tokio::time::timeout(config.connect_timeout * 2, controller.renew(&renew)).await;
-        match renewed.unwrap_or_else(|_| Err(self.hangs())) {
-            Ok(fleet) => {
-                self.0.view.note(fleet, Instant::now());
-                Ok(())
-            }
-            Err(error) => {
-                self.0.view.note_silence();
-                Err(error)
-            }
-        }
-    }
-
-    /// Resolves when the view may be wrong.
-    pub(crate) async fn in_doubt(&self) {
-        self.0.doubt.notified().await;
+    /// Whether a request may go to a worker as it is. Where none will, it can be checked before a worker is sought.
+    pub(crate) fn may_pass(&self, model: &str) -> bool {
+        self.0.view.model(model).is_none_or(|model| model.passes_through)
     }
 
     /// Every model that is served, as the controller says, or as was last known.
     pub(crate) async fn models(&self) -> Result<Vec<ModelStatus>, Problem> {
-        if self.0.view.is_silent() {
-            let models = self.0.view.models(Instant::now());
-            if !models.is_empty() {
-                return Ok(models);
-            }
-        }
-        match self.renew().await {
-            Ok(()) => Ok(self.0.view.models(Instant::now())),
-            Err(error) => {
-                tracing::debug!(error = chain(&error), "the controller does not answer; models are as last known");
-                let models = self.0.view.models(Instant::now());
-                if models.is_empty() { Err(no_controller()) } else { Ok(models) }
-            }
+        let patience = self.0.config.connect_timeout * 2;
+        let looked = tokio::time::timeout(patience, self.0.link.look()).await;
+        let models = self.0.view.models(Instant::now());
+        match looked {
+            Ok(Ok(())) => Ok(models),
+            _ if models.is_empty() => Err(no_controller()),
+            _ => Ok(models),
         }
     }
 
@@ -152,37 +212,33 @@ impl Upstream {
     ///
     /// # Errors
     /// Why no worker did, in words for the client.
-    pub(crate) async fn generate(&self, request: GenerateRequest, mut job: Job) -> Result<Answer, Problem> {
+    pub(crate) async fn generate(
+        &self,
+        question: &mut impl Question<Ours = GenerateRequest>,
+        mut job: Job,
+    ) -> Result<Begun<Answer>, Problem> {
+        match self.begin(question, &mut job, Self::open_events).await? {
+            Opened::Passed(passed, ticket) => Ok(Begun::Passed(self.passed(passed, job, ticket))),
+            Opened::Ours(events, ticket) => {
+                let request = question.read().await?;
+                Ok(Begun::Ours(Answer::new(self.clone(), request, job, (events, ticket))))
+            }
+        }
+    }
+
+    /// The same for what is already in our words.
+    pub(crate) async fn generate_read(&self, request: GenerateRequest, mut job: Job) -> Result<Answer, Problem> {
         let request = Arc::new(request);
+        job.transports = TRANSLATED;
         let running = self.start(&request, &mut job).await?;
         Ok(Answer::new(self.clone(), request, job, running))
     }
 
     /// Finds a worker that accepts the request, and opens its stream of events.
-    async fn start(&self, request: &GenerateRequest, job: &mut Job) -> Result<(Events, Ticket), Problem> {
-        loop {
-            let Chosen { mut ticket, address, transport } = self.choose(job).await?;
-            let asked = job.with_time_left(request);
-            match self.in_time(job, &mut ticket, self.open(transport, &address, &asked)).await? {
-                Ok(events) => return Ok((events, ticket)),
-                Err(error) => self.give_up(job, ticket, &error).await?,
-            }
-        }
-    }
-
-    async fn open(
-        &self,
-        transport: Transport,
-        address: &str,
-        request: &GenerateRequest,
-    ) -> Result<Events, ClientError> {
-        match transport {
-            Transport::Http => {
-                let worker = WorkerClient::new(self.0.http.clone(), address, self.0.token.clone());
-                Ok(worker.generate(request).await?.boxed())
-            }
-            Transport::FastChat => self.0.fastchat.generate(address, request).await,
-            Transport::Grpc | Transport::OpenAi => todo!(),
+    async fn start(&self, request: &Arc<GenerateRequest>, job: &mut Job) -> Result<(Events, Ticket), Problem> {
+        match self.begin(&mut Read(Arc::clone(request)), job, Self::open_events).await? {
+            Opened::Ours(events, ticket) => Ok((events, ticket)),
+            Opened::Passed(..) => Err(Problem::new(Kind::Bug, "a part of a request went to a worker as it is")),
         }
     }
 
@@ -190,37 +246,114 @@ impl Upstream {
     ///
     /// # Errors
     /// Why no worker did, in words for the client.
-    pub(crate) async fn embed(&self, request: &EmbedRequest, mut job: Job) -> Result<EmbedResponse, Problem> {
-        loop {
-            let Chosen { mut ticket, address, transport } = self.choose(&mut job).await?;
-            let embedded = async {
-                match transport {
-                    Transport::Http => {
-                        let http = self.0.embed_http.clone();
-                        WorkerClient::new(http, &address, self.0.token.clone()).embed(request).await
-                    }
-                    Transport::FastChat => self.0.fastchat.embed(&address, request).await,
-                    Transport::Grpc | Transport::OpenAi => todo!(),
-                }
-            };
-            match self.in_time(&job, &mut ticket, embedded).await? {
-                Ok(response) => {
-                    ticket.end(Outcome::Done);
-                    return Ok(response);
-                }
-                Err(error) => self.give_up(&mut job, ticket, &error).await?,
+    pub(crate) async fn embed(
+        &self,
+        question: &mut impl Question<Ours = EmbedRequest>,
+        mut job: Job,
+    ) -> Result<Begun<EmbedResponse>, Problem> {
+        match self.begin(question, &mut job, Self::open_vectors).await? {
+            Opened::Passed(passed, ticket) => Ok(Begun::Passed(self.passed(passed, job, ticket))),
+            Opened::Ours(response, mut ticket) => {
+                ticket.end(Outcome::Done);
+                Ok(Begun::Ours(response))
             }
         }
     }
 
-    /// Waits for the worker of a ticket, up to the request's deadline. A worker that lets it pass has failed.
-    async fn in_time<T>(&self, job: &Job, ticket: &mut Ticket, work: impl Future<Output = T>) -> Result<T, Problem> {
-        job.in_time(work).await.inspect_err(|problem| {
-            if problem.kind == Kind::Timeout {
-                ticket.end(Outcome::Failed);
-                self.0.view.note_end(ticket.worker(), Outcome::Failed, Instant::now());
+    /// Makes attempts, until a worker begins to answer.
+    async fn begin<Q: Question, T>(
+        &self,
+        question: &mut Q,
+        job: &mut Job,
+        open: Open<Q::Ours, T>,
+    ) -> Result<Opened<T>, Problem> {
+        if question.raw().is_none() && job.transports.is_empty() {
+            job.transports = TRANSLATED;
+        }
+        loop {
+            let mut ticket = self.choose(job).await?;
+            let error = match question.raw().filter(|_| ticket.peer().transport == Transport::OpenAi) {
+                Some(raw) => match passthrough::pass(self, raw, job, &ticket).await {
+                    Ok(Ok(passed)) => return Ok(Opened::Passed(passed, ticket)),
+                    Ok(Err(error)) => error,
+                    Err(problem) => return Err(self.give_in(&mut ticket, problem)),
+                },
+                None => {
+                    let read = question.read().await.inspect_err(|_| ticket.end(Outcome::Done));
+                    let filled = job.filled();
+                    let opened = open(self.clone(), Arc::clone(ticket.peer()), read?, filled);
+                    match job.in_time(opened).await {
+                        Ok(Ok(answer)) => return Ok(Opened::Ours(answer, ticket)),
+                        Ok(Err(error)) => error,
+                        Err(problem) => return Err(self.give_in(&mut ticket, problem)),
+                    }
+                }
+            };
+            self.give_up(job, ticket, &error).await?;
+        }
+    }
+
+    fn passed(&self, passed: Passed, job: Job, mut ticket: Ticket) -> Response<Outgoing> {
+        match passed {
+            Passed::Whole(response) => {
+                ticket.end(Outcome::Done);
+                response
+            }
+            Passed::Begun(head, answer, check, first) => {
+                passthrough::relay(self, (head, answer, check, first), job, ticket)
+            }
+        }
+    }
+
+    fn open_events(
+        self,
+        peer: Arc<Peer>,
+        request: Arc<GenerateRequest>,
+        filled: Filled,
+    ) -> BoxFuture<'static, Result<Events, ClientError>> {
+        Box::pin(async move {
+            let limit = self.0.config.first_token_timeout;
+            let opened = async {
+                match peer.transport {
+                    Transport::Http => native::generate(&peer, self.authorization(), &filled.fill(&request)).await,
+                    Transport::FastChat => self.0.fastchat.generate(&peer.address, &request).await,
+                    Transport::Grpc | Transport::OpenAi => todo!(),
+                }
+            };
+            tokio::time::timeout(limit, opened).await.unwrap_or_else(|_| Err(job::silent(peer.address.clone())))
+        })
+    }
+
+    fn open_vectors(
+        self,
+        peer: Arc<Peer>,
+        request: Arc<EmbedRequest>,
+        _: Filled,
+    ) -> BoxFuture<'static, Result<EmbedResponse, ClientError>> {
+        Box::pin(async move {
+            match peer.transport {
+                Transport::Http => {
+                    let (http, token) = (self.0.embed_http.clone(), self.0.token.clone());
+                    WorkerClient::new(http, &peer.address, token).embed(&request).await
+                }
+                Transport::FastChat => self.0.fastchat.embed(&peer.address, &request).await,
+                Transport::Grpc | Transport::OpenAi => todo!(),
             }
         })
+    }
+
+    /// Notes that the worker of a ticket let a request's time pass.
+    fn fail(&self, ticket: &mut Ticket) {
+        ticket.end(Outcome::Failed);
+        self.0.view.note_end(ticket.worker(), Outcome::Failed, Instant::now());
+    }
+
+    /// The request is over; a worker that let its time pass has failed.
+    fn give_in(&self, ticket: &mut Ticket, problem: Problem) -> Problem {
+        if problem.kind == Kind::Timeout {
+            self.fail(ticket);
+        }
+        problem
     }
 
     /// Notes a failed attempt and releases its ticket; an error when there shall be no other.
@@ -236,52 +369,43 @@ impl Upstream {
     }
 
     /// One attempt's worker, by the controller or by the last known fleet.
-    async fn choose(&self, job: &mut Job) -> Result<Chosen, Problem> {
-        job.begin_attempt()?;
+    async fn choose(&self, job: &mut Job) -> Result<Ticket, Problem> {
+        job.begin_attempt().await?;
         loop {
             match self.seek(job).await {
-                Ok(chosen) => return Ok(chosen),
+                Ok(ticket) => return Ok(ticket),
                 Err(problem) => job.wait_for_room(problem).await?,
             }
         }
     }
 
-    async fn seek(&self, job: &Job) -> Result<Chosen, Problem> {
+    async fn seek(&self, job: &mut Job) -> Result<Ticket, Problem> {
         if self.0.view.is_silent()
-            && let Some(chosen) = self.choose_from_view(job, view::Trust::Always)
+            && let Some(ticket) = self.choose_from_view(job, Trust::Always)
         {
-            return Ok(chosen); // who asks whether the controller is back is `keep_in_touch`
+            return Ok(ticket); // who asks whether the controller is back is the link
         }
         match self.dispatch(job).await? {
-            Ok(grant) => {
-                if !self.0.view.knows_worker(&grant.worker) {
-                    self.0.doubt.notify_one();
+            Ok(Ok(ticket)) => {
+                if !self.0.view.knows_worker(ticket.worker()) {
+                    self.0.link.look_soon();
                 }
-                Ok(Chosen {
-                    ticket: Ticket::leased(grant.ticket, grant.worker, self.0.releases.clone()),
-                    address: grant.address,
-                    transport: grant.transport,
-                })
+                Ok(ticket)
             }
-            Err(ClientError::Refused { problem, .. })
-                if !matches!(problem.kind, Kind::UnknownModel | Kind::NoWorker) =>
-            {
-                Err(refusal(problem))
+            // Perhaps the controller is new and has not heard of the worker yet; its first word told which run it is.
+            Ok(Err(problem)) if matches!(problem.kind, Kind::UnknownModel | Kind::NoWorker) => {
+                self.choose_from_view(job, Trust::AfterRestart).ok_or(problem)
             }
-            Err(ClientError::Refused { problem, .. }) => {
-                // Perhaps the controller is new and has not heard of the worker yet: look which run of it this is.
-                let _ = job.in_time(self.renew()).await?;
-                self.choose_from_view(job, view::Trust::AfterRestart).ok_or(problem)
-            }
-            Err(error) => {
-                tracing::debug!(request_id = job.request_id, error = chain(&error), "the controller does not answer");
-                self.choose_from_view(job, view::Trust::Always).ok_or_else(no_controller)
+            Ok(Err(problem)) => Err(refusal(problem)),
+            Err(Away) => {
+                tracing::debug!(request_id = %job.request_id, "the controller does not answer");
+                self.choose_from_view(job, Trust::Always).ok_or_else(no_controller)
             }
         }
     }
 
     /// Asks the controller for a worker.
-    async fn dispatch(&self, job: &Job) -> Result<Result<Grant, ClientError>, Problem> {
+    async fn dispatch(&self, job: &mut Job) -> Result<Result<Result<Ticket, Problem>, Away>, Problem> {
         let left = job.time_left();
         if left.is_zero() {
             return Err(job::late());
@@ -292,38 +416,58 @@ impl Upstream {
         let limit = usual.min(left / 2);
         let dispatch = Dispatch {
             gateway: self.0.gateway,
-            model: job.model.clone(),
+            model: job.model.to_string(),
             affinity: job.affinity,
             priority: job.priority,
             wait_ms: millis(config.dispatch_wait.min(left * 3 / 8)),
             exclude: job.tried.clone(),
-            transports: Vec::new(),
+            transports: job.transports.to_vec(),
         };
-        let answer = tokio::time::timeout(limit, self.0.controller.dispatch(&dispatch));
-        let (answer, is_silent) = match job.while_running(answer).await? {
-            Ok(answer) => {
-                let is_silent = answer.as_ref().is_err_and(|error| !matches!(error, ClientError::Refused { .. }));
-                (answer, is_silent)
+        job.watch.set(Instant::now() + limit);
+        match job.watch.run(self.0.link.dispatch(Arc::clone(&job.model), dispatch)).await {
+            Ok(answer) => Ok(answer),
+            Err(watch::Lapse::Stopping) => Err(job::stopping()),
+            Err(watch::Lapse::Late) => {
+                // A limit that our own deadline has shortened says nothing about the controller.
+                if limit == usual {
+                    self.0.link.look_soon();
+                }
+                Ok(Err(Away))
             }
-            // A limit that our own deadline has shortened says nothing about the controller.
-            Err(_) => (Err(self.hangs()), limit == usual),
-        };
-        if is_silent && self.0.view.note_silence() {
-            self.0.doubt.notify_one();
         }
-        Ok(answer)
     }
 
-    /// The controller has taken a call and not answered.
-    fn hangs(&self) -> ClientError {
-        ClientError::Broken { address: self.0.controller.address().to_owned(), source: None }
+    /// A worker of the last known fleet; the controller is told of the request when it is back.
+    fn choose_from_view(&self, job: &Job, trust: Trust) -> Option<Ticket> {
+        let wanted = Wanted { model: &job.model, exclude: &job.tried, transports: job.transports, trust };
+        let peer = self.0.view.choose(&wanted, &self.0.peers, Instant::now())?;
+        tracing::debug!(request_id = %job.request_id, worker = %peer.id, "dispatched from the last known fleet");
+        Some(self.0.link.take(peer, Arc::clone(&job.model)))
     }
+}
 
-    /// A worker of the last known fleet; the controller does not count the request.
-    fn choose_from_view(&self, job: &Job, trust: view::Trust) -> Option<Chosen> {
-        let (worker, local) = self.0.view.choose(&job.model, &job.tried, trust, Instant::now())?;
-        tracing::debug!(request_id = job.request_id, worker = %worker.id, "dispatched from the last known fleet");
-        Some(Chosen { ticket: Ticket::local(worker.id, local), address: worker.address, transport: worker.transport })
+impl Filled {
+    /// The request as a worker gets it.
+    fn fill(self, request: &GenerateRequest) -> GenerateRequest {
+        let mut filled = request.clone();
+        filled.sampling.seed.get_or_insert(self.seed);
+        filled.timeout_ms = self.timeout_ms;
+        filled
+    }
+}
+
+fn bearer(token: &Secret) -> HeaderValue {
+    let mut value = HeaderValue::from_str(&format!("Bearer {}", token.expose())).expect("a secret holds no controls");
+    value.set_sensitive(true);
+    value
+}
+
+/// What a broken exchange says of the worker at `address`.
+pub(super) fn broken_by(address: &str, error: WireError) -> ClientError {
+    let address = address.to_owned();
+    match error {
+        WireError::Connect(source) => ClientError::Unreachable { address, source },
+        WireError::Broken(source) => ClientError::Broken { address, source: Some(source) },
     }
 }
 
@@ -350,6 +494,6 @@ fn no_controller() -> Problem {
         .with_retry_after_ms(RETRY_AFTER_MS)
 }
 
-fn millis(duration: std::time::Duration) -> u64 {
+pub(super) fn millis(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }

@@ -9,7 +9,9 @@
 //! * [`rows`]: what lies in which row, and prefixes that prompts share.
 //! * `pace`: how much of a prompt one step reads.
 //! * `draft`: tokens proposed from the text itself, several of which one run confirms.
-//! * [`sequence`]: from chosen tokens to text and its end.
+//! * [`sequence`]: from chosen tokens to an answer and its end.
+//! * [`resume`]: an answer that another engine has begun.
+//! * `text`: what may be shown of it.
 //! * [`sampler`]: from logits to a token.
 //! * [`mask`]: which tokens may be chosen at all.
 //! * [`stop`]: stop strings that never leak.
@@ -17,11 +19,13 @@
 mod draft;
 pub mod mask;
 mod pace;
+pub mod resume;
 pub mod rows;
 pub mod sampler;
 pub mod scheduler;
 pub mod sequence;
 pub mod stop;
+mod text;
 mod thread;
 
 use std::num::NonZeroUsize;

@@ -70,7 +70,9 @@ async fn generate(
 ) -> Result<Response, Problem> {
     let model = Arc::clone(state.catalog()?.language(&request.model)?);
     tracing::debug!(request_id = request.request_id, model = request.model, "generate");
-    model.check_room()?;
+    if request.resume.is_none() {
+        model.check_room()?; // an answer that is resumed may need none: its tokens may end it
+    }
     let (model, prepared) = blocking(move || {
         let prepared = model.prepare(&request, Excess::Refuse)?;
         Ok((model, prepared))

@@ -1,6 +1,9 @@
 //! A language model as requests see it: messages to prompt, prompt to tokens, tokens to events.
 
-use std::collections::BTreeSet;
+mod choice;
+mod merge;
+mod resume;
+
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -8,14 +11,15 @@ use futures_util::stream::{self, Stream, StreamExt as _};
 use muster_shared::control::{Capacity, ModelCard, ModelKind};
 use muster_shared::generate::{Chat, Event, GenerateRequest, Prompt, Usage};
 use muster_shared::problem::{Kind, Problem};
-use tokio_stream::wrappers::ReceiverStream;
 
 use crate::chat_template::{ChatTemplate, TemplateError};
 use crate::engine::mask::{AllowedTokens, TokenMask};
-use crate::engine::sequence::{SequenceEvent, SequenceRequest};
+use crate::engine::sequence::SequenceRequest;
 use crate::engine::stop::StopFilter;
 use crate::engine::{EngineError, EngineHandle};
 use crate::tokenizer::Tokenizer;
+use choice::{Choice, Had, State};
+use merge::Running;
 
 /// When to come back after an overload, in milliseconds.
 const RETRY_AFTER_MS: u64 = 1000;
@@ -48,10 +52,8 @@ pub enum Excess {
 #[derive(Debug)]
 pub struct Prepared {
     /// One for each answer.
-    sequences: Vec<SequenceRequest>,
+    choices: Vec<Choice>,
     prompt_tokens: u32,
-    /// The prompt's text, where the request wants it back.
-    echo: Option<String>,
 }
 
 impl LanguageModel {
@@ -84,9 +86,13 @@ impl LanguageModel {
     /// thread of the runtime.
     ///
     /// # Errors
-    /// [`Kind::Invalid`] for what cannot be, [`Kind::PromptTooLong`] when the prompt leaves no room for an answer.
+    /// [`Kind::Invalid`] for what cannot be, [`Kind::PromptTooLong`] when the prompt leaves no room for an answer,
+    /// [`Kind::UnknownModel`] when another worker has begun the answer with another vocabulary.
     pub fn prepare(&self, request: &GenerateRequest, excess: Excess) -> Result<Prepared, Problem> {
         let arrived = Instant::now();
+        if let Some(resume) = &request.resume {
+            self.check_resume(request, resume)?;
+        }
         let tokens = self.tokens(&request.prompt)?;
         let param = param_of(&request.prompt);
         if tokens.is_empty() {
@@ -104,18 +110,27 @@ impl LanguageModel {
             Prompt::Text(text) => text.clone(),
             _ => self.decode(&tokens),
         });
-        let capacity = self.engine.capacity();
-        let (wanted, limit) = (request.choices as usize, capacity.slots + capacity.waiting);
-        if wanted > limit {
-            return Err(problem(EngineError::TooMany { wanted, limit }));
-        }
-        let prompt_tokens = u32::try_from(length).unwrap_or(u32::MAX);
+        self.check_count(request)?;
         let max_tokens = self.max_tokens(request, length, excess)?;
         let sequence = SequenceRequest {
             deadline: request.timeout_ms.and_then(|ms| arrived.checked_add(Duration::from_millis(ms))),
             ..self.sequence(request, tokens.into(), max_tokens)?
         };
-        Ok(Prepared { sequences: choices(sequence, request.choices), prompt_tokens, echo })
+        Ok(Prepared {
+            choices: self.choices(request, sequence, &echo.unwrap_or_default())?,
+            prompt_tokens: u32::try_from(length).unwrap_or(u32::MAX),
+        })
+    }
+
+    /// Refuses more answers at once than the engine ever holds.
+    fn check_count(&self, request: &GenerateRequest) -> Result<(), Problem> {
+        let capacity = self.engine.capacity();
+        let limit = capacity.slots + capacity.waiting;
+        let wanted = match &request.resume {
+            Some(resume) => resume.choices.iter().filter(|choice| choice.finished.is_none()).count(),
+            None => request.choices as usize,
+        };
+        if wanted > limit { Err(problem(EngineError::TooMany { wanted, limit })) } else { Ok(()) }
     }
 
     /// Length of a prompt in tokens, whether it fits or not.
@@ -195,15 +210,18 @@ impl LanguageModel {
     /// [`Kind::Overloaded`] at once when there is no room, [`Kind::Invalid`] for more answers than the engine holds.
     pub fn generate(&self, prepared: Prepared) -> Result<impl Stream<Item = Event> + Send + use<>, Problem> {
         crate::metrics::request(&self.name, "generate");
-        let Prepared { sequences, prompt_tokens, echo } = prepared;
-        let receivers = self.engine.submit(sequences).map_err(problem)?;
-        let choices = receivers.len() as u32;
-        let echoes = echo.into_iter().flat_map(move |text| {
-            let delta = move |choice| Event::Delta { choice, text: text.clone(), tokens: vec![], logprobs: vec![] };
-            (0..choices).map(delta)
-        });
-        let head = stream::iter(std::iter::once(Event::Started { prompt_tokens, vocabulary: None }).chain(echoes));
-        Ok(head.chain(answers(receivers, prompt_tokens)))
+        let Prepared { choices, prompt_tokens } = prepared;
+        let vocabulary = Some(self.tokenizer.fingerprint().to_owned());
+        let started = Event::Started { prompt_tokens, vocabulary };
+        let known = (0..).zip(&choices).flat_map(|(index, choice)| choice.events(index));
+        let head: Vec<Event> = std::iter::once(started).chain(known).collect();
+        let completion_tokens = choices.iter().map(Choice::tokens).fold(0, u32::saturating_add);
+        let work = (0..).zip(choices).filter_map(|(index, choice)| Some((index, choice.work()?)));
+        let (places, requests): (Vec<_>, Vec<_>) = work.map(|(index, (request, had))| ((index, had), request)).unzip();
+        let receivers = self.engine.submit(requests).map_err(problem)?;
+        let running = places.into_iter().zip(receivers).map(|((choice, had), events)| Running { choice, events, had });
+        let usage = Usage { prompt_tokens, completion_tokens, ..Usage::default() };
+        Ok(stream::iter(head).chain(merge::answers(running.collect(), usage)))
     }
 
     /// The first answer to a request, still without a deadline.
@@ -234,6 +252,19 @@ impl LanguageModel {
             salt: request.cache_salt.as_deref().map(Arc::from),
             ..SequenceRequest::new(prompt, max_tokens)
         })
+    }
+
+    /// Each answer, drawn with a seed of its own; one that another worker has begun is brought to where it stood.
+    fn choices(&self, request: &GenerateRequest, first: SequenceRequest, echo: &str) -> Result<Vec<Choice>, Problem> {
+        let seed = first.seed;
+        let choice = |index: u32| {
+            let sequence = SequenceRequest { seed: seed.wrapping_add(u64::from(index)), ..first.clone() };
+            match &request.resume {
+                None => Ok(Choice { text: echo.to_owned(), state: State::Runs(Box::new(sequence), Had::default()) }),
+                Some(resume) => self.resume(index as usize, &resume.choices[index as usize], sequence, echo),
+            }
+        };
+        (0..request.choices.max(1)).map(choice).collect()
     }
 
     /// The model's own end and the request's, in ascending order.
@@ -293,13 +324,6 @@ fn param_of(prompt: &Prompt) -> &'static str {
     if matches!(prompt, Prompt::Chat(_)) { "messages" } else { "prompt" }
 }
 
-/// One sequence for each answer, drawn with seeds of their own.
-fn choices(first: SequenceRequest, count: u32) -> Vec<SequenceRequest> {
-    let seed = first.seed;
-    let choice = |index| SequenceRequest { seed: seed.wrapping_add(u64::from(index)), ..first.clone() };
-    (0..count.max(1)).map(choice).collect()
-}
-
 /// `max_tokens`: the longest answer there is room for, or that was asked for.
 fn min_tokens(request: &GenerateRequest, max_tokens: usize) -> Result<usize, Problem> {
     let min_tokens = request.min_tokens as usize;
@@ -310,67 +334,6 @@ fn min_tokens(request: &GenerateRequest, max_tokens: usize) -> Result<usize, Pro
         "min_tokens is {min_tokens}, and the answer can have at most {max_tokens} tokens; lower min_tokens to that"
     );
     Err(Problem::invalid("min_tokens", message))
-}
-
-/// Merges the events of all answers, and closes with what they cost.
-fn answers(
-    receivers: Vec<tokio::sync::mpsc::Receiver<SequenceEvent>>,
-    prompt_tokens: u32,
-) -> impl Stream<Item = Event> + Send + use<> {
-    let open = (0..receivers.len() as u32).collect();
-    let each = receivers.into_iter().zip(0_u32..).map(|(receiver, choice)| {
-        let closed = stream::once(std::future::ready(None));
-        ReceiverStream::new(receiver).map(Some).chain(closed).map(move |event| (choice, event))
-    });
-    let usage = Usage { prompt_tokens, ..Usage::default() };
-    stream::unfold(Merge { events: stream::select_all(each), open, usage, ended: false }, Merge::next)
-}
-
-/// Answers in progress.
-struct Merge<S> {
-    /// Events with the choice they belong to; `None` when its channel is closed.
-    events: stream::SelectAll<S>,
-    /// Choices that have not finished.
-    open: BTreeSet<u32>,
-    usage: Usage,
-    ended: bool,
-}
-
-impl<S: Stream<Item = (u32, Option<SequenceEvent>)> + Unpin> Merge<S> {
-    /// The next event, or `None` after the last.
-    async fn next(mut self) -> Option<(Event, Self)> {
-        while !self.ended {
-            if self.open.is_empty() {
-                self.ended = true;
-                return Some((Event::Done { usage: self.usage }, self));
-            }
-            let (choice, event) = self.events.next().await?;
-            match event {
-                // The channel closes after the end of an answer, or when the engine has died before it.
-                None if !self.open.contains(&choice) => {}
-                None => return Some(self.fail(EngineError::Stopped)),
-                Some(SequenceEvent::Failed(error)) => return Some(self.fail(error)),
-                Some(SequenceEvent::Delta { text, tokens, logprobs }) => {
-                    return Some((Event::Delta { choice, text, tokens, logprobs }, self));
-                }
-                Some(SequenceEvent::Finished { reason, tokens, cached }) => {
-                    self.open.remove(&choice);
-                    if choice == 0 {
-                        // The others found the prompt that the first has read.
-                        self.usage.cached_tokens = u32::try_from(cached).unwrap_or(u32::MAX);
-                    }
-                    self.usage.completion_tokens += u32::try_from(tokens).unwrap_or(u32::MAX);
-                    return Some((Event::Finished { choice, reason, tokens: 0 }, self));
-                }
-            }
-        }
-        None
-    }
-
-    fn fail(mut self, error: EngineError) -> (Event, Self) {
-        self.ended = true;
-        (Event::Failed { problem: problem(error) }, self)
-    }
 }
 
 /// What a caller is told of an engine's error.

@@ -12,6 +12,7 @@ mod tests;
 use std::{collections::HashSet, sync::Arc};
 
 use pieces::{Pieces, take_whole_text};
+use sha2::{Digest as _, Sha256};
 
 /// Why text could not become tokens.
 #[derive(Debug, thiserror::Error)]
@@ -34,6 +35,7 @@ struct Inner {
     pieces: Pieces,
     special: HashSet<u32>,
     vocab_size: u32,
+    fingerprint: String,
 }
 
 impl Tokenizer {
@@ -54,6 +56,7 @@ impl Tokenizer {
             pieces: Pieces::of(&decoder),
             special,
             vocab_size: highest.map_or(0, |id| id.saturating_add(1)),
+            fingerprint: fingerprint(bytes),
             tokenizer,
         })))
     }
@@ -73,6 +76,12 @@ impl Tokenizer {
     /// The highest id plus one, added tokens included; a model's logits may be a longer row.
     pub fn vocab_size(&self) -> u32 {
         self.0.vocab_size
+    }
+
+    /// Names the vocabulary: where two names are equal, so are ids and their texts. The same vocabulary in a file of
+    /// another layout has another name.
+    pub fn fingerprint(&self) -> &str {
+        &self.0.fingerprint
     }
 
     /// The id of a token as it stands in the vocabulary.
@@ -119,6 +128,11 @@ impl Tokenizer {
         // A decoder is text in, text out; none of the library's refuses what its own vocabulary holds.
         self.0.tokenizer.decode(ids, skip_special_tokens).unwrap_or_default()
     }
+}
+
+/// The first half of the file's SHA-256, in hexadecimal.
+fn fingerprint(bytes: &[u8]) -> String {
+    Sha256::digest(bytes)[..16].iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// How many tokens of a context are looked at: more than any character or joint between tokens spans.

@@ -159,7 +159,7 @@ pub struct Resume {
 /// One answer that another worker has begun.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct ResumedChoice {
-    /// Every token of [`Event::Delta`] so far.
+    /// Every token of [`Event::Delta`] so far; not looked at once it has ended.
     pub tokens: Vec<u32>,
     /// Bytes of text so far, an echoed prompt included.
     pub text_bytes: u64,

@@ -12,6 +12,7 @@
 //! * [`control`]: what workers and gateways say to the controller.
 //! * [`generate`] and [`embed`]: what a gateway asks of a worker, and the events it gets back.
 //! * [`link`] (feature `link`): the connection over which a gateway and its controller exchange them.
+//! * [`resume`]: how far an answer has come, so that another worker can go on with it.
 //! * [`problem`]: the one error body between our processes.
 //! * [`fastchat`]: the words of FastChat's HTTP contract.
 //! * [`sse`]: server-sent events, encoded and decoded.
@@ -29,6 +30,7 @@ pub mod id;
 #[cfg(feature = "link")]
 pub mod link;
 pub mod problem;
+pub mod resume;
 pub mod secret;
 #[cfg(feature = "serve")]
 pub mod serve;

@@ -1,4 +1,4 @@
-//! The events of an answer, whichever worker gives them.
+//! The events of an answer, from as many workers as it takes.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -8,15 +8,21 @@ use futures_util::stream::BoxStream;
 use muster_shared::client::ClientError;
 use muster_shared::control::Outcome;
 use muster_shared::generate::{Event, GenerateRequest};
-use muster_shared::problem::Problem;
+use muster_shared::problem::{Kind, Problem};
+use muster_shared::resume::Progress;
+use muster_shared::transport::Transport;
 
 use super::Upstream;
-use super::job::Job;
+use super::job::{self, Job};
 use super::ticket::Ticket;
+use super::watch::Lapse;
 use crate::metrics;
 
 /// Events of one worker.
 pub(crate) type Events = BoxStream<'static, Result<Event, ClientError>>;
+
+/// Protocols that tell token ids, without which no worker can go on where another one stopped.
+const RESUMABLE: &[Transport] = &[Transport::Http, Transport::Grpc];
 
 /// An answer on its way. Dropping it cancels the request at the worker and gives the ticket back.
 pub(crate) struct Answer {
@@ -25,44 +31,61 @@ pub(crate) struct Answer {
     job: Job,
     /// The worker that answers; absent between two, and after the last event.
     running: Option<(Events, Ticket)>,
+    /// What the client has, or is sure to get.
+    progress: Progress,
+    /// Whether the worker goes on where another one stopped, and has not sent its first event.
+    resuming: bool,
     begun: Instant,
     last_token: Option<Instant>,
-    /// Whether the client may have seen something that another worker would not say alike.
-    shown: bool,
 }
 
 impl Answer {
-    pub(super) fn new(upstream: Upstream, request: Arc<GenerateRequest>, job: Job, running: (Events, Ticket)) -> Self {
-        let begun = Instant::now();
-        let running = Some(running);
-        Self { upstream, request, job, running, begun, last_token: None, shown: false }
+    pub(super) fn new(
+        upstream: Upstream,
+        request: Arc<GenerateRequest>,
+        job: Job,
+        running: (Events, Ticket),
+    ) -> Self {
+        let progress = Progress::new(request.choices);
+        let mut answer = Self {
+            upstream,
+            request,
+            job,
+            running: Some(running),
+            progress,
+            resuming: false,
+            begun: Instant::now(),
+            last_token: None,
+        };
+        answer.await_first_token();
+        answer
     }
 
-    /// The next event, or `None` after the last. After a change of worker a second [`Event::Started`] comes.
+    /// The next event, or `None` after the last. When an answer of which nothing has come is begun anew, a second
+    /// [`Event::Started`] comes; when one goes on at another worker, nothing tells of it.
     ///
     /// # Errors
     /// In words for the client, when the answer broke off and no other worker could go on.
     pub(crate) async fn next(&mut self) -> Option<Result<Event, Problem>> {
         loop {
             let (events, ticket) = self.running.as_mut()?;
-            let received = if self.job.whole {
-                self.upstream.in_time(&self.job, ticket, events.next()).await
-            } else {
-                self.job.while_running(events.next()).await
-            };
-            let error = match received {
-                Ok(Some(Ok(Event::Failed { problem }))) => {
-                    ClientError::Refused { address: ticket.worker().to_string(), problem }
-                }
+            let error = match self.job.watch.run(events.next()).await {
+                Ok(Some(Ok(Event::Failed { problem }))) => refused(ticket, problem),
+                Ok(Some(Ok(event))) if self.resuming => match self.go_on(&event) {
+                    Ok(()) => continue,
+                    Err(error) => error,
+                },
                 Ok(Some(Ok(event))) => {
                     self.note(&event);
                     return Some(Ok(event));
                 }
                 Ok(Some(Err(error))) => error,
-                Ok(None) => ClientError::Broken { address: ticket.worker().to_string(), source: None },
-                Err(problem) => {
+                Ok(None) => ClientError::Broken { address: ticket.peer().address.clone(), source: None },
+                Err(Lapse::Late) if self.job.whole && self.job.is_late() => return Some(Err(self.end_late())),
+                Err(Lapse::Late) => job::silent(ticket.peer().address.clone()),
+                Err(Lapse::Stopping) => {
                     self.running = None;
-                    return Some(Err(problem));
+                    return Some(Err(job::stopping()));
                 }
             };
             if let Err(problem) = self.go_on_elsewhere(&error).await {
@@ -71,7 +94,7 @@ impl Answer {
         }
     }
 
-    /// Every event of the answer, from one worker from the first to the last.
+    /// Every event of the answer.
     ///
     /// # Errors
     /// As [`Answer::next`].
@@ -83,51 +106,94 @@ impl Answer {
             if matches!(event, Event::Started { .. }) {
                 events.clear(); // another worker begins from the beginning
             }
-            self.shown = false; // nothing is sent before all is here
             events.push(event);
         }
         Ok(events)
     }
 
     fn note(&mut self, event: &Event) {
+        self.progress.note(event);
         match event {
-            Event::Started { .. } | Event::Failed { .. } => {}
-            Event::Delta { text, tokens, logprobs, .. } => {
-                self.shown |= !text.is_empty() || !logprobs.is_empty();
+            Event::Started { .. } | Event::Failed { .. } | Event::Finished { .. } => {}
+            Event::Delta { tokens, .. } => {
+                let now = Instant::now();
                 if let Some((_, ticket)) = &mut self.running {
-                    ticket.tokens(tokens.len(), self.begun.elapsed());
+                    ticket.tokens(tokens.len(), now - self.begun);
                 }
-                metrics::token(self.begun, self.last_token.replace(Instant::now()));
+                metrics::token(self.begun, self.last_token.replace(now), now);
+                let silence = self.upstream.config().inter_token_timeout;
+                self.job.watch.set(self.job.next_token_until(now, silence));
+                self.job.progressed();
             }
-            Event::Finished { .. } => self.shown = true,
             Event::Done { usage } => {
                 if let Some((_, mut ticket)) = self.running.take() {
                     ticket.end(Outcome::Done);
                 }
-                metrics::usage(&self.metric_model(), usage);
+                if let Some(model) = self.upstream.view().model(&self.job.model) {
+                    model.metrics.usage(usage);
+                }
             }
         }
     }
 
-    fn metric_model(&self) -> String {
-        if self.upstream.view().knows(&self.job.model) { self.job.model.clone() } else { "unknown".to_owned() }
+    /// Looks at the first event of a worker that was asked to go on; the client has had its like.
+    fn go_on(&mut self, first: &Event) -> Result<(), ClientError> {
+        self.resuming = false;
+        if self.progress.is_continued_by(first) {
+            metrics::resumed();
+            return Ok(());
+        }
+        let Some((_, ticket)) = &self.running else { return Ok(()) };
+        let problem = Problem::new(Kind::UnknownModel, "the worker does not go on with an answer that another one began");
+        Err(refused(ticket, problem))
     }
 
-    /// Takes another worker, if the client has seen nothing of this one.
+    /// Takes another worker: to go on, or to begin anew where nothing has come or nothing is sent yet.
     async fn go_on_elsewhere(&mut self, error: &ClientError) -> Result<(), Problem> {
+        let is_begun = !self.progress.is_empty();
+        let can_resume = self.progress.is_resumable();
+        if is_begun && can_resume {
+            self.job.resume(RESUMABLE, Instant::now() + self.upstream.config().resume_timeout);
+        }
         if let Some((events, ticket)) = self.running.take() {
             drop(events);
-            if self.shown {
+            if is_begun && !can_resume && !self.job.whole {
                 self.job.patient = false; // there is nothing to wait for
             }
             // The ticket is gone before another is asked for: the fleet may have no room beside it.
             self.upstream.give_up(&mut self.job, ticket, error).await?;
         }
-        if self.shown {
-            return Err(super::job::worker_failed());
+        if is_begun && can_resume {
+            Arc::make_mut(&mut self.request).resume = Some(self.progress.resume());
+            tracing::info!(request_id = %self.job.request_id, "an answer goes on at another worker");
+        } else if is_begun && !self.job.whole {
+            return Err(job::broken_off());
+        } else {
+            self.progress = Progress::new(self.request.choices);
         }
         self.running = Some(self.upstream.start(&self.request, &mut self.job).await?);
-        (self.begun, self.last_token) = (Instant::now(), None);
+        self.resuming = is_begun && can_resume;
+        if !self.resuming {
+            (self.begun, self.last_token) = (Instant::now(), None);
+        }
+        self.await_first_token();
         Ok(())
     }
+
+    fn await_first_token(&mut self) {
+        let timeout = self.upstream.config().first_token_timeout;
+        self.job.watch.set(self.job.next_token_until(Instant::now(), timeout));
+    }
+
+    /// The worker has let the deadline pass.
+    fn end_late(&mut self) -> Problem {
+        if let Some((_, mut ticket)) = self.running.take() {
+            self.upstream.fail(&mut ticket);
+        }
+        job::late()
+    }
+}
+
+fn refused(ticket: &Ticket, problem: Problem) -> ClientError {
+    ClientError::Refused { address: ticket.worker().to_string(), problem }
 }

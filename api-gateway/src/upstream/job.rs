@@ -13,6 +13,7 @@ use tokio_util::sync::CancellationToken;
 use tower::retry::budget::{Budget as _, TpsBudget};
 
 use super::ticket::Ticket;
+use super::{Filled, millis};
 use super::watch::{Lapse, Watch};
 use crate::metrics;
 
@@ -55,6 +56,10 @@ pub(crate) struct Job {
     pub(crate) transports: &'static [Transport],
     /// Ends what takes too long.
     pub(crate) watch: Watch,
+    /// The seed of answers to a request that names none.
+    seed: u64,
+    /// Whether it is for an answer that has begun.
+    resumes: bool,
     limits: Limits,
     attempts_left: u32,
     /// Why the last attempt failed.
@@ -86,6 +91,8 @@ impl Job {
             tried: Vec::new(),
             transports: &[],
             watch: Watch::new(deadline, limits.cut.clone()),
+            seed: rand::random(),
+            resumes: false,
             attempts_left: limits.attempts,
             limits,
             last: None,
@@ -131,6 +138,7 @@ impl Job {
 
     /// An answer that has begun and broke off shall go on at another worker, by then at the latest.
     pub(super) fn resume(&mut self, transports: &'static [Transport], deadline: Instant) {
+        self.resumes = true;
         self.patient = true; // who has waited for half an answer would rather wait on
         self.transports = transports;
         if !self.whole {
@@ -144,6 +152,11 @@ impl Job {
             self.attempts_left = self.limits.attempts.saturating_sub(1);
             self.tried.clear();
         }
+    }
+
+    /// What the request gets on its way to a worker.
+    pub(super) fn filled(&self) -> Filled {
+        Filled { seed: self.seed, timeout_ms: self.whole.then(|| millis(self.time_left())) }
     }
 
     /// Time to the deadline.
@@ -184,9 +197,18 @@ impl Job {
     /// # Errors
     /// The refusal itself, where waiting does not help or the request is not patient.
     pub(super) async fn wait_for_room(&mut self, refusal: Problem) -> Result<(), Problem> {
+        let waiting_helps = match refusal.kind {
+            Kind::Overloaded => self.patient,
+            // A worker that died comes back perhaps, and has not failed what it is asked then.
+            Kind::NoWorker => self.resumes,
+            _ => false,
+        };
         let pause = Duration::from_millis(refusal.retry_after_ms.unwrap_or(0)).clamp(PAUSES.0, PAUSES.1);
-        if !self.patient || refusal.kind != Kind::Overloaded || self.time_left() <= pause {
+        if !waiting_helps || self.time_left() <= pause {
             return Err(refusal);
+        }
+        if refusal.kind == Kind::NoWorker {
+            self.tried.clear();
         }
         self.in_time(tokio::time::sleep(pause)).await
     }

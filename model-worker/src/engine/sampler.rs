@@ -229,8 +229,7 @@ impl Sampler {
     }
 
     fn is_greedy(&self) -> bool {
-        // Also where it is NaN.
-        !matches!(self.params.temperature.partial_cmp(&GREEDY_BELOW), Some(std::cmp::Ordering::Greater))
+        is_greedy(&self.params)
     }
 
     /// Leaves in `candidates` the tokens that the filters keep, weighed, in any order; `false` where all are off.
@@ -279,6 +278,12 @@ impl Sampler {
         }
         true
     }
+}
+
+/// Whether the likeliest token is taken, so that a seed changes nothing.
+pub fn is_greedy(params: &Sampling) -> bool {
+    // Also where it is NaN.
+    !matches!(params.temperature.partial_cmp(&GREEDY_BELOW), Some(std::cmp::Ordering::Greater))
 }
 
 /// Makes every logit a number or minus infinity.

@@ -8,11 +8,13 @@ use tokio::sync::{OwnedSemaphorePermit, mpsc};
 
 use super::EngineError;
 use super::mask::{MaskError, TokenMask};
+use super::resume::Begun;
 use super::rows::Occupant;
 use super::sampler::{Logprobs, Sampled, Sampler};
 use super::scheduler::Schedulable;
 use super::stop::StopFilter;
-use crate::tokenizer::{TextStream, Tokenizer};
+use super::text::AnswerText;
+use crate::tokenizer::Tokenizer;
 
 /// What to continue, and how.
 #[derive(Debug, Clone)]
@@ -41,6 +43,8 @@ pub struct SequenceRequest {
     pub deadline: Option<Instant>,
     /// Keys and values are shared only with sequences of the same salt.
     pub salt: Option<Arc<str>>,
+    /// What another engine has answered; see [`SequenceRequest::resume`].
+    pub begun: Option<Begun>,
 }
 
 impl SequenceRequest {
@@ -59,11 +63,12 @@ impl SequenceRequest {
             priority: 0,
             deadline: None,
             salt: None,
+            begun: None,
         }
     }
 
-    /// The sampler of this answer.
-    fn sampler(&self) -> Sampler {
+    /// The sampler of this answer, before its first token.
+    pub(super) fn sampler(&self) -> Sampler {
         let sampler = Sampler::new(&self.sampling, self.logprobs, &self.prompt, self.seed);
         let first_end = (self.prompt.len() + self.min_tokens) as u64;
         sampler.forbidding(Arc::clone(&self.end_tokens), first_end)
@@ -122,8 +127,7 @@ pub(super) struct Sequence {
     salt: Option<Arc<str>>,
     max_tokens: usize,
     end_tokens: Arc<[u32]>,
-    text: TextStream,
-    stop: StopFilter,
+    text: AnswerText,
     tokenizer: Tokenizer,
     events: mpsc::Sender<SequenceEvent>,
     /// Room in the engine, given back when the sequence ends.
@@ -132,19 +136,18 @@ pub(super) struct Sequence {
 
 impl Sequence {
     pub(super) fn new(
-        request: SequenceRequest,
+        mut request: SequenceRequest,
         tokenizer: &Tokenizer,
         events: mpsc::Sender<SequenceEvent>,
         permit: OwnedSemaphorePermit,
     ) -> Self {
-        let mut text = tokenizer.stream();
-        text.start_after(&request.prompt);
+        let begun = request.begun.take().unwrap_or_else(|| Begun::new(&mut request, tokenizer));
         Self {
-            tokens: request.prompt.to_vec(),
+            tokens: [&request.prompt[..], &begun.tokens[..]].concat(),
             in_cache: 0,
             cached: None,
-            sampler: request.sampler(),
-            mask: request.mask.map(|mask| Masked { mask, computed: None }),
+            sampler: begun.sampler,
+            mask: begun.mask.map(|mask| Masked { mask, computed: None }),
             arrived: Instant::now(),
             last_token: None,
             prompt: request.prompt.len(),
@@ -153,8 +156,7 @@ impl Sequence {
             salt: request.salt,
             max_tokens: request.max_tokens,
             end_tokens: request.end_tokens,
-            text,
-            stop: request.stop,
+            text: begun.text,
             tokenizer: tokenizer.clone(),
             events,
             permit: Some(permit),
@@ -214,6 +216,11 @@ impl Sequence {
         end.is_some()
     }
 
+    /// Notes how many tokens were found in other rows; of a resumed answer's, only those of the prompt are told.
+    pub(super) fn note_cached(&mut self, tokens: usize) {
+        self.cached = Some(tokens.min(self.prompt));
+    }
+
     /// Breaks the sequence off.
     pub(super) fn fail(&mut self, error: EngineError) {
         self.permit = None;
@@ -230,8 +237,7 @@ impl Sequence {
     }
 
     fn send_token(&mut self, sampled: &Sampled) -> Option<FinishReason> {
-        let piece = self.text.push(sampled.token);
-        let filtered = self.stop.push(&piece);
+        let filtered = self.text.push(sampled.token);
         let (tokens, logprobs) = (vec![sampled.token], self.logprobs(sampled.logprobs.as_ref()));
         self.send(SequenceEvent::Delta { text: filtered.text, tokens, logprobs });
         if filtered.stopped {
@@ -245,16 +251,11 @@ impl Sequence {
 
     /// Sends the text that was held back; a stop string may come to light in it.
     fn send_tail(&mut self, reason: FinishReason) -> Option<FinishReason> {
-        let piece = self.text.finish();
-        let filtered = self.stop.push(&piece);
-        let mut text = filtered.text;
-        if !filtered.stopped {
-            text.push_str(&self.stop.finish());
-        }
+        let (text, reason) = self.text.finish(reason);
         if !text.is_empty() {
             self.send(SequenceEvent::Delta { text, tokens: Vec::new(), logprobs: Vec::new() });
         }
-        Some(if filtered.stopped { FinishReason::Stop } else { reason })
+        Some(reason)
     }
 
     fn logprobs(&self, logprobs: Option<&Logprobs>) -> Vec<TokenLogprob> {

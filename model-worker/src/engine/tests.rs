@@ -4,6 +4,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize};
 
 use muster_shared::generate::FinishReason;
 
+use super::resume::{ResumeError, Resumed};
 use super::stop::StopFilter;
 use super::*;
 use crate::model::fake::{END, FakeModel, FakeOptions};
@@ -193,6 +194,65 @@ async fn an_answer_consists_of_allowed_tokens_only() {
     let nothing: Box<dyn mask::TokenMask> = Box::new(mask::AllowedTokens::new(&[]));
     let (_, end) = read(bench.submit(SequenceRequest { mask: Some(nothing), ..request("hello", 20) })).await;
     assert!(matches!(end, Err(EngineError::Sample(SampleError::NothingAllowed))), "{end:?}");
+    bench.close();
+}
+
+/// Allows the same few tokens in turn.
+#[derive(Debug, Clone)]
+struct InTurn {
+    words: [[u32; 8]; 3],
+    accepted: usize,
+}
+
+impl InTurn {
+    const TURNS: [u32; 3] = [b'A' as u32, b'm' as u32, b'w' as u32];
+
+    fn new() -> Self {
+        let words = Self::TURNS.map(|token| {
+            let mut words = [0; 8];
+            words[token as usize / 32] = 1 << (token % 32);
+            words
+        });
+        Self { words, accepted: 0 }
+    }
+}
+
+impl mask::TokenMask for InTurn {
+    fn compute(&mut self) -> Result<(), MaskError> {
+        Ok(())
+    }
+
+    fn words(&self) -> &[u32] {
+        &self.words[self.accepted % 3]
+    }
+
+    fn accept(&mut self, token: u32) -> Result<(), MaskError> {
+        if token != Self::TURNS[self.accepted % 3] {
+            return Err(MaskError(format!("token {token} is out of turn")));
+        }
+        self.accepted += 1;
+        Ok(())
+    }
+
+    fn boxed_clone(&self) -> Box<dyn mask::TokenMask> {
+        Box::new(self.clone())
+    }
+}
+
+#[tokio::test]
+async fn a_restricted_answer_that_is_resumed_stands_where_its_tokens_have_brought_it() {
+    let bench = Bench::new(10, None);
+    let tokenizer = FakeModel::tokenizer().expect("the fake's tokenizer");
+    let request = || SequenceRequest { mask: Some(Box::new(InTurn::new())), ..request("hello", 8) };
+    assert_eq!(read(bench.submit(request())).await.0, "AmwAmwAm");
+    for come in 0..8 {
+        let tokens: Vec<u32> = InTurn::TURNS.into_iter().cycle().take(come).collect();
+        let Ok(Resumed::GoesOn { request, text }) = request().resume(tokens, &tokenizer) else { panic!("it goes on") };
+        let (rest, end) = read(bench.submit(*request)).await;
+        assert_eq!((text + &rest, end.expect("an end")), ("AmwAmwAm".to_owned(), (FinishReason::Length, 8)));
+    }
+    let wrong = request().resume(vec![65, 65], &tokenizer);
+    assert!(matches!(wrong, Err(ResumeError::NotAllowed { token: 65, index: 1, .. })), "{wrong:?}");
     bench.close();
 }
 

@@ -216,7 +216,7 @@ impl Engine {
     fn note_shared(&mut self, row: Row, shared: usize) {
         let sequence = self.scheduler.sequence(row);
         if sequence.cached.is_none() {
-            sequence.cached = Some(shared);
+            sequence.note_cached(shared);
             self.metrics.shared(shared);
         }
     }

@@ -10,9 +10,14 @@ use crate::model::fake::{END, FakeModel, FakeOptions};
 const VOCAB: u32 = END + 1;
 
 fn model() -> LanguageModel {
+    model_with(FakeOptions::default())
+}
+
+/// A fake with room for four answers in a context of 32 tokens.
+pub(super) fn model_with(options: FakeOptions) -> LanguageModel {
     let tokenizer = FakeModel::tokenizer().expect("the fake's tokenizer");
     let capacity = EngineCapacity { slots: 2, waiting: 2 };
-    let fake = FakeModel::new(FakeOptions { context: 32, ..FakeOptions::default() }, capacity.slots);
+    let fake = FakeModel::new(FakeOptions { context: 32, ..options }, capacity.slots);
     let settings = EngineSettings { capacity, ..EngineSettings::default() };
     let (engine, _) = EngineHandle::start("fake", Box::new(fake), tokenizer.clone(), settings).expect("a thread");
     LanguageModel { name: "fake".to_owned(), tokenizer, template: None, end_tokens: vec![END].into(), engine }
@@ -23,7 +28,8 @@ fn request() -> GenerateRequest {
 }
 
 fn prepared(request: GenerateRequest) -> Vec<SequenceRequest> {
-    model().prepare(&request, Excess::Refuse).expect("it fits").sequences
+    let choices = model().prepare(&request, Excess::Refuse).expect("it fits").choices;
+    choices.into_iter().map(|choice| choice.work().expect("it is to be computed").0).collect()
 }
 
 fn refused(request: GenerateRequest) -> Problem {

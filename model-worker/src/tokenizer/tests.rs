@@ -79,6 +79,14 @@ fn the_vocabulary_ends_after_the_highest_id() {
 }
 
 #[test]
+fn a_vocabulary_has_the_same_name_wherever_it_is_loaded_and_no_other_has_it() {
+    let name = demo("chat").fingerprint().to_owned();
+    assert!(name.len() == 32 && name.bytes().all(|byte| byte.is_ascii_hexdigit()), "{name}");
+    assert_eq!(demo("chat").fingerprint(), name);
+    assert_ne!(demo("embedding").fingerprint(), name);
+}
+
+#[test]
 fn a_file_that_is_no_tokenizer_is_refused() {
     assert!(matches!(Tokenizer::from_json(b"{}"), Err(TokenizerError::Read(_))));
     assert!(matches!(Tokenizer::from_json(b"\xFF"), Err(TokenizerError::Read(_))));
