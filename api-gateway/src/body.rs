@@ -1,23 +1,14 @@
-//! Bodies in and streams out.
+//! Bodies of requests.
 
-use std::convert::Infallible;
 use std::time::Duration;
 
-use axum::body::{Body, BodyDataStream, Bytes};
-use axum::extract::{FromRequest, Request};
-use axum::http::header;
-use axum::response::{IntoResponse as _, Response};
-use bytes::BytesMut;
-use futures_util::Stream;
-use muster_shared::problem::{Kind, Problem};
-use tokio_stream::StreamExt as _;
+use bytes::{Bytes, BytesMut};
+use http_body::Body as HttpBody;
+use http_body_util::BodyExt as _;
+use muster_shared::problem::{BoxError, Kind, Problem};
 
-use crate::openai::error;
 use crate::state::State;
 use crate::upstream::job::stopping;
-
-/// Silence after which a stream gets a comment, so that proxies and clients keep the connection.
-const KEEP_ALIVE: Duration = Duration::from_secs(15);
 
 /// What a client may send beyond the limit before the connection is cut: it is read and thrown away, since a client
 /// that is still sending does not hear the answer.
@@ -31,35 +22,71 @@ const SILENCE: Duration = Duration::from_secs(30);
 const AT_ONCE: usize = 256 << 10;
 
 /// The bytes of a body, whatever its `Content-Type` says.
-pub(crate) struct Raw(pub(crate) Bytes);
-
-impl FromRequest<State> for Raw {
-    type Rejection = Response;
-
-    async fn from_request(request: Request, state: &State) -> Result<Self, Self::Rejection> {
-        let chunks = request.into_body().into_data_stream();
-        let body = state.upstream.cut().run_until_cancelled(read(chunks, state.body_limit)).await;
-        body.unwrap_or_else(|| Err(stopping())).map(Self).map_err(|problem| error::response(&problem))
-    }
+///
+/// # Errors
+/// [`Kind::TooLarge`] beyond the limit, [`Kind::Invalid`] when it stands still or breaks off.
+pub(crate) async fn read<B>(state: &State, mut body: B) -> Result<Bytes, Problem>
+where
+    B: HttpBody<Data = Bytes> + Unpin,
+    B::Error: Into<BoxError>,
+{
+    let cut = state.upstream.cut();
+    cut.run_until_cancelled(collect(&mut body, state.body_limit)).await.unwrap_or_else(|| Err(stopping()))
 }
 
-async fn read(mut chunks: BodyDataStream, limit: usize) -> Result<Bytes, Problem> {
-    let mut body = BytesMut::new();
+async fn collect<B>(body: &mut B, limit: usize) -> Result<Bytes, Problem>
+where
+    B: HttpBody<Data = Bytes> + Unpin,
+    B::Error: Into<BoxError>,
+{
+    let (mut first, mut more) = (Bytes::new(), BytesMut::new());
     loop {
-        let Ok(chunk) = tokio::time::timeout(SILENCE, chunks.next()).await else {
-            let message = format!("nothing came of the rest of the body for {} seconds", SILENCE.as_secs());
-            return Err(Problem::new(Kind::Invalid, message));
-        };
-        let Some(chunk) = chunk else { return Ok(body.freeze()) };
-        let chunk = chunk.map_err(|_| Problem::new(Kind::Invalid, "the body could not be read"))?;
-        if body.len() + chunk.len() > limit {
-            drop(body);
+        let Some(data) = next(body).await? else { break };
+        let length = first.len() + more.len() + data.len();
+        if length > limit {
+            drop((first, more));
             // However that ends, the answer is the same.
-            let _ = tokio::time::timeout(PATIENCE, discard(chunks)).await;
+            let _ = tokio::time::timeout(PATIENCE, discard(body)).await;
             let message = format!("the body is larger than the {limit} bytes this gateway takes; send less at once");
             return Err(Problem::new(Kind::TooLarge, message));
         }
-        body.extend_from_slice(&chunk);
+        if length == data.len() {
+            first = data; // most come in one piece, and are not copied
+        } else {
+            if more.is_empty() {
+                let told = usize::try_from(body.size_hint().lower()).unwrap_or(limit);
+                more.reserve(length.saturating_add(told).min(limit));
+                more.extend_from_slice(&std::mem::take(&mut first));
+            }
+            more.extend_from_slice(&data);
+        }
+    }
+    Ok(if more.is_empty() { first } else { more.freeze() })
+}
+
+/// The next piece of a body; `None` at its end.
+async fn next<B>(body: &mut B) -> Result<Option<Bytes>, Problem>
+where
+    B: HttpBody<Data = Bytes> + Unpin,
+    B::Error: Into<BoxError>,
+{
+    loop {
+        // What is here already needs no clock.
+        let frame = match futures_util::FutureExt::now_or_never(body.frame()) {
+            Some(frame) => frame,
+            None => tokio::time::timeout(SILENCE, body.frame()).await.map_err(|_| {
+                let message = format!("nothing came of the rest of the body for {} seconds", SILENCE.as_secs());
+                Problem::new(Kind::Invalid, message)
+            })?,
+        };
+        match frame {
+            None => return Ok(None),
+            Some(Ok(frame)) => match frame.into_data() {
+                Ok(data) => return Ok(Some(data)),
+                Err(_trailers) => {}
+            },
+            Some(Err(_)) => return Err(Problem::new(Kind::Invalid, "the body could not be read")),
+        }
     }
 }
 
@@ -78,34 +105,28 @@ pub(crate) async fn parse<T: Send + 'static>(
     parsed.unwrap_or_else(|panic| Err(Problem::new(Kind::Bug, panic.to_string())))
 }
 
-async fn discard(mut chunks: BodyDataStream) {
+async fn discard<B: HttpBody<Data = Bytes> + Unpin>(body: &mut B) {
     let mut left = PATIENCE_BYTES;
-    while let Some(Ok(chunk)) = chunks.next().await
-        && left > chunk.len()
-    {
-        left -= chunk.len();
+    while let Some(Ok(frame)) = body.frame().await {
+        let length = frame.data_ref().map_or(0, Bytes::len);
+        if left <= length {
+            return;
+        }
+        left -= length;
     }
-}
-
-/// An answer of server-sent events. The body owns the stream: dropping it cancels the request.
-pub(crate) fn event_stream(events: impl Stream<Item = Bytes> + Send + 'static) -> Response {
-    let ticks = tokio::time::interval_at(tokio::time::Instant::now() + KEEP_ALIVE, KEEP_ALIVE);
-    let alive = Box::pin(events).timeout_repeating(ticks).map(|event| {
-        // Time ran out between two events: a comment, which clients skip.
-        Ok::<_, Infallible>(event.unwrap_or_else(|_| Bytes::from_static(b": keep-alive\n\n")))
-    });
-    let headers = [(header::CONTENT_TYPE, "text/event-stream"), (header::CACHE_CONTROL, "no-cache")];
-    (headers, Body::from_stream(alive)).into_response()
 }
 
 #[cfg(test)]
 mod tests {
-    use futures_util::stream;
+    use std::convert::Infallible;
+
+    use axum::body::Body;
+    use futures_util::{Stream, StreamExt as _, stream};
 
     use super::*;
 
-    fn chunks(body: impl Stream<Item = &'static str> + Send + 'static) -> BodyDataStream {
-        Body::from_stream(futures_util::StreamExt::map(body, Ok::<_, Infallible>)).into_data_stream()
+    fn chunks(body: impl Stream<Item = &'static str> + Send + 'static) -> Body {
+        Body::from_stream(body.map(Ok::<_, Infallible>))
     }
 
     #[tokio::test(start_paused = true)]
@@ -114,9 +135,16 @@ mod tests {
             tokio::time::sleep(SILENCE / 2).await;
             (sent < 10).then_some(("x", sent + 1))
         });
-        assert_eq!(read(chunks(slow), 100).await.as_deref(), Ok(&b"xxxxxxxxxx"[..]));
-        let stuck = futures_util::StreamExt::chain(stream::iter(["x"]), stream::pending());
-        assert_eq!(read(chunks(stuck), 100).await.map_err(|problem| problem.kind), Err(Kind::Invalid));
+        assert_eq!(collect(&mut chunks(slow), 100).await.as_deref(), Ok(&b"xxxxxxxxxx"[..]));
+        let stuck = stream::iter(["x"]).chain(stream::pending());
+        assert_eq!(collect(&mut chunks(stuck), 100).await.map_err(|problem| problem.kind), Err(Kind::Invalid));
+    }
+
+    #[tokio::test]
+    async fn a_body_that_is_too_large_is_refused() {
+        let large = || chunks(stream::iter(["12345", "67890"]));
+        assert_eq!(collect(&mut large(), 10).await.as_deref(), Ok(&b"1234567890"[..]));
+        assert_eq!(collect(&mut large(), 9).await.map_err(|problem| problem.kind), Err(Kind::TooLarge));
     }
 
     #[tokio::test]

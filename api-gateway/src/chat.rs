@@ -2,49 +2,103 @@
 
 use std::collections::VecDeque;
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
+use std::sync::Arc;
 
-use axum::Json;
-use axum::body::Bytes;
-use axum::extract::{Extension, State as Shared};
-use axum::response::{IntoResponse as _, Response};
+use axum::http::{HeaderMap, StatusCode};
+use bytes::Bytes;
 use futures_util::{Stream, stream};
+use hyper::Response;
 use muster_shared::generate::{Event, GenerateRequest, Prompt, Usage};
+use muster_shared::problem::{Kind, Problem};
 use uuid::Uuid;
 
-use crate::body::{Raw, event_stream, parse};
+use crate::body::parse;
 use crate::openai::ReplyHead;
 use crate::openai::chat::{ChatChunks, ChatReply, ChatRequest};
-use crate::openai::error::Refusal;
+use crate::openai::peek::Peek;
+use crate::outgoing::{Outgoing, event_stream, json};
 use crate::state::{RequestId, State, now_seconds};
 use crate::upstream::answer::Answer;
+use crate::upstream::passthrough::Raw;
+use crate::upstream::{Begun, Question};
 
 /// Characters of a prompt's start that say which worker may have it in a cache.
 const AFFINITY: usize = 256;
 
 /// Answers a conversation.
+///
+/// # Errors
+/// In words for the client.
 pub(crate) async fn create(
-    Shared(state): Shared<State>,
-    Extension(RequestId(id)): Extension<RequestId>,
-    Raw(body): Raw,
-) -> Result<Response, Refusal> {
-    let mut request = parse(body, ChatRequest::parse).await?;
-    request.generate.request_id = id.to_string();
-    let mut job = state.upstream.job(&id, &request.model);
-    job.priority = request.priority;
-    job.affinity = affinity(&request.generate);
-    job.whole = !request.stream;
+    state: &State,
+    id: &RequestId,
+    headers: HeaderMap,
+    body: Bytes,
+) -> Result<Response<Outgoing>, Problem> {
+    let mut question = Conversation { id: Arc::clone(&id.0), body: body.clone(), raw: None, read: None };
+    let peek = Peek::parse(&body).filter(|peek| state.upstream.may_pass(&peek.model));
+    let mut job = match &peek {
+        Some(peek) => {
+            question.raw = Some(Raw::new("/v1/chat/completions", headers, body.clone(), peek.stream()));
+            let mut job = state.upstream.job(&id.0, &peek.model);
+            job.priority = peek.priority();
+            job.whole = !peek.stream();
+            job
+        }
+        None => {
+            let generate = question.read().await?;
+            let mut job = state.upstream.job(&id.0, &generate.model);
+            job.priority = i8::try_from(generate.priority).unwrap_or_default();
+            job.whole = question.read.as_ref().is_some_and(|(request, _)| !request.stream);
+            job
+        }
+    };
+    job.affinity = question.read.as_ref().and_then(|(_, generate)| affinity(generate));
+    let answer = match state.upstream.generate(&mut question, job).await? {
+        Begun::Passed(response) => return Ok(response),
+        Begun::Ours(answer) => answer,
+    };
+    let Some((request, _)) = question.read else {
+        return Err(Problem::new(Kind::Bug, "an answer came to a request that was not read"));
+    };
     let head = head("chatcmpl", &request.model);
     if request.stream {
-        let chunks = ChatChunks::new(head, &request);
-        let answer = state.upstream.generate(request.generate, job).await?;
-        return Ok(event_stream(chunked(answer, chunks)));
+        return Ok(event_stream(chunked(answer, ChatChunks::new(head, &request))));
     }
     let mut reply = ChatReply::new(head, request.generate.choices);
-    let events = state.upstream.generate(request.generate, job).await?.whole().await?;
+    let events = answer.whole().await?;
     for event in &events {
         reply.push(event);
     }
-    Ok(Json(reply.finish(usage(&events))).into_response())
+    Ok(json(StatusCode::OK, &reply.finish(usage(&events))))
+}
+
+/// A conversation as a client sent it, read when a worker wants it in our words.
+struct Conversation {
+    id: Arc<str>,
+    body: Bytes,
+    raw: Option<Raw>,
+    read: Option<(ChatRequest, Arc<GenerateRequest>)>,
+}
+
+impl Question for Conversation {
+    type Ours = GenerateRequest;
+
+    fn raw(&self) -> Option<&Raw> {
+        self.raw.as_ref()
+    }
+
+    async fn read(&mut self) -> Result<Arc<GenerateRequest>, Problem> {
+        if let Some((_, generate)) = &self.read {
+            return Ok(Arc::clone(generate));
+        }
+        let request = parse(self.body.clone(), ChatRequest::parse).await?;
+        let mut generate = request.generate.clone();
+        generate.request_id = self.id.to_string();
+        let generate = Arc::new(generate);
+        self.read = Some((request, Arc::clone(&generate)));
+        Ok(generate)
+    }
 }
 
 /// The events of an answer as OpenAI's chunks.

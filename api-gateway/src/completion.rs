@@ -1,47 +1,111 @@
 //! `POST /v1/completions`.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 
-use axum::Json;
-use axum::body::Bytes;
-use axum::extract::{Extension, State as Shared};
-use axum::response::{IntoResponse as _, Response};
+use axum::http::{HeaderMap, StatusCode};
+use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use futures_util::stream::{self, BoxStream};
 use futures_util::{Stream, StreamExt as _, TryStreamExt as _};
+use hyper::Response;
 use muster_shared::generate::{Event, GenerateRequest, Usage};
-use muster_shared::problem::Problem;
+use muster_shared::problem::{Kind, Problem};
 
-use crate::body::{Raw, event_stream, parse};
+use crate::body::parse;
 use crate::chat::{affinity, head, usage};
 use crate::openai::completion::{CompletionChunks, CompletionReply, CompletionRequest};
-use crate::openai::error::Refusal;
+use crate::openai::peek::Peek;
+use crate::outgoing::{Outgoing, event_stream, json};
 use crate::state::{RequestId, State};
 use crate::upstream::answer::Answer;
+use crate::upstream::passthrough::Raw;
+use crate::upstream::{Begun, Question};
 
 /// Prompts of one request that run at once: the others wait here, not in the room that other clients want.
 const AT_ONCE: usize = 8;
 
 /// Continues texts.
+///
+/// # Errors
+/// In words for the client.
 pub(crate) async fn create(
-    Shared(state): Shared<State>,
-    Extension(RequestId(id)): Extension<RequestId>,
-    Raw(body): Raw,
-) -> Result<Response, Refusal> {
-    let request = parse(body, CompletionRequest::parse).await?;
+    state: &State,
+    id: &RequestId,
+    headers: HeaderMap,
+    body: Bytes,
+) -> Result<Response<Outgoing>, Problem> {
+    let mut question = Texts { id: Arc::clone(&id.0), body: body.clone(), raw: None, read: None };
+    let peek = Peek::parse(&body).filter(|peek| state.upstream.may_pass(&peek.model));
+    let (model, priority, whole) = match &peek {
+        Some(peek) => {
+            question.raw = Some(Raw::new("/v1/completions", headers, body.clone(), peek.stream()));
+            (peek.model.to_string(), peek.priority(), !peek.stream())
+        }
+        None => {
+            question.read().await?;
+            let Some(read) = &question.read else { return Err(unread()) };
+            (read.request.model.clone(), read.request.priority, !read.request.stream)
+        }
+    };
+    let mut job = state.upstream.job(&id.0, &model);
+    (job.priority, job.whole) = (priority, whole);
+    job.affinity = question.read.as_ref().and_then(|read| affinity(&read.first));
+    let first = match state.upstream.generate(&mut question, job).await? {
+        Begun::Passed(response) => return Ok(response),
+        Begun::Ours(answer) => answer,
+    };
+    let Some(Parts { request, others, .. }) = question.read else { return Err(unread()) };
+    let prompts = Prompts { state: state.clone(), id: Arc::clone(&id.0), priority, whole };
     let head = head("cmpl", &request.model);
-    let prompts = Prompts { state, id: id.to_string(), priority: request.priority, whole: !request.stream };
     if request.stream {
         let chunks = CompletionChunks::new(head, &request);
-        let events = prompts.events(request.into_requests()).await?;
-        return Ok(event_stream(chunked(events, chunks)));
+        return Ok(event_stream(chunked(prompts.events(first, others), chunks)));
     }
     let (mut reply, mut total) = (CompletionReply::new(head, &request), Usage::default());
-    for (index, events) in prompts.whole(request.into_requests()).await? {
+    for (index, events) in prompts.whole(first, others).await? {
         add(&mut total, &usage(&events));
         events.iter().for_each(|event| reply.push(index, event));
     }
-    Ok(Json(reply.finish(total)).into_response())
+    Ok(json(StatusCode::OK, &reply.finish(total)))
+}
+
+fn unread() -> Problem {
+    Problem::new(Kind::Bug, "an answer came to a request that was not read")
+}
+
+/// Texts to be continued, as a client sent them; read when a worker wants the first of them in our words.
+struct Texts {
+    id: Arc<str>,
+    body: Bytes,
+    raw: Option<Raw>,
+    read: Option<Parts>,
+}
+
+/// A request for each prompt of one request.
+struct Parts {
+    request: CompletionRequest,
+    first: Arc<GenerateRequest>,
+    others: Vec<GenerateRequest>,
+}
+
+impl Question for Texts {
+    type Ours = GenerateRequest;
+
+    fn raw(&self) -> Option<&Raw> {
+        self.raw.as_ref()
+    }
+
+    async fn read(&mut self) -> Result<Arc<GenerateRequest>, Problem> {
+        if let Some(read) = &self.read {
+            return Ok(Arc::clone(&read.first));
+        }
+        let request = parse(self.body.clone(), CompletionRequest::parse).await?;
+        let mut others = request.requests(&self.id);
+        let first = Arc::new(others.remove(0)); // there is at least one
+        self.read = Some(Parts { request, first: Arc::clone(&first), others });
+        Ok(first)
+    }
 }
 
 /// A whole answer on its way, with the number of its prompt.
@@ -51,61 +115,52 @@ type Whole = BoxFuture<'static, Result<(usize, Vec<Event>), Problem>>;
 #[derive(Clone)]
 struct Prompts {
     state: State,
-    id: String,
+    id: Arc<str>,
     priority: i8,
     /// Whether no answer is sent before all are here.
     whole: bool,
 }
 
 impl Prompts {
-    /// Finds a worker for one prompt.
+    /// Finds a worker for a prompt beyond the first.
     ///
     /// The first is refused when the fleet is full, as any request is. The others then wait for room, which may be
     /// their own siblings': half an answer is worth nothing.
-    async fn start(&self, index: usize, mut request: GenerateRequest) -> Result<Answer, Problem> {
-        request.request_id.clone_from(&self.id);
+    async fn start(&self, request: GenerateRequest) -> Result<Answer, Problem> {
         let mut job = self.state.upstream.job(&self.id, &request.model);
         job.priority = self.priority;
-        job.patient = index > 0;
+        job.patient = true;
         job.affinity = affinity(&request);
         job.whole = self.whole;
-        self.state.upstream.generate(request, job).await
+        self.state.upstream.generate_read(request, job).await
     }
 
     /// Every answer as a whole, in any order, each with the number of its prompt.
-    async fn whole(&self, requests: Vec<GenerateRequest>) -> Result<Vec<(usize, Vec<Event>)>, Problem> {
-        let mut requests = (0..).zip(requests);
-        let Some((_, first)) = requests.next() else { return Ok(Vec::new()) };
-        let first = self.start(0, first).await?;
+    async fn whole(&self, first: Answer, others: Vec<GenerateRequest>) -> Result<Vec<(usize, Vec<Event>)>, Problem> {
         let mut answers: Vec<Whole> = vec![Box::pin(async { Ok((0, first.whole().await?)) })];
-        for (index, request) in requests {
+        for (index, request) in (1..).zip(others) {
             let prompts = self.clone();
-            answers.push(Box::pin(async move { Ok((index, prompts.start(index, request).await?.whole().await?)) }));
+            answers.push(Box::pin(async move { Ok((index, prompts.start(request).await?.whole().await?)) }));
         }
         stream::iter(answers).buffer_unordered(AT_ONCE).try_collect().await
     }
 
-    /// The events of all answers as they come. Resolves when a worker has accepted the first prompt: until then
-    /// a refusal can be a status.
-    async fn events(
+    /// The events of all answers as they come.
+    fn events(
         self,
-        requests: Vec<GenerateRequest>,
-    ) -> Result<impl Stream<Item = (usize, Event)> + Send + Unpin + use<>, Problem> {
-        let mut requests = requests.into_iter();
-        let first = match requests.next() {
-            Some(request) => Some(events_of(0, self.start(0, request).await?)),
-            None => None,
-        };
-        let others = requests.zip(1..).map(move |(request, index)| {
+        first: Answer,
+        others: Vec<GenerateRequest>,
+    ) -> impl Stream<Item = (usize, Event)> + Send + Unpin + use<> {
+        let others = others.into_iter().zip(1..).map(move |(request, index)| {
             let prompts = self.clone();
-            stream::once(async move { prompts.start(index, request).await })
+            stream::once(async move { prompts.start(request).await })
                 .flat_map(move |answer| match answer {
                     Ok(answer) => events_of(index, answer),
                     Err(problem) => stream::iter([(index, Event::Failed { problem })]).boxed(),
                 })
                 .boxed()
         });
-        Ok(stream::iter(first.into_iter().chain(others)).flatten_unordered(AT_ONCE))
+        stream::iter(std::iter::once(events_of(0, first)).chain(others)).flatten_unordered(AT_ONCE)
     }
 }
 

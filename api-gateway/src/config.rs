@@ -20,8 +20,18 @@ pub struct Config {
     pub dispatch_wait: Duration,
     /// Longest wait for a connection to the controller or a worker.
     pub connect_timeout: Duration,
-    /// Longest silence of a worker.
-    pub read_timeout: Duration,
+    /// From asking a worker to its first token, the wait in its queue included; then another worker is asked.
+    pub first_token_timeout: Duration,
+    /// Between one token of a worker and the next; then the answer goes on at another worker.
+    pub inter_token_timeout: Duration,
+    /// Time in which an answer that broke off must have found another worker.
+    pub resume_timeout: Duration,
+    /// Requests that may be tried again because a worker failed, as a part of all; a hundred a second always may.
+    pub retry_budget: f32,
+    /// Time without a first token after which a second worker is asked as well, and the faster one answers.
+    pub hedge_after: Option<Duration>,
+    /// Longest time for which a client may read nothing of its answer; then the request is cancelled.
+    pub client_timeout: Duration,
     /// From the request to the first byte of its answer; a stream may run on while it makes progress.
     pub request_timeout: Duration,
     /// Origins (`https://app.example`) whose pages may ask, as a browser sees it; `*` stands for any, empty for none.
@@ -45,7 +55,12 @@ impl Default for Config {
             attempts: NonZeroU32::new(3).expect("3 is not 0"),
             dispatch_wait: Duration::from_secs(10),
             connect_timeout: Duration::from_secs(2),
-            read_timeout: Duration::from_secs(100),
+            first_token_timeout: Duration::from_secs(120),
+            inter_token_timeout: Duration::from_secs(60),
+            resume_timeout: Duration::from_secs(60),
+            retry_budget: 0.2,
+            hedge_after: None,
+            client_timeout: Duration::from_secs(30),
             request_timeout: Duration::from_secs(600),
             cors_origins: Vec::new(),
             body_limit: 8 << 20,

@@ -75,9 +75,10 @@ pub(crate) struct Observed {
 impl Observed {
     /// Begins with a request's headers.
     pub(crate) fn begin(route: Route, headers: &HeaderMap) -> Self {
+        let mut buffer = Uuid::encode_buffer();
         let id: Arc<str> = match given(headers) {
             Some(id) => id.into(),
-            None => Uuid::now_v7().hyphenated().encode_lower(&mut Uuid::encode_buffer())[..].into(),
+            None => (&*Uuid::now_v7().hyphenated().encode_lower(&mut buffer)).into(),
         };
         let span = tracing::debug_span!("request", %id, route = route.name());
         Self { begun: Instant::now(), route, id: RequestId(id), span }

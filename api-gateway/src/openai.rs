@@ -3,7 +3,7 @@
 //! In: [`fields`] reads a JSON object field by field; [`options`] and [`sampling`] read what chat and completions have in
 //! common, [`unsupported`] refuses what would change the answer and cannot be done. Out: [`reply`] is the frame of every
 //! answer and of every chunk of a stream, [`answer`] collects one choice, [`logprobs`] has both forms of
-//! log-probabilities. [`error`] is the only place that knows OpenAI's error types.
+//! log-probabilities. [`peek`] reads what decides where a request goes. [`error`] is the only place that knows OpenAI's error types.
 
 pub(crate) mod answer;
 pub(crate) mod chat;
@@ -14,6 +14,7 @@ pub(crate) mod fields;
 pub(crate) mod logprobs;
 pub(crate) mod models;
 pub(crate) mod options;
+pub(crate) mod peek;
 pub(crate) mod reply;
 pub(crate) mod sampling;
 #[cfg(test)]

@@ -2,30 +2,37 @@
 
 use std::time::Instant;
 
-use axum::extract::State as Shared;
+use axum::extract::{Request, State as Shared};
 use axum::http::{HeaderValue, Method, Uri};
 use axum::response::{IntoResponse, Response};
-use axum::routing::{get, post};
+use axum::routing::{MethodRouter, get, post};
 use axum::{Json, Router, middleware};
 use muster_shared::problem::{Kind, Problem};
 use muster_shared::serve;
 use tower_http::catch_panic::CatchPanicLayer;
 use tower_http::cors::{AllowHeaders, AllowOrigin, CorsLayer, ExposeHeaders};
 
+use crate::observe::Route;
 use crate::openai::error;
+use crate::outgoing::into_axum;
 use crate::state::State;
-use crate::{auth, chat, completion, embedding, models, observe};
+use crate::{auth, front, models, observe};
 
 /// The gateway's router. `origins`: those whose pages may use the API, as in [`crate::Config::cors_origins`].
 pub(crate) fn router(state: State, origins: &[String]) -> Router {
-    let api = Router::new()
+    let listed = Router::new()
         .route("/v1/models", get(models::list))
         .route("/v1/models/{*model}", get(models::one))
-        .route("/v1/chat/completions", post(chat::create))
-        .route("/v1/completions", post(completion::create))
-        .route("/v1/embeddings", post(embedding::create))
         .layer(middleware::from_fn_with_state(state.clone(), auth::require_key))
+        .method_not_allowed_fallback(method_not_allowed)
+        .layer(middleware::from_fn(observe::observe));
+    // These observe and look at keys themselves: see `front`.
+    let busy = Router::new()
+        .route("/v1/chat/completions", busy(Route::Chat))
+        .route("/v1/completions", busy(Route::Completions))
+        .route("/v1/embeddings", busy(Route::Embeddings))
         .method_not_allowed_fallback(method_not_allowed);
+    let api = listed.merge(busy);
     let api = match cors(origins) {
         Some(cors) => api.layer(cors),
         None => api,
@@ -38,12 +45,18 @@ pub(crate) fn router(state: State, origins: &[String]) -> Router {
         .route("/readyz", get(ready))
         .route("/metrics", get(serve::metrics))
         .route("/version", get(serve::version))
-        .method_not_allowed_fallback(method_not_allowed);
-    api.merge(open)
+        .method_not_allowed_fallback(method_not_allowed)
         .fallback(not_found)
-        .layer(CatchPanicLayer::custom(panicked))
-        .layer(middleware::from_fn(observe::observe))
-        .with_state(state)
+        .layer(middleware::from_fn(observe::observe));
+    api.merge(open).layer(CatchPanicLayer::custom(panicked)).with_state(state)
+}
+
+/// A route whose answers are a model's.
+fn busy(route: Route) -> MethodRouter<State> {
+    let answer = move |Shared(state): Shared<State>, request: Request| async move {
+        into_axum(front::answer(state, route, request).await)
+    };
+    post(answer)
 }
 
 /// What tells browsers that pages of some origins may use the API; they ask before, so this stands outside of the keys.
@@ -72,25 +85,22 @@ async fn alive() -> Json<serde_json::Value> {
 async fn ready(Shared(state): Shared<State>) -> Response {
     match state.upstream.view().ready(Instant::now()) {
         Ok(()) => Json(serde_json::json!({ "status": "ready" })).into_response(),
-        Err(reason) => error::response(&Problem::new(Kind::NoWorker, reason)),
+        Err(reason) => into_axum(error::response(&Problem::new(Kind::NoWorker, reason))),
     }
 }
 
 async fn not_found(method: Method, uri: Uri) -> Response {
     let message = format!("unknown path {method} {}; the API is below /v1", uri.path());
-    error::response(&Problem::new(Kind::NotFound, message))
+    into_axum(error::response(&Problem::new(Kind::NotFound, message)))
 }
 
 async fn method_not_allowed(method: Method, uri: Uri) -> Response {
     let message = format!("{} does not take {method}", uri.path());
-    error::response(&Problem::new(Kind::MethodNotAllowed, message))
+    into_axum(error::response(&Problem::new(Kind::MethodNotAllowed, message)))
 }
 
 fn panicked(panic: Box<dyn std::any::Any + Send>) -> Response {
-    let words = panic.downcast_ref::<String>().map(String::as_str);
-    let words = words.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("no words");
-    tracing::error!(panic = words, "a handler panicked");
-    error::response(&Problem::new(Kind::Bug, words))
+    into_axum(error::response(&front::panicked(&*panic)))
 }
 
 #[cfg(test)]
@@ -103,13 +113,12 @@ mod tests {
     use tower::ServiceExt as _;
 
     use super::*;
-    use crate::upstream::{Upstream, ticket};
+    use crate::upstream::Upstream;
 
     /// The status of an answer and the origin that it allows, with a key that nobody knows.
     async fn ask(origins: &[&str], method: Method, path: &str) -> (StatusCode, Option<String>) {
-        let (releases, _) = ticket::channel();
         let state = State {
-            upstream: Upstream::new(crate::Config::default(), GatewayId::new(), releases, CancellationToken::new()),
+            upstream: Upstream::new(crate::Config::default(), GatewayId::new(), CancellationToken::new()),
             keys: [Secret::new("key")].into(),
             body_limit: 1,
             started: 0,

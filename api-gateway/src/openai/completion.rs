@@ -70,9 +70,13 @@ impl CompletionRequest {
     }
 
     /// What the workers are asked: one request for each prompt, in their order.
-    pub(crate) fn into_requests(self) -> Vec<GenerateRequest> {
-        let request = |prompt| GenerateRequest { prompt, ..self.generate.clone() };
-        self.prompts.into_iter().map(request).collect()
+    pub(crate) fn requests(&self, request_id: &str) -> Vec<GenerateRequest> {
+        let request = |prompt: &Prompt| GenerateRequest {
+            prompt: prompt.clone(),
+            request_id: request_id.to_owned(),
+            ..self.generate.clone()
+        };
+        self.prompts.iter().map(request).collect()
     }
 
     fn choices(&self) -> usize {

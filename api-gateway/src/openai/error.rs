@@ -1,11 +1,12 @@
 //! OpenAI's error bodies: the only table from [`Kind`] to status, type and code.
 
-use axum::Json;
 use axum::http::StatusCode;
 use axum::http::header::{HeaderName, HeaderValue, RETRY_AFTER};
 use axum::response::{IntoResponse, Response};
 use muster_shared::problem::{Kind, Problem};
 use serde::Serialize;
+
+use crate::outgoing::{self, Outgoing};
 
 /// Read by OpenAI's own clients in preference to `Retry-After`.
 const RETRY_AFTER_MS: HeaderName = HeaderName::from_static("retry-after-ms");
@@ -36,14 +37,14 @@ impl From<Problem> for Refusal {
 
 impl IntoResponse for Refusal {
     fn into_response(self) -> Response {
-        response(&self.0)
+        outgoing::into_axum(response(&self.0))
     }
 }
 
 /// The answer to a request that failed.
-pub(crate) fn response(problem: &Problem) -> Response {
+pub(crate) fn response(problem: &Problem) -> hyper::Response<Outgoing> {
     let (status, ..) = table(problem.kind);
-    let mut response = (status, Json(body(problem))).into_response();
+    let mut response = outgoing::json(status, &body(problem));
     let headers = response.headers_mut();
     if let Some(seconds) = problem.retry_after_seconds() {
         headers.insert(RETRY_AFTER, HeaderValue::from(seconds));

@@ -179,11 +179,11 @@ impl Connection {
 
     async fn exchange(mut self, request: Request<Full<Bytes>>) -> Result<(Response<()>, Answer), WireError> {
         let mut response = std::pin::pin!(self.sender.send_request(request));
-        let (sender_driver, mut response_now) = (&mut self.driver, Context::from_waker(Waker::noop()));
+        let driver = &mut self.driver;
         let response = poll_fn(|cx| {
-            let driven = Pin::new(&mut *sender_driver).poll(cx);
+            let driven = Pin::new(&mut *driver).poll(cx);
             // Only the driver, which has just run here, brings the response: it need not wake this task.
-            match response.as_mut().poll(&mut response_now) {
+            match response.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
                 Poll::Ready(response) => Poll::Ready(response.map_err(WireError::broken)),
                 Poll::Pending => match driven {
                     Poll::Ready(Err(error)) => Poll::Ready(Err(WireError::broken(error))),

@@ -1,0 +1,117 @@
+//! The way of the requests that come by the thousand: no layer stands between them and their handler.
+//!
+//! Everything else, and these too where browsers must be told who may ask, goes through [`crate::routes`].
+
+use std::convert::Infallible;
+use std::panic::AssertUnwindSafe;
+use std::task::{Context, Poll};
+
+use axum::http::{Method, Uri};
+use axum::{Router, body::Body};
+use bytes::Bytes;
+use futures_util::FutureExt as _;
+use futures_util::future::BoxFuture;
+use http_body::Body as HttpBody;
+use hyper::body::Incoming;
+use hyper::{Request, Response};
+use muster_shared::problem::{BoxError, Kind, Problem};
+use tower::Service;
+use tracing::Instrument as _;
+
+use crate::observe::{Observed, Route};
+use crate::openai::error;
+use crate::outgoing::{self, Outgoing};
+use crate::state::State;
+use crate::{auth, body, chat, completion, embedding};
+
+/// The gateway as a service. Cheap to clone.
+#[derive(Clone)]
+pub(crate) struct Front {
+    state: State,
+    router: Router,
+    /// Whether the router's layers have nothing to add to an answer.
+    direct: bool,
+}
+
+impl Front {
+    /// In front of the router. `direct`: the requests that come by the thousand need not go through it.
+    pub(crate) fn new(state: State, router: Router, direct: bool) -> Self {
+        Self { state, router, direct }
+    }
+}
+
+impl Service<Request<Incoming>> for Front {
+    type Response = Response<Outgoing>;
+    type Error = Infallible;
+    type Future = BoxFuture<'static, Result<Response<Outgoing>, Infallible>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: Request<Incoming>) -> Self::Future {
+        match busy_route(request.method(), request.uri()).filter(|_| self.direct) {
+            Some(route) => {
+                let state = self.state.clone();
+                Box::pin(async move { Ok(answer(state, route, request).await) })
+            }
+            None => {
+                let answer = self.router.call(request.map(Body::new));
+                Box::pin(async move { Ok(outgoing::from_axum(answer.await)) })
+            }
+        }
+    }
+}
+
+fn busy_route(method: &Method, uri: &Uri) -> Option<Route> {
+    match uri.path() {
+        _ if method != Method::POST => None,
+        "/v1/chat/completions" => Some(Route::Chat),
+        "/v1/completions" => Some(Route::Completions),
+        "/v1/embeddings" => Some(Route::Embeddings),
+        _ => None,
+    }
+}
+
+/// Answers a request whose answer is a model's.
+pub(crate) async fn answer<B>(state: State, route: Route, request: Request<B>) -> Response<Outgoing>
+where
+    B: HttpBody<Data = Bytes> + Send + Unpin + 'static,
+    B::Error: Into<BoxError>,
+{
+    let observed = Observed::begin(route, request.headers());
+    let (id, span) = (observed.id.clone(), observed.span.clone());
+    let handled = AssertUnwindSafe(handle(state, route, request, id).instrument(span)).catch_unwind().await;
+    let handled = handled.unwrap_or_else(|panic| Err(panicked(&*panic)));
+    let mut response = handled.unwrap_or_else(|problem| error::response(&problem));
+    observed.finish(&mut response);
+    response
+}
+
+async fn handle<B>(
+    state: State,
+    route: Route,
+    request: Request<B>,
+    id: crate::state::RequestId,
+) -> Result<Response<Outgoing>, Problem>
+where
+    B: HttpBody<Data = Bytes> + Send + Unpin + 'static,
+    B::Error: Into<BoxError>,
+{
+    auth::check(&state.keys, request.headers())?;
+    let (head, incoming) = request.into_parts();
+    let body = body::read(&state, incoming).await?;
+    match route {
+        Route::Completions => completion::create(&state, &id, head.headers, body).await,
+        Route::Embeddings => embedding::create(&state, &id, head.headers, body).await,
+        _ => chat::create(&state, &id, head.headers, body).await,
+    }
+}
+
+/// The problem that a panic is.
+pub(crate) fn panicked(panic: &(dyn std::any::Any + Send)) -> Problem {
+    let words = panic.downcast_ref::<String>().map(String::as_str);
+    let words = words.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("no words");
+    tracing::error!(panic = words, "a handler panicked");
+    Problem::new(Kind::Bug, words)
+}
