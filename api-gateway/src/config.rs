@@ -56,7 +56,7 @@ impl Default for Config {
             dispatch_wait: Duration::from_secs(10),
             connect_timeout: Duration::from_secs(2),
             first_token_timeout: Duration::from_secs(120),
-            inter_token_timeout: Duration::from_secs(60),
+            inter_token_timeout: Duration::from_secs(100),
             resume_timeout: Duration::from_secs(60),
             retry_budget: 0.2,
             hedge_after: None,

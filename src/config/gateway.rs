@@ -63,9 +63,24 @@ pub(crate) struct GatewaySection {
     /// Longest wait for a connection.
     #[arg(long, env = "MUSTER_GATEWAY_CONNECT_TIMEOUT")]
     pub(crate) connect_timeout: Option<Span>,
-    /// Longest silence of a worker.
+    /// Longest wait for a worker's first token, its queue included.
+    #[arg(long, env = "MUSTER_GATEWAY_FIRST_TOKEN_TIMEOUT")]
+    pub(crate) first_token_timeout: Option<Span>,
+    /// Longest time between two tokens of a worker.
     #[arg(long, env = "FASTCHAT_WORKER_API_TIMEOUT")]
-    pub(crate) read_timeout: Option<Span>,
+    pub(crate) inter_token_timeout: Option<Span>,
+    /// Time in which an answer that broke off must have found another worker.
+    #[arg(long, env = "MUSTER_GATEWAY_RESUME_TIMEOUT")]
+    pub(crate) resume_timeout: Option<Span>,
+    /// Requests that may be tried again, as a part of all (0 to 1); a hundred a second always may.
+    #[arg(long, env = "MUSTER_GATEWAY_RETRY_BUDGET")]
+    pub(crate) retry_budget: Option<f32>,
+    /// Ask a second worker when the first has not begun to answer after this time; off unless set.
+    #[arg(long, env = "MUSTER_GATEWAY_HEDGE_AFTER")]
+    pub(crate) hedge_after: Option<Span>,
+    /// Longest time for which a client may read nothing of its answer.
+    #[arg(long, env = "MUSTER_GATEWAY_CLIENT_TIMEOUT")]
+    pub(crate) client_timeout: Option<Span>,
     /// Longest wait for the first byte of an answer.
     #[arg(long, env = "MUSTER_GATEWAY_REQUEST_TIMEOUT")]
     pub(crate) request_timeout: Option<Span>,
@@ -96,8 +111,9 @@ impl GatewaySection {
     /// What is not said here is taken from `other`.
     pub(crate) fn or(self, other: Self) -> Self {
         or!(self, other; host, port, controller_address, cors_origins, attempts,
-            dispatch_wait, connect_timeout, read_timeout, request_timeout, body_limit, sync_interval,
-            fastchat_embedding_batch, drain, insecure; (api_key, api_key_file), (fleet_token, fleet_token_file))
+            dispatch_wait, connect_timeout, first_token_timeout, inter_token_timeout, resume_timeout, retry_budget,
+            hedge_after, client_timeout, request_timeout, body_limit, sync_interval, fastchat_embedding_batch, drain,
+            insecure; (api_key, api_key_file), (fleet_token, fleet_token_file))
     }
 
     /// Everything said.
@@ -115,7 +131,12 @@ impl GatewaySection {
             attempts: Some(usual.attempts),
             dispatch_wait: Some(Span(usual.dispatch_wait)),
             connect_timeout: Some(Span(usual.connect_timeout)),
-            read_timeout: Some(Span(usual.read_timeout)),
+            first_token_timeout: Some(Span(usual.first_token_timeout)),
+            inter_token_timeout: Some(Span(usual.inter_token_timeout)),
+            resume_timeout: Some(Span(usual.resume_timeout)),
+            retry_budget: Some(usual.retry_budget),
+            hedge_after: usual.hedge_after.map(Span),
+            client_timeout: Some(Span(usual.client_timeout)),
             request_timeout: Some(Span(usual.request_timeout)),
             body_limit: Some(ByteSize(usual.body_limit as u64)),
             sync_interval: Some(Span(usual.sync_interval)),
@@ -135,6 +156,11 @@ impl GatewaySection {
         }
         let sync_interval = span(self.sync_interval, usual.sync_interval);
         anyhow::ensure!(!sync_interval.is_zero(), "sync_interval is 0; it must be longer");
+        let retry_budget = self.retry_budget.unwrap_or(usual.retry_budget);
+        anyhow::ensure!(
+            (0.0..=1.0).contains(&retry_budget),
+            "retry_budget is {retry_budget}; it must be a part of all requests, from 0 to 1"
+        );
         Ok(Config {
             controller: match &self.controller_address {
                 Some(url) => base_url("controller_address", url)?,
@@ -149,7 +175,12 @@ impl GatewaySection {
             attempts: self.attempts.unwrap_or(usual.attempts),
             dispatch_wait: span(self.dispatch_wait, usual.dispatch_wait),
             connect_timeout: span(self.connect_timeout, usual.connect_timeout),
-            read_timeout: span(self.read_timeout, usual.read_timeout),
+            first_token_timeout: span(self.first_token_timeout, usual.first_token_timeout),
+            inter_token_timeout: span(self.inter_token_timeout, usual.inter_token_timeout),
+            resume_timeout: span(self.resume_timeout, usual.resume_timeout),
+            retry_budget,
+            hedge_after: self.hedge_after.map(|Span(duration)| duration),
+            client_timeout: span(self.client_timeout, usual.client_timeout),
             request_timeout: span(self.request_timeout, usual.request_timeout),
             body_limit: self.body_limit.map_or(usual.body_limit, |size| size.0 as usize),
             sync_interval,
