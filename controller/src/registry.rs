@@ -103,9 +103,11 @@ impl Registry {
         let reply = self.lease_for(self.lease.term());
         let settled = self.settled_tickets(&beat.id, now);
         let Some(worker) = self.workers.get_mut(&beat.id) else { return Ok(HeartbeatReply::Unknown) };
+        if worker.gone_since.is_some() {
+            return Ok(HeartbeatReply::Unknown); // an older process may take over from a younger one that left
+        }
         refuse_stale(worker, beat.incarnation)?;
-        let registered = worker.origin == Origin::Native && worker.incarnation == beat.incarnation;
-        if !registered || worker.gone_since.is_some() {
+        if worker.origin != Origin::Native || worker.incarnation != beat.incarnation {
             return Ok(HeartbeatReply::Unknown);
         }
         worker.renew(now);

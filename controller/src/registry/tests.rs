@@ -188,6 +188,17 @@ fn a_heartbeat_of_an_unknown_incarnation_asks_for_a_registration() {
 }
 
 #[test]
+fn an_older_process_may_register_when_the_younger_one_has_left() {
+    let mut f = Fixture::new();
+    f.register(Registration { incarnation: 2, ..worker("w", 1) });
+    assert_eq!(f.registry.heartbeat(&beat("w", 0), f.now).expect_err("it is older").kind, Kind::Stale);
+    f.registry.deregister(&leave("w"), f.now).expect("it is known");
+    assert_eq!(f.beat(0), HeartbeatReply::Unknown);
+    f.register(worker("w", 1));
+    assert!(matches!(f.beat(0), HeartbeatReply::Renewed(_)));
+}
+
+#[test]
 fn a_draining_worker_finishes_and_gets_nothing() {
     let mut f = Fixture::with_worker(2);
     let ticket = f.granted();
