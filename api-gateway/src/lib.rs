@@ -12,6 +12,7 @@
 //! * `routes`: every route and layer; `observe` and `auth` are the layers.
 //! * `chat`, `completion`, `embedding`, `models`: the handlers.
 //! * `openai`: bodies, checked once on the way in; the table from our errors to OpenAI's.
+//! * `encoding`: compressed bodies, both ways.
 //! * `upstream`: attempts, tickets, the last known fleet, FastChat's workers.
 
 mod auth;
@@ -20,6 +21,8 @@ mod chat;
 mod completion;
 pub mod config;
 mod embedding;
+#[cfg_attr(not(test), expect(dead_code, reason = "the handlers are about to use it"))]
+mod encoding;
 pub mod error;
 mod metrics;
 mod models;
