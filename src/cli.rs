@@ -17,13 +17,15 @@ use muster_shared::telemetry::{self, LogFormat};
 
 pub(crate) use bench::{BenchArgs, BenchVerb, EngineArgs, PromptKind};
 
-use crate::config::{ControllerSection, GatewaySection, ModelSection, PAIRS, SecretParser, WorkerSection};
+use crate::config::{
+    AttachSection, ControllerSection, GatewaySection, ModelSection, PAIRS, SecretParser, WorkerSection,
+};
 
 /// A fleet for ONNX models behind one OpenAI-compatible address.
 #[derive(Debug, Parser)]
 #[command(name = "muster", version, propagate_version = true)]
 pub(crate) struct Cli {
-    /// YAML or JSON file with the sections `controller`, `worker`, `gateway` and `models`.
+    /// YAML or JSON file with the sections `controller`, `worker`, `gateway`, `attach` and `models`.
     #[arg(long, global = true, env = "MUSTER_CONFIG", value_name = "FILE")]
     pub(crate) config: Option<PathBuf>,
     #[command(flatten)]
@@ -90,6 +92,8 @@ pub(crate) enum Verb {
     Worker(Box<WorkerArgs>),
     /// Run a gateway: the OpenAI API.
     Gateway(Box<GatewayArgs>),
+    /// Make servers that cannot register themselves workers of a fleet: vLLM, llama-server, another gateway, …
+    Attach(Box<AttachArgs>),
     /// Show a controller's fleet.
     Status(StatusArgs),
     /// Chat in the terminal with any OpenAI-compatible gateway that is reached by http.
@@ -142,6 +146,15 @@ pub(crate) struct WorkerArgs {
 pub(crate) struct GatewayArgs {
     #[command(flatten)]
     pub(crate) section: GatewaySection,
+    #[command(flatten)]
+    pub(crate) print: Print,
+}
+
+/// Flags of `muster attach`.
+#[derive(Debug, Args)]
+pub(crate) struct AttachArgs {
+    #[command(flatten)]
+    pub(crate) section: AttachSection,
     #[command(flatten)]
     pub(crate) print: Print,
 }

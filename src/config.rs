@@ -4,6 +4,7 @@
 //! wins ([`ControllerSection::or`] and its like); what comes out is checked once, when it becomes a service's
 //! `Config`. This is the only place that reads the environment.
 
+mod attach;
 mod controller;
 mod file;
 mod gateway;
@@ -22,6 +23,7 @@ use clap::{Arg, Command};
 use muster_shared::secret::Secret;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
+pub(crate) use attach::{AttachConfig, AttachSection, Offer, Target};
 pub(crate) use controller::ControllerSection;
 pub(crate) use file::File;
 pub(crate) use gateway::GatewaySection;

@@ -1,5 +1,6 @@
 //! muster: a fleet for ONNX models. Reads the command line, runs what it says, and turns the result into an exit code.
 
+mod attach;
 mod bench;
 mod bind;
 mod chat;
@@ -45,6 +46,7 @@ async fn run(cli: Cli) -> anyhow::Result<()> {
         Verb::Controller(args) => services::controller(args, file).await,
         Verb::Worker(args) => services::worker(args, file).await,
         Verb::Gateway(args) => services::gateway(args, file).await,
+        Verb::Attach(args) => attach::run(args, file).await,
         Verb::Status(args) => status::run(args).await,
         Verb::Chat(args) => chat::run(args).await,
         Verb::Bench(args) => bench::run(args).await,

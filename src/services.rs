@@ -7,7 +7,7 @@ use tokio::net::TcpListener;
 
 use crate::bind::{Guard, bind};
 use crate::cli::{ControllerArgs, GatewayArgs, WorkerArgs};
-use crate::config::{ControllerSection, File, GatewaySection, WorkerSection};
+use crate::config::{AttachSection, ControllerSection, File, GatewaySection, WorkerSection};
 use crate::stop;
 
 /// Runs a controller until it is told to stop.
@@ -86,6 +86,13 @@ struct Printed<'a> {
     gateway: Option<&'a GatewaySection>,
     #[serde(skip_serializing_if = "Option::is_none")]
     models: Option<&'a crate::config::ModelSection>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    attach: Option<&'a AttachSection>,
+}
+
+/// Shows the configuration of `muster attach`.
+pub(crate) fn print_attach(section: &AttachSection) -> anyhow::Result<()> {
+    print(&Printed { attach: Some(section), ..Printed::default() })
 }
 
 fn print(printed: &Printed<'_>) -> anyhow::Result<()> {

@@ -14,6 +14,7 @@
 //! * `chat`, `completion`, `embedding`, `models`: the handlers.
 //! * `body` and `outgoing`: bodies as bytes, in and out.
 //! * `openai`: bodies, checked once on the way in; the table from our errors to OpenAI's.
+//! * `encoding`: compressed bodies, both ways.
 //! * `upstream`: attempts, tickets, the last known fleet, and workers in every protocol.
 
 mod auth;
@@ -22,6 +23,8 @@ mod chat;
 mod completion;
 pub mod config;
 mod embedding;
+#[cfg_attr(not(test), expect(dead_code, reason = "the handlers are about to use it"))]
+mod encoding;
 pub mod error;
 mod front;
 mod metrics;

@@ -41,7 +41,12 @@ pub(crate) fn fastchat_worker(id: &str) -> Registration {
 /// A heartbeat of the first incarnation, with that many running requests of `m`.
 pub(crate) fn beat(id: &str, running: u32) -> Heartbeat {
     let load = vec![ModelLoad { model: "m".to_owned(), running, waiting: 0 }];
-    Heartbeat { id: WorkerId::new(id), incarnation: 1, load, speed: None }
+    Heartbeat { id: WorkerId::new(id), incarnation: 1, load: Some(load), speed: None }
+}
+
+/// A heartbeat of the first incarnation that does not tell a load.
+pub(crate) fn silent_beat(id: &str) -> Heartbeat {
+    Heartbeat { load: None, ..beat(id, 0) }
 }
 
 pub(crate) fn leave(id: &str) -> Leave {

@@ -15,7 +15,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::time::{Duration, Instant};
 
-use muster_shared::control::{Heartbeat, HeartbeatReply, Lease, Leave, ModelLoad, Registration};
+use muster_shared::control::{Heartbeat, HeartbeatReply, Lease, Leave, Registration};
 use muster_shared::fastchat::WorkerStatus;
 use muster_shared::id::{GatewayId, TicketId, WorkerId};
 use muster_shared::problem::{Kind, Problem};
@@ -94,7 +94,7 @@ impl Registry {
         Ok(self.lease_for(term.unwrap_or(self.lease.fastchat_expiration)))
     }
 
-    /// Takes a worker's heartbeat: its lease goes on, and its load is what it says.
+    /// Takes a worker's heartbeat: its lease goes on, and its load is what it says, if it says any.
     ///
     /// # Errors
     /// [`Kind::Stale`] when a younger process has registered under that name.
@@ -103,25 +103,18 @@ impl Registry {
         let reply = self.lease_for(self.lease.term());
         let settled = self.settled_tickets(&beat.id, now);
         let Some(worker) = self.workers.get_mut(&beat.id) else { return Ok(HeartbeatReply::Unknown) };
+        if worker.gone_since.is_some() {
+            return Ok(HeartbeatReply::Unknown); // an older process may take over from a younger one that left
+        }
         refuse_stale(worker, beat.incarnation)?;
-        let registered = worker.origin == Origin::Native && worker.incarnation == beat.incarnation;
-        if !registered || worker.gone_since.is_some() {
+        if worker.origin != Origin::Native || worker.incarnation != beat.incarnation {
             return Ok(HeartbeatReply::Unknown);
         }
         worker.renew(now);
         if let Some(speed) = beat.speed.filter(|speed| speed.is_finite() && *speed > 0.0) {
             worker.speed = speed;
         }
-        worker.reported.clone_from(&beat.load);
-        let mut lost = Vec::new();
-        for offer in &mut worker.offers {
-            let settled = settled.get(offer.card.name.as_str()).copied().unwrap_or(0);
-            let count = offer.beat(reported(&beat.load, &offer.card.name), settled);
-            if count > 0 {
-                lost.push((offer.card.name.clone(), count));
-            }
-        }
-        for (model, count) in lost {
+        for (model, count) in worker.take_load(beat.load.as_deref(), &settled) {
             self.end_lost(&beat.id, Some(&model), count);
         }
         Ok(HeartbeatReply::Renewed(reply))
@@ -259,13 +252,6 @@ fn refuse_stale(known: &Worker, incarnation: u64) -> Result<(), Problem> {
         known.id, known.incarnation
     );
     Err(Problem::new(Kind::Stale, message).with_param("incarnation"))
-}
-
-/// Requests of one model in a heartbeat.
-fn reported(load: &[ModelLoad], model: &str) -> u32 {
-    load.iter()
-        .filter(|load| load.model == model)
-        .fold(0, |sum, load| sum.saturating_add(load.running).saturating_add(load.waiting))
 }
 
 /// A duration as it travels.

@@ -8,7 +8,9 @@ use muster_shared::client::ClientError;
 use muster_shared::control::{HeartbeatReply, Leave, ModelCard, Outcome, Registration, Renew, WorkerState};
 use muster_shared::problem::{Kind, Problem};
 use muster_shared::secret::Secret;
+use muster_shared::transport::Transport;
 use serde_json::json;
+use tokio::io::AsyncReadExt as _;
 
 /// The problem of a refused call.
 fn refusal<T: std::fmt::Debug>(result: Result<T, ClientError>) -> Problem {
@@ -208,6 +210,36 @@ async fn the_fleet_token_is_required_but_for_health_and_metrics() {
         assert_eq!(controller.get(path).await.0, 200, "{path}");
     }
     controller.fleet().await;
+}
+
+#[tokio::test]
+async fn a_stranger_that_is_registered_is_not_shown_the_fleet_token() {
+    let token = Some(Secret::new("of the fleet"));
+    let controller = Controller::start_with(Config { token, ..Config::default() }).await;
+    let silent = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("there is a free port");
+    let address = format!("http://{}", silent.local_addr().expect("it is bound"));
+    let worker = Worker::start().await;
+    let stranger = Registration { address, transport: Transport::OpenAi, ..worker.registration(1) };
+    let client = controller.client.clone();
+    let registers = tokio::spawn(async move { client.register(&stranger).await });
+    let (mut asking, _) = within(silent.accept()).await.expect("the server is asked");
+    let mut head = String::new();
+    let mut buffer = [0; 1024];
+    while !head.contains("\r\n\r\n") {
+        let read = within(asking.read(&mut buffer)).await.expect("the request is whole");
+        head += &String::from_utf8_lossy(&buffer[..read]);
+    }
+    assert!(head.starts_with("GET /v1/models "), "{head}");
+    assert!(!head.contains("of the fleet"), "{head}");
+    drop(asking);
+    assert_eq!(refusal(within(registers).await.expect("it does not panic")).param.as_deref(), Some("address"));
+}
+
+#[tokio::test]
+async fn a_heartbeat_need_not_tell_a_load() {
+    let (controller, worker) = fleet_of_one(1).await;
+    let beat = json!({ "id": worker.address, "incarnation": 1 });
+    assert_eq!(controller.post("/heartbeat", beat).await.1["lease"], "renewed");
 }
 
 #[tokio::test]

@@ -178,7 +178,7 @@ impl Registrar {
     }
 
     async fn beat_muster(&self) -> Result<bool, ClientError> {
-        let load = self.state.catalog().map(|catalog| catalog.load_report()).unwrap_or_default();
+        let load = Some(self.state.catalog().map(|catalog| catalog.load_report()).unwrap_or_default());
         let heartbeat = Heartbeat { id: self.id.clone(), incarnation: self.incarnation, load, speed: self.measured() };
         Ok(matches!(self.client.heartbeat(&heartbeat).await?, HeartbeatReply::Renewed(_)))
     }

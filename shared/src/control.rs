@@ -105,8 +105,9 @@ pub struct Heartbeat {
     pub id: WorkerId,
     /// Must be that of its registration; an older one is refused.
     pub incarnation: u64,
-    /// One entry for each model with requests.
-    pub load: Vec<ModelLoad>,
+    /// One entry for each model with requests. Absent: the sender cannot know, and nothing follows from its silence.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub load: Option<Vec<ModelLoad>>,
     /// Measured tokens per second, where the worker has measured any.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub speed: Option<f64>,

@@ -25,6 +25,8 @@ pub enum Kind {
     Stale,
     /// The body exceeds the limit.
     TooLarge,
+    /// The body is in a coding that is not understood.
+    UnsupportedCoding,
     /// The caller has sent too much.
     RateLimited,
     /// Every worker is full.
@@ -49,6 +51,7 @@ impl Kind {
             Self::MethodNotAllowed => 405,
             Self::Stale => 409,
             Self::TooLarge => 413,
+            Self::UnsupportedCoding => 415,
             Self::RateLimited | Self::Overloaded => 429,
             Self::Bug => 500,
             Self::Upstream => 502,

@@ -4,7 +4,7 @@ use clap::{Arg, Command};
 use serde::Serialize;
 use serde_json::{Map, Value};
 
-use crate::config::{ControllerSection, GatewaySection, ModelSection, WorkerSection};
+use crate::config::{AttachSection, ControllerSection, GatewaySection, ModelSection, WorkerSection};
 
 /// The command line with its defaults shown.
 pub(super) fn show(command: Command) -> Command {
@@ -14,6 +14,7 @@ pub(super) fn show(command: Command) -> Command {
         ("controller", values(ControllerSection::defaults())),
         ("worker", worker),
         ("gateway", values(GatewaySection::defaults())),
+        ("attach", values(AttachSection::defaults())),
         ("up", up),
     ]
     .into_iter()
@@ -62,6 +63,7 @@ mod tests {
             ("worker", "run together [default: 16]"),
             ("gateway", "one request [default: 3]"),
             ("up", "[default: 8000]"),
+            ("attach", "[default: openai]"),
         ] {
             let help = command.find_subcommand_mut(verb).expect("a verb").render_help().to_string();
             let help = help.split_whitespace().collect::<Vec<_>>().join(" ");

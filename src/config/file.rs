@@ -9,7 +9,7 @@ use serde::Deserialize;
 use serde_saphyr::{MessageFormatter as _, UserMessageFormatter};
 
 use self::variables::{Filled, Place};
-use super::{ControllerSection, GatewaySection, ModelSection, WorkerSection};
+use super::{AttachSection, ControllerSection, GatewaySection, ModelSection, WorkerSection};
 
 /// What the file says; every section may be missing.
 #[derive(Debug, Default, Deserialize)]
@@ -18,6 +18,7 @@ pub(crate) struct File {
     pub(crate) controller: ControllerSection,
     pub(crate) worker: WorkerSection,
     pub(crate) gateway: GatewaySection,
+    pub(crate) attach: AttachSection,
     pub(crate) models: ModelSection,
 }
 

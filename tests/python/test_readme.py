@@ -11,7 +11,7 @@ import pytest
 from muster import Muster
 
 README = (Path(__file__).parents[2] / "README.md").read_text()
-VERBS = ("up", "controller", "worker", "gateway", "status", "chat", "doctor", "bench engine")
+VERBS = ("up", "controller", "worker", "gateway", "attach", "status", "chat", "doctor", "bench engine")
 
 
 def blocks(language: str) -> list[str]:
@@ -89,6 +89,6 @@ def test_the_flags_and_variables_exist(binary: Path):
 
 
 def test_the_commands_of_a_fleet_are_commands(binary: Path):
-    for line in block("sh", "muster controller").splitlines():
+    for line in (block("sh", "muster controller") + block("sh", "muster attach")).splitlines():
         _, verb, *flags = line.split()
         shell(f"{binary} {verb} {' '.join(flags)} --help")

@@ -1,11 +1,12 @@
 //! OpenAI's error bodies: the only table from [`Kind`] to status, type and code.
 
 use axum::http::StatusCode;
-use axum::http::header::{HeaderName, HeaderValue, RETRY_AFTER};
+use axum::http::header::{ACCEPT_ENCODING, HeaderName, HeaderValue, RETRY_AFTER};
 use axum::response::{IntoResponse, Response};
 use muster_shared::problem::{Kind, Problem};
 use serde::Serialize;
 
+use crate::encoding;
 use crate::outgoing::{self, Outgoing};
 
 /// Read by OpenAI's own clients in preference to `Retry-After`.
@@ -52,6 +53,10 @@ pub(crate) fn response(problem: &Problem) -> hyper::Response<Outgoing> {
     if let Some(ms) = problem.retry_after_ms {
         headers.insert(RETRY_AFTER_MS, HeaderValue::from(ms));
     }
+    if problem.kind == Kind::UnsupportedCoding {
+        // Tells this refusal from that of a media type (RFC 9110, section 15.5.16).
+        headers.insert(ACCEPT_ENCODING, HeaderValue::from_static(encoding::LEGAL));
+    }
     response
 }
 
@@ -79,6 +84,7 @@ fn table(kind: Kind) -> (StatusCode, &'static str, Option<&'static str>) {
         Kind::MethodNotAllowed => (StatusCode::METHOD_NOT_ALLOWED, REQUEST, None),
         Kind::Stale => (StatusCode::CONFLICT, REQUEST, None),
         Kind::TooLarge => (StatusCode::PAYLOAD_TOO_LARGE, REQUEST, None),
+        Kind::UnsupportedCoding => (StatusCode::UNSUPPORTED_MEDIA_TYPE, REQUEST, None),
         Kind::RateLimited => (StatusCode::TOO_MANY_REQUESTS, RATE, Some("rate_limit_exceeded")),
         Kind::Overloaded => (StatusCode::TOO_MANY_REQUESTS, RATE, Some("overloaded")),
         Kind::NoWorker => (StatusCode::SERVICE_UNAVAILABLE, SERVER, Some("no_worker")),
@@ -128,6 +134,13 @@ mod tests {
     }
 
     #[test]
+    fn a_client_learns_which_codings_there_are() {
+        let response = response(&Problem::new(Kind::UnsupportedCoding, "the coding `br` is not known"));
+        assert_eq!(response.status(), 415);
+        assert_eq!(response.headers()["accept-encoding"], "zstd, gzip, identity");
+    }
+
+    #[test]
     fn the_status_is_the_one_that_our_own_processes_use() {
         let kinds = [
             Kind::Invalid,
@@ -138,6 +151,7 @@ mod tests {
             Kind::MethodNotAllowed,
             Kind::Stale,
             Kind::TooLarge,
+            Kind::UnsupportedCoding,
             Kind::RateLimited,
             Kind::Overloaded,
             Kind::NoWorker,

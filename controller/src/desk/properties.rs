@@ -9,7 +9,7 @@ use rand::SeedableRng;
 
 use super::*;
 use crate::config::{BreakerConfig, LeaseConfig};
-use crate::fixtures::{FASTCHAT, beat, fastchat_worker, leave, release, secs, worker};
+use crate::fixtures::{FASTCHAT, beat, fastchat_worker, leave, release, secs, silent_beat, worker};
 use crate::registry::{Origin, Request};
 
 /// Workers `w0` to `w3`: one place for `m`; two for `m`; one each for `m` and `n`; FastChat's, without a limit.
@@ -24,7 +24,8 @@ enum Command {
     },
     Heartbeat {
         worker: usize,
-        running: u32,
+        /// `None`: the beat tells no load.
+        running: Option<u32>,
     },
     Drain(usize),
     Deregister(usize),
@@ -63,7 +64,7 @@ fn commands() -> impl Strategy<Value = Command> {
     let ask = (0..GATEWAYS, any::<bool>(), 0..9000_u64, -2..3_i8, proptest::option::weighted(0.3, 0..WORKERS));
     prop_oneof![
         4 => (0..WORKERS, any::<bool>()).prop_map(|(worker, newer)| Command::Register { worker, newer }),
-        4 => (0..WORKERS, 0..4_u32).prop_map(|(worker, running)| Command::Heartbeat { worker, running }),
+        4 => (0..WORKERS, proptest::option::weighted(0.8, 0..4_u32)).prop_map(|(worker, running)| Command::Heartbeat { worker, running }),
         1 => (0..WORKERS).prop_map(Command::Drain),
         1 => (0..WORKERS).prop_map(Command::Deregister),
         10 => ask.prop_map(|(gateway, other_model, wait, priority, exclude)| {
@@ -143,10 +144,10 @@ impl World {
                 self.desk.change(now, |registry| registry.register(registration, origin, now)).expect("not stale");
             }
             Command::Heartbeat { worker, running } => {
-                let mut beat = beat(&name(worker), running);
+                let mut beat = running.map_or_else(|| silent_beat(&name(worker)), |load| beat(&name(worker), load));
                 beat.incarnation = self.incarnations[worker];
                 self.desk.change(now, |registry| match worker {
-                    3 => drop(registry.fastchat_beat(&beat.id, running, now)),
+                    3 => drop(registry.fastchat_beat(&beat.id, running.unwrap_or(0), now)),
                     _ => drop(registry.heartbeat(&beat, now)),
                 });
             }

@@ -146,6 +146,14 @@ impl Offer {
         self.foreign.beat(reported.saturating_sub(self.held), vouched);
         self.missing.beat(reported, settled)
     }
+
+    /// Takes a heartbeat of one who cannot know the load: tickets alone count, and none is proved lost. Anonymous ones
+    /// end as with any beat.
+    pub(crate) fn beat_untold(&mut self) {
+        self.end_anonymous();
+        self.foreign = Foreign::default();
+        self.missing = Missing::default();
+    }
 }
 
 /// A length as a number of requests.
@@ -216,5 +224,17 @@ mod tests {
         assert_eq!(offer.beat(2, 3), 1);
         offer.held = 2;
         assert_eq!(offer.beat(2, 2), 0);
+    }
+
+    #[test]
+    fn a_beat_without_a_load_proves_nothing() {
+        let mut offer = offer(4);
+        offer.beat(3, 0);
+        offer.beat(3, 0);
+        offer.held = 1;
+        offer.give_anonymous(Instant::now());
+        assert_eq!((offer.beat(0, 1), offer.load()), (0, 1));
+        offer.beat_untold();
+        assert_eq!((offer.beat(0, 1), offer.load()), (0, 1), "what was seen before it does not count on");
     }
 }

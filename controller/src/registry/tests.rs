@@ -6,7 +6,7 @@ use rand::rngs::StdRng;
 
 use super::*;
 use crate::dispatch::ShortestQueue;
-use crate::fixtures::{FASTCHAT, asker, beat, fastchat_worker, leave, release, secs, worker};
+use crate::fixtures::{FASTCHAT, asker, beat, fastchat_worker, leave, release, secs, silent_beat, worker};
 
 struct Fixture {
     registry: Registry,
@@ -188,6 +188,17 @@ fn a_heartbeat_of_an_unknown_incarnation_asks_for_a_registration() {
 }
 
 #[test]
+fn an_older_process_may_register_when_the_younger_one_has_left() {
+    let mut f = Fixture::new();
+    f.register(Registration { incarnation: 2, ..worker("w", 1) });
+    assert_eq!(f.registry.heartbeat(&beat("w", 0), f.now).expect_err("it is older").kind, Kind::Stale);
+    f.registry.deregister(&leave("w"), f.now).expect("it is known");
+    assert_eq!(f.beat(0), HeartbeatReply::Unknown);
+    f.register(worker("w", 1));
+    assert!(matches!(f.beat(0), HeartbeatReply::Renewed(_)));
+}
+
+#[test]
 fn a_draining_worker_finishes_and_gets_nothing() {
     let mut f = Fixture::with_worker(2);
     let ticket = f.granted();
@@ -277,6 +288,43 @@ fn a_ticket_whose_grant_was_lost_ends_after_beats_that_do_not_know_it() {
     f.pass(secs(5));
     f.beat(0);
     assert_eq!((f.status().tickets, f.registry.held()), (0, 0));
+}
+
+#[test]
+fn a_ticket_outlives_any_number_of_beats_that_tell_no_load() {
+    let mut f = Fixture::with_worker(1);
+    let ticket = f.granted();
+    for _ in 0..10 {
+        f.pass(secs(5));
+        f.registry.renew(f.gateway, f.now);
+        let reply = f.registry.heartbeat(&silent_beat("w"), f.now).expect("it is not stale");
+        assert!(matches!(reply, HeartbeatReply::Renewed(_)));
+        assert_eq!((f.status().tickets, f.status().reported, f.grant()), (1, Vec::new(), Err(FULL)));
+    }
+    f.release(ticket, Outcome::Done);
+    f.granted();
+}
+
+#[test]
+fn a_ticket_of_a_worker_that_tells_no_load_ends_with_its_gateway() {
+    let mut f = Fixture::with_worker(1);
+    f.granted();
+    for _ in 0..3 {
+        f.pass(secs(5));
+        f.registry.heartbeat(&silent_beat("w"), f.now).expect("it is not stale");
+    }
+    assert_eq!((f.status().tickets, f.registry.held()), (0, 0));
+}
+
+#[test]
+fn a_worker_that_no_longer_tells_its_load_has_only_our_tickets() {
+    let mut f = Fixture::with_worker(2);
+    f.beat(2);
+    f.beat(2);
+    assert_eq!(f.grant(), Err(FULL));
+    f.registry.heartbeat(&silent_beat("w"), f.now).expect("it is not stale");
+    f.granted();
+    f.granted();
 }
 
 #[test]

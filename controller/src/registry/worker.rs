@@ -1,5 +1,6 @@
 //! One worker as the registry knows it.
 
+use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
 use muster_shared::control::{Grant, ModelLoad, Registration, WorkerState};
@@ -103,6 +104,26 @@ impl Worker {
         self.breaker.beat();
     }
 
+    /// Takes the load of a heartbeat, where it tells one. Says how many of the `settled` tickets, by model, it proves
+    /// lost.
+    pub(crate) fn take_load(
+        &mut self,
+        load: Option<&[ModelLoad]>,
+        settled: &HashMap<String, u32>,
+    ) -> Vec<(String, u32)> {
+        self.reported = load.map(<[ModelLoad]>::to_vec).unwrap_or_default();
+        let Some(load) = load else {
+            self.offers.iter_mut().for_each(Offer::beat_untold);
+            return Vec::new();
+        };
+        let beats = self.offers.iter_mut().map(|offer| {
+            let settled = settled.get(&offer.card.name).copied().unwrap_or(0);
+            let lost = offer.beat(reported(load, &offer.card.name), settled);
+            (offer.card.name.clone(), lost)
+        });
+        beats.filter(|&(_, lost)| lost > 0).collect()
+    }
+
     /// Whether it gets requests.
     pub(crate) fn state(&self, now: Instant) -> WorkerState {
         if self.gone_at(now).is_some() {
@@ -172,4 +193,11 @@ impl Worker {
     pub(crate) fn grant(&self, ticket: TicketId) -> Grant {
         Grant { ticket, worker: self.id.clone(), address: self.address.clone(), transport: self.transport }
     }
+}
+
+/// Requests of one model in a heartbeat.
+fn reported(load: &[ModelLoad], model: &str) -> u32 {
+    load.iter()
+        .filter(|load| load.model == model)
+        .fold(0, |sum, load| sum.saturating_add(load.running).saturating_add(load.waiting))
 }

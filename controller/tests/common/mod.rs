@@ -111,7 +111,7 @@ impl Controller {
     }
 
     pub(crate) async fn beat(&self, worker: &Worker) {
-        let beat = Heartbeat { id: worker.id(), incarnation: 1, load: Vec::new(), speed: None };
+        let beat = Heartbeat { id: worker.id(), incarnation: 1, load: Some(Vec::new()), speed: None };
         self.client.heartbeat(&beat).await.expect("it is registered");
     }
 }
