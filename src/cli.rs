@@ -15,7 +15,9 @@ use clap::{Args, Command, CommandFactory as _, FromArgMatches as _, Parser, Subc
 use muster_shared::secret::Secret;
 use muster_shared::telemetry::{self, LogFormat};
 
-pub(crate) use bench::{BenchArgs, BenchVerb, EngineArgs, PromptKind};
+pub(crate) use bench::{
+    BenchArgs, BenchVerb, EngineArgs, FakeTransport, FakeWorkerArgs, LoadArgs, LoadKind, PromptKind,
+};
 
 use crate::config::{ControllerSection, GatewaySection, ModelSection, PAIRS, SecretParser, WorkerSection};
 
