@@ -167,7 +167,7 @@ async fn a_fake_worker_registers_with_fastchats_controller_too() {
 #[tokio::test]
 async fn requests_fail_and_are_counted_when_the_server_dies() {
     let mut worker = fake_worker(&[]);
-    let arguments = ["bench", "gateway", "--json", "--model", "fake", "--clients", "4", "--seconds", "2"];
+    let arguments = ["bench", "gateway", "--json", "--model", "fake", "--clients", "4", "--seconds", "4"];
     let mut command = muster(&arguments);
     command.args(["--kind", "stream", "--prompt", "fake:n=20,d=2000;", "--url", &worker.address]);
     let bench = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("the binary starts");
@@ -230,7 +230,7 @@ fn every_way_in_which_a_stream_fails_is_counted() {
         GOOD,
     ]);
     let what = ["--url", &url, "--model", "m", "--kind", "stream"];
-    let (status, found, errors) = bench(&[&what[..], &["--clients", "1", "--seconds", "1", "--warm-up", "0"]].concat());
+    let (status, found, errors) = bench(&[&what[..], &["--clients", "1", "--seconds", "2", "--warm-up", "0"]].concat());
     assert_eq!(status.code(), Some(1), "{errors}");
     let failures = &found["levels"][0]["failures"];
     let causes = ["total", "status", "connection", "without_done", "error_event"].map(|cause| &failures[cause]);
@@ -257,6 +257,7 @@ fn people_get_a_table() {
 fn mistakes_are_explained() {
     let worker = fake_worker(&[]);
     let (hello, ssh) = (scripted(&["HTTP/1.1 200 OK\r\n\r\n<p>Hello</p>"]), scripted(&["SSH-2.0-Other\r\n"]));
+    let controller = Process::start(&["controller", "--port", "0"]);
     let endless = scripted(&["HTTP/1.1 200 OK\r\n\r\ndata: {\"choices\":[]}\n\n"]);
     let gateway = |more: &[&'static str]| [&["bench", "gateway", "--model", "fake"], more].concat();
     let at = |url| [&["bench", "gateway", "--model", "fake", "--url"], &[url][..]].concat();
@@ -273,6 +274,7 @@ fn mistakes_are_explained() {
         (at("https://127.0.0.1:1"), 1, &["--url", "https is not supported"]),
         (at("nowhere"), 1, &["--url `nowhere`", "http://HOST:PORT"]),
         (at("http://127.0.0.1:1"), 1, &["cannot reach http://127.0.0.1:1", "--url"]),
+        (at(&controller.address), 1, &["404 Not Found: there is nothing at /v1/chat/completions"]),
         (at(&hello), 1, &[&hello, "OpenAI", "<p>Hello</p>"]),
         (at(&ssh), 1, &[&ssh, "does not speak HTTP"]),
         ([&at(&endless)[..], &["--kind", "stream"]].concat(), 1, &[&endless, "[DONE]"]),

@@ -7,7 +7,7 @@ use reqwest::StatusCode;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
-use super::events::{Events, error_of};
+use super::events::{Events, error_of, message_of};
 use crate::bench::http::{Framing, ResponseHead, response_head};
 
 /// Room for what one read brings.
@@ -62,7 +62,7 @@ impl Answer {
             return None;
         }
         let status = StatusCode::from_u16(self.status).map_or(self.status.to_string(), |status| status.to_string());
-        let reason = error_of(&self.start).unwrap_or_else(|| self.shown());
+        let reason = error_of(&self.start).or_else(|| message_of(&self.start)).unwrap_or_else(|| self.shown());
         Some(format!("the server answered {status}: {}", if reason.is_empty() { "no reason given" } else { &reason }))
     }
 

@@ -118,6 +118,12 @@ pub(super) fn error_of(data: &[u8]) -> Option<String> {
     Some(message)
 }
 
+/// What the body of a refusal says where it names no error: FastChat's and muster's own services do not.
+pub(super) fn message_of(body: &[u8]) -> Option<String> {
+    let value: Value = serde_json::from_slice(body).ok()?;
+    value["message"].as_str().map(str::to_owned)
+}
+
 fn fastchat_error(value: &Value) -> Option<String> {
     let is_error = value["error_code"].as_u64().is_some_and(|code| code != 0);
     let text = value["text"].as_str().or(value["message"].as_str()).unwrap_or("no reason given");

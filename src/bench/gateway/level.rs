@@ -111,7 +111,7 @@ impl Level {
 impl Server {
     fn new(before: &Usage, after: &Usage, requests: u64, chunks: Option<u64>) -> Self {
         let seconds = after.time_since(before).as_secs_f64();
-        let each = |count: u64, unit: f64| (count > 0).then(|| digits(seconds * unit / count as f64, 4));
+        let each = |count: u64, unit: f64| (count > 0).then(|| digits(seconds * unit / count as f64, 6));
         Self {
             cpu_seconds: digits(seconds, 4),
             cpu_seconds_per_1000_requests: each(requests, 1e3),
