@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Gets the peers of gateway.py, each into an environment of its own; what is there already is left as it is. Wants Python
-# 3.11 and PyPI, takes a minute and 0.4 GB. nginx comes from the system: where it is missing, this says how to get it.
+# 3.11 and PyPI, takes a minute and 0.3 GB. nginx comes from the system: where it is missing, this says how to get it.
 #
 #   scripts/bench/setup-gateway.sh [WORKDIR]      a folder outside of the repository
 set -euo pipefail
