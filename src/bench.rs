@@ -1,11 +1,20 @@
-//! `muster bench engine`: how fast text is generated, by a model in this process or by any OpenAI-compatible server.
+//! `muster bench`: how fast models are served, and what the services around them cost.
 //!
-//! Reading order: [`local`] runs a model without HTTP ([`load`] gets it); [`remote`] drives a server with made-up
-//! requests ([`prompts`], [`client`]) and looks at levels of load ([`level`]) and at two special cases ([`probes`]).
-//! [`figures`] is the arithmetic, [`process`] what the system says of a process, [`report`] the printing.
+//! Three benches, with the tools they share: [`figures`] and [`histogram`] are the arithmetic, [`process`] is what the
+//! system says of a process, [`http`] the protocol, [`report`] the printing.
+//!
+//! `engine`: how fast text is generated. [`local`] runs a model without HTTP ([`load`] gets it); [`remote`] drives a
+//! server with made-up requests ([`prompts`], [`client`]) and looks at levels of load ([`level`]) and at two special
+//! cases ([`probes`]).
+//!
+//! [`gateway`]: what a gateway costs, before workers that cost nothing: [`fake`].
 
 mod client;
+mod fake;
 mod figures;
+mod gateway;
+mod histogram;
+mod http;
 mod level;
 mod load;
 mod local;
@@ -15,13 +24,20 @@ mod prompts;
 mod remote;
 mod report;
 
-use crate::cli::{BenchArgs, BenchVerb};
+use crate::cli::{BenchArgs, BenchVerb, EngineArgs};
 
-/// Measures and prints.
+/// Measures and prints, or is measured with.
 pub(crate) async fn run(args: BenchArgs) -> anyhow::Result<()> {
-    let BenchVerb::Engine(args) = args.what;
+    match args.what {
+        BenchVerb::Engine(args) => engine(*args).await,
+        BenchVerb::Gateway(args) => gateway::run(*args).await,
+        BenchVerb::FakeWorker(args) => fake::run(args).await,
+    }
+}
+
+async fn engine(args: EngineArgs) -> anyhow::Result<()> {
     match args.remote.url.clone() {
-        Some(url) => remote::run(*args, &url).await,
+        Some(url) => remote::run(args, &url).await,
         // A thread of its own: a model computes for seconds.
         None => tokio::task::spawn_blocking(move || local::run(&args)).await?,
     }

@@ -15,7 +15,9 @@ use clap::{Args, Command, CommandFactory as _, FromArgMatches as _, Parser, Subc
 use muster_shared::secret::Secret;
 use muster_shared::telemetry::{self, LogFormat};
 
-pub(crate) use bench::{BenchArgs, BenchVerb, EngineArgs, PromptKind};
+pub(crate) use bench::{
+    BenchArgs, BenchVerb, EngineArgs, FakeTransport, FakeWorkerArgs, LoadArgs, LoadKind, PromptKind,
+};
 
 use crate::config::{
     AttachSection, ControllerSection, GatewaySection, ModelSection, PAIRS, SecretParser, WorkerSection,
@@ -53,21 +55,27 @@ impl Cli {
 fn parse(words: &[OsString]) -> Result<Cli, clap::Error> {
     let mut command = defaults::show(Cli::command());
     let matches = command.clone().try_get_matches_from(words)?;
-    if let Some((verb, given)) = matches.subcommand() {
-        let is_flag =
-            |id: &str| given.ids().any(|other| other == id) && given.value_source(id) == Some(ValueSource::CommandLine);
-        for (flag, partner) in PAIRS.into_iter().flat_map(|(one, two)| [(one, two), (two, one)]) {
-            if is_flag(flag) && !is_flag(partner) {
-                command = command.mut_subcommand(verb, |verb| without_variable(verb, partner));
-            }
+    let (mut verbs, mut given) = (Vec::new(), &matches);
+    while let Some((verb, inner)) = given.subcommand() {
+        verbs.push(verb);
+        given = inner;
+    }
+    let is_flag =
+        |id: &str| given.ids().any(|other| other == id) && given.value_source(id) == Some(ValueSource::CommandLine);
+    for (flag, partner) in PAIRS.into_iter().flat_map(|(one, two)| [(one, two), (two, one)]) {
+        if is_flag(flag) && !is_flag(partner) {
+            command = without_variable(command, &verbs, partner);
         }
     }
     Cli::from_arg_matches(&command.try_get_matches_from(words)?)
 }
 
-/// `verb`, whose flag `id` is not read from the environment; some verbs lack it.
-fn without_variable(verb: Command, id: &str) -> Command {
-    verb.mut_args(|arg| if arg.get_id() == id { arg.env(Resettable::Reset) } else { arg })
+/// `command`, in the innermost of whose `verbs` the flag `id` is not read from the environment; some lack it.
+fn without_variable(command: Command, verbs: &[&str], id: &str) -> Command {
+    match verbs.split_first() {
+        Some((verb, rest)) => command.mut_subcommand(verb, |verb| without_variable(verb, rest, id)),
+        None => command.mut_args(|arg| if arg.get_id() == id { arg.env(Resettable::Reset) } else { arg }),
+    }
 }
 
 /// The flags of the innermost verb among `words`, or the verbs where one is missing.

@@ -63,7 +63,7 @@ async fn listen(service: &str, host: &Option<String>, port: Option<u16>, guard: 
 }
 
 /// Says on standard output where the service is.
-fn announce(service: &str, listener: &TcpListener) -> anyhow::Result<()> {
+pub(crate) fn announce(service: &str, listener: &TcpListener) -> anyhow::Result<()> {
     say(&format!("{service} listening on http://{}", listener.local_addr()?));
     Ok(())
 }

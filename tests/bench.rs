@@ -153,7 +153,7 @@ fn mistakes_are_explained() {
     let demo = demo();
     for (arguments, parts) in [
         (&["bench"][..], &["engine"][..]),
-        (&["bench", "engines"], &["engines", "legal here: engine"]),
+        (&["bench", "engines"], &["engines", "legal here: engine, gateway, fake-worker"]),
         (&["bench", "engine"], &["--model"]),
         (&["bench", "engine", "--modle", "x"], &["--modle", "--model", "--shared-prefix"]),
         (&["bench", "engine", "--model", "fake", "--clients", "2"], &["--url"]),

@@ -1,10 +1,15 @@
 //! What the system says of processes: of this one everywhere, of others under Linux.
 
+mod tree;
+
 use std::time::Duration;
 
 use anyhow::Context as _;
+use rustix::process::{Resource, getrlimit, setrlimit};
 use rustix::time::{ClockId, clock_gettime};
 use serde::Serialize;
+
+pub(super) use tree::{Trees, Usage};
 
 /// Ticks of a second in `/proc`: part of Linux's interface, whatever the kernel's own clock.
 const TICKS: u64 = 100;
@@ -13,6 +18,14 @@ const TICKS: u64 = 100;
 pub(super) fn own_time() -> Duration {
     let time = clock_gettime(ClockId::ProcessCPUTime);
     Duration::new(time.tv_sec.unsigned_abs(), time.tv_nsec as u32)
+}
+
+/// Lets this process hold as many connections as it may: the usual limit of 1024 files is for programs that know no
+/// better. Where that fails, connections fail later, with the system's own words.
+pub(super) fn allow_files() {
+    let mut limit = getrlimit(Resource::Nofile);
+    limit.current = limit.maximum;
+    let _ = setrlimit(Resource::Nofile, limit);
 }
 
 /// A process on this machine.
@@ -64,11 +77,13 @@ fn time_of_stat(stat: &str) -> Option<Duration> {
 }
 
 fn memory_of_status(status: &str) -> Option<Memory> {
-    let mebibytes = |name: &str| {
-        let line = status.lines().find_map(|line| line.strip_prefix(name))?;
-        Some(line.split_whitespace().next()?.parse::<u64>().ok()? / 1024)
-    };
+    let mebibytes = |name| Some(kibibytes(status, name)? / 1024);
     Some(Memory { resident: mebibytes("VmRSS:")?, peak: mebibytes("VmHWM:")? })
+}
+
+fn kibibytes(status: &str, name: &str) -> Option<u64> {
+    let line = status.lines().find_map(|line| line.strip_prefix(name))?;
+    line.split_whitespace().next()?.parse().ok()
 }
 
 #[cfg(test)]

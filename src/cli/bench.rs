@@ -2,12 +2,14 @@
 
 use std::num::{NonZeroU32, NonZeroUsize};
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::{Args, Subcommand, ValueEnum};
 use muster_shared::secret::Secret;
+use muster_shared::transport::Transport;
 use muster_worker::model::onnx::spin::Spin;
 
-use crate::config::SecretParser;
+use crate::config::{SecretParser, Span};
 
 /// Flags of `muster bench`.
 #[derive(Debug, Args)]
@@ -21,6 +23,10 @@ pub(crate) struct BenchArgs {
 pub(crate) enum BenchVerb {
     /// Measure how fast text is generated: by a model in this process, or with --url by any OpenAI-compatible server.
     Engine(Box<EngineArgs>),
+    /// Measure what a gateway costs: closed-loop load on any OpenAI-compatible server.
+    Gateway(Box<LoadArgs>),
+    /// Run a worker that answers at once, so that the gateway before it is what is measured.
+    FakeWorker(FakeWorkerArgs),
 }
 
 /// Flags of `muster bench engine`.
@@ -118,4 +124,157 @@ pub(crate) enum PromptKind {
     Ids,
     /// Words; about as many tokens as asked for.
     Text,
+}
+
+/// Most clients at the same time: each is a connection.
+const MOST_CLIENTS: i64 = 4096;
+/// Longest measurement in seconds.
+const LONGEST: f64 = 86_400.0;
+/// Longest prompt in bytes.
+const LONGEST_PROMPT: u64 = 16 << 20;
+/// Longest answer of a fake worker in tokens.
+const LONGEST_ANSWER: i64 = 1_000_000;
+
+/// Flags of `muster bench gateway`.
+#[derive(Debug, Args)]
+pub(crate) struct LoadArgs {
+    /// Base URL of an OpenAI-compatible server, with or without `/v1`.
+    #[arg(long, default_value = "http://127.0.0.1:8000")]
+    pub(crate) url: String,
+    /// Name of the model that is asked for.
+    #[arg(long)]
+    pub(crate) model: String,
+    /// What is asked for.
+    #[arg(long, value_enum, default_value_t = LoadKind::Chat)]
+    pub(crate) kind: LoadKind,
+    /// Clients at the same time, one measurement for each number; each sends its next request when it has its answer.
+    #[arg(long, value_delimiter = ',', default_value = "1,16,64,256", value_name = "COUNT")]
+    #[arg(value_parser = clap::value_parser!(u32).range(1..=MOST_CLIENTS))]
+    pub(crate) clients: Vec<u32>,
+    /// Length of each measurement, in seconds.
+    #[arg(long, default_value = "3", value_name = "SECONDS", value_parser = positive_seconds)]
+    pub(crate) seconds: Duration,
+    /// Time before each measurement in which the clients begin, one after the other, in seconds.
+    #[arg(long, default_value = "0.5", value_name = "SECONDS", value_parser = seconds)]
+    pub(crate) warm_up: Duration,
+    /// What the prompt begins with; `fake:n=50,d=20000;` has a fake worker send 50 tokens, 20000 microseconds apart.
+    #[arg(long, default_value = "", value_name = "TEXT", hide_default_value = true)]
+    pub(crate) prompt: String,
+    /// Length to which the prompt is filled with words.
+    #[arg(long, default_value_t = 64, value_name = "BYTES")]
+    #[arg(value_parser = clap::value_parser!(u64).range(1..=LONGEST_PROMPT))]
+    pub(crate) prompt_bytes: u64,
+    /// Longest answer in tokens.
+    #[arg(long, default_value = "20", value_name = "TOKENS")]
+    pub(crate) max_tokens: NonZeroU32,
+    /// Process of the server on this machine, whose processor time and memory are told, with those of its children;
+    /// may be given several times.
+    #[arg(long)]
+    pub(crate) pid: Vec<u32>,
+    /// Key for the server.
+    #[arg(long, env = "OPENAI_API_KEY", hide_env_values = true, value_parser = SecretParser)]
+    pub(crate) api_key: Option<Secret>,
+    /// Threads that play the clients; one is enough until it is busy itself.
+    #[arg(long, default_value = "1", value_parser = clap::value_parser!(u32).range(1..=256))]
+    pub(crate) threads: u32,
+    /// Print one JSON object instead of a table.
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+/// The values of `muster bench gateway --kind`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum LoadKind {
+    /// Chats that are answered whole.
+    Chat,
+    /// Chats that are answered piece by piece.
+    Stream,
+    /// Embeddings.
+    Embeddings,
+}
+
+impl LoadKind {
+    /// Its name as a flag.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Chat => "chat",
+            Self::Stream => "stream",
+            Self::Embeddings => "embeddings",
+        }
+    }
+}
+
+/// Flags of `muster bench fake-worker`.
+#[derive(Debug, Args)]
+pub(crate) struct FakeWorkerArgs {
+    /// Port to listen on, on the loopback interface; 0 takes a free one.
+    #[arg(long, default_value_t = 0)]
+    pub(crate) port: u16,
+    /// Protocol it speaks.
+    #[arg(long, value_enum, default_value_t = FakeTransport::Openai)]
+    pub(crate) transport: FakeTransport,
+    /// Name of a model; may be given several times.
+    #[arg(long, value_delimiter = ',', default_value = "fake")]
+    pub(crate) model: Vec<String>,
+    /// Tokens of an answer, where the prompt does not say.
+    #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..=LONGEST_ANSWER))]
+    pub(crate) tokens: u32,
+    /// Time between two tokens, where the prompt does not say; the system's timer counts milliseconds.
+    #[arg(long, default_value = "0ms")]
+    pub(crate) token_time: Span,
+    /// Base URL of the controller to register with, muster's or, for `fastchat`, FastChat's; without, it only listens.
+    #[arg(long, env = "MUSTER_CONTROLLER_ADDRESS")]
+    pub(crate) controller_address: Option<String>,
+    /// The fleet's token, to show to the controller; whoever asks this worker need not show it.
+    #[arg(long, env = "MUSTER_FLEET_TOKEN", hide_env_values = true, value_parser = SecretParser)]
+    pub(crate) fleet_token: Option<Secret>,
+    /// File that holds the fleet's token.
+    #[arg(long, env = "MUSTER_FLEET_TOKEN_FILE")]
+    pub(crate) fleet_token_file: Option<PathBuf>,
+    /// Speed relative to the other workers.
+    #[arg(long, default_value_t = 1.0, value_parser = speed)]
+    pub(crate) speed: f64,
+}
+
+/// The values of `muster bench fake-worker --transport`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum FakeTransport {
+    /// OpenAI's API.
+    Openai,
+    /// Muster's own.
+    Http,
+    /// FastChat's worker API.
+    Fastchat,
+}
+
+impl From<FakeTransport> for Transport {
+    fn from(transport: FakeTransport) -> Self {
+        match transport {
+            FakeTransport::Openai => Self::OpenAi,
+            FakeTransport::Http => Self::Http,
+            FakeTransport::Fastchat => Self::FastChat,
+        }
+    }
+}
+
+/// Seconds, with a fraction if need be.
+fn seconds(text: &str) -> Result<Duration, String> {
+    match text.parse::<f64>() {
+        Ok(seconds) if (0.0..=LONGEST).contains(&seconds) => Ok(Duration::from_secs_f64(seconds)),
+        _ => Err(format!("it must be a number of seconds from 0 to {LONGEST}, such as 0.5")),
+    }
+}
+
+fn positive_seconds(text: &str) -> Result<Duration, String> {
+    match seconds(text)? {
+        Duration::ZERO => Err("it must be longer than 0 seconds".to_owned()),
+        seconds => Ok(seconds),
+    }
+}
+
+fn speed(text: &str) -> Result<f64, String> {
+    match text.parse::<f64>() {
+        Ok(speed) if speed.is_finite() && speed > 0.0 => Ok(speed),
+        _ => Err("it must be a number above 0".to_owned()),
+    }
 }

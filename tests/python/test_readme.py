@@ -11,7 +11,7 @@ import pytest
 from muster import Muster
 
 README = (Path(__file__).parents[2] / "README.md").read_text()
-VERBS = ("up", "controller", "worker", "gateway", "attach", "status", "chat", "doctor", "bench engine")
+VERBS = ("up", "controller", "worker", "gateway", "attach", "status", "chat", "doctor", "bench engine", "bench gateway", "bench fake-worker")
 
 
 def blocks(language: str) -> list[str]:
