@@ -14,9 +14,12 @@ use crate::secret::Secret;
 use crate::sse;
 
 /// Longest event a worker may send, in bytes: room for the log-probabilities of one step, many times over.
-const EVENT_LIMIT: usize = 4 << 20;
+pub(crate) const EVENT_LIMIT: usize = 4 << 20;
 /// Longest error body that is read, in bytes.
 const PROBLEM_LIMIT: usize = 64 << 10;
+
+/// The network's own words, whichever protocol was spoken.
+pub type NetworkError = Box<dyn std::error::Error + Send + Sync>;
 
 /// Why a call failed.
 #[derive(Debug, thiserror::Error)]
@@ -28,7 +31,7 @@ pub enum ClientError {
         address: String,
         /// The network's own words.
         #[source]
-        source: reqwest::Error,
+        source: NetworkError,
     },
     /// The connection broke, or the time ran out, after it was made.
     #[error("{address} broke off")]
@@ -37,7 +40,7 @@ pub enum ClientError {
         address: String,
         /// The network's own words; absent when a stream ended before its last event.
         #[source]
-        source: Option<reqwest::Error>,
+        source: Option<NetworkError>,
     },
     /// The service answered with an error in our own words.
     #[error("{address} refused: {problem}")]
@@ -64,9 +67,9 @@ impl ClientError {
     pub fn from_reqwest(address: &str, source: reqwest::Error) -> Self {
         let address = address.to_owned();
         if source.is_connect() {
-            Self::Unreachable { address, source }
+            Self::Unreachable { address, source: source.into() }
         } else {
-            Self::Broken { address, source: Some(source) }
+            Self::Broken { address, source: Some(source.into()) }
         }
     }
 }
@@ -220,7 +223,8 @@ impl WorkerClient {
     }
 }
 
-fn trimmed(address: impl Into<String>) -> String {
+/// A base URL without the slash at its end.
+pub(crate) fn trimmed(address: impl Into<String>) -> String {
     let mut address = address.into();
     address.truncate(address.trim_end_matches('/').len());
     address

@@ -90,6 +90,9 @@ mod tests {
     #[test]
     fn an_unknown_transport_is_refused_with_the_legal_names() {
         let error = "smoke-signal".parse::<Transport>().expect_err("no such transport");
-        assert_eq!(error.to_string(), "unknown transport `smoke-signal`; expected one of: http, grpc, fastchat, openai");
+        assert_eq!(
+            error.to_string(),
+            "unknown transport `smoke-signal`; expected one of: http, grpc, fastchat, openai"
+        );
     }
 }
