@@ -14,13 +14,14 @@ pub(crate) mod ticket;
 pub(crate) mod view;
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use futures_util::StreamExt as _;
 use muster_shared::client::{ClientError, ControllerClient, Timeouts, WorkerClient, http_client};
 use muster_shared::control::{Dispatch, Grant, ModelStatus, Outcome, Renew};
 use muster_shared::embed::{EmbedRequest, EmbedResponse};
 use muster_shared::generate::GenerateRequest;
+use muster_shared::grpc::{GrpcPool, GrpcWorkerClient};
 use muster_shared::id::GatewayId;
 use muster_shared::problem::{Kind, Problem, chain};
 use muster_shared::secret::Secret;
@@ -57,6 +58,7 @@ struct Inner {
     http: reqwest::Client,
     /// For embeddings, whose worker is silent until all are there.
     embed_http: reqwest::Client,
+    grpc: GrpcPool,
     token: Option<Secret>,
     fastchat: FastChatClient,
     releases: Releases,
@@ -81,6 +83,7 @@ impl Upstream {
             fastchat: FastChatClient::new(http.clone(), embed_http.clone(), config.token.clone(), batch),
             http,
             embed_http,
+            grpc: GrpcPool::new(config.connect_timeout),
             token: config.token.clone(),
             releases,
             view: View::default(),
@@ -182,8 +185,14 @@ impl Upstream {
                 Ok(worker.generate(request).await?.boxed())
             }
             Transport::FastChat => self.0.fastchat.generate(address, request).await,
-            Transport::Grpc | Transport::OpenAi => todo!(),
+            Transport::Grpc => Ok(self.grpc(address, self.0.config.read_timeout).generate(request).await?.boxed()),
+            Transport::OpenAi => todo!(),
         }
+    }
+
+    /// A worker that speaks gRPC, given up after so much silence.
+    fn grpc(&self, address: &str, read: Duration) -> GrpcWorkerClient {
+        GrpcWorkerClient::new(self.0.grpc.clone(), address, self.0.token.as_ref(), read)
     }
 
     /// Embeds texts.
@@ -200,7 +209,8 @@ impl Upstream {
                         WorkerClient::new(http, &address, self.0.token.clone()).embed(request).await
                     }
                     Transport::FastChat => self.0.fastchat.embed(&address, request).await,
-                    Transport::Grpc | Transport::OpenAi => todo!(),
+                    Transport::Grpc => self.grpc(&address, self.0.config.request_timeout).embed(request).await,
+                    Transport::OpenAi => todo!(),
                 }
             };
             match self.in_time(&job, &mut ticket, embedded).await? {
@@ -349,6 +359,6 @@ fn no_controller() -> Problem {
         .with_retry_after_ms(RETRY_AFTER_MS)
 }
 
-fn millis(duration: std::time::Duration) -> u64 {
+fn millis(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
