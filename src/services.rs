@@ -2,6 +2,7 @@
 
 use std::io::Write as _;
 
+use muster_worker::Listeners;
 use serde::Serialize;
 use tokio::net::TcpListener;
 
@@ -39,8 +40,17 @@ pub(crate) async fn worker(args: Box<WorkerArgs>, file: File) -> anyhow::Result<
         "worker: {} is no address at which peers can reach it; say which with --worker-address http://HOST:PORT",
         listener.local_addr()?
     );
+    let grpc = match section.grpc_port {
+        Some(port) => {
+            Some(listen("worker", &section.host, Some(port), Guard { port_flag: "--grpc-port", ..guard }).await?)
+        }
+        None => None,
+    };
     announce("worker", &listener)?;
-    Ok(muster_worker::run(config, listener, stop).await?)
+    if let Some(grpc) = &grpc {
+        say(&format!("worker speaks gRPC on http://{}", grpc.local_addr()?));
+    }
+    Ok(muster_worker::run(config, Listeners { http: listener, grpc }, stop).await?)
 }
 
 /// Runs a gateway until it is told to stop.

@@ -130,7 +130,7 @@ fn one_token(tokens: [&Option<Secret>; 3]) -> anyhow::Result<Option<Secret>> {
 /// The three addresses.
 struct Listeners {
     controller: TcpListener,
-    worker: TcpListener,
+    worker: muster_worker::Listeners,
     gateway: TcpListener,
 }
 
@@ -142,7 +142,13 @@ impl Listeners {
         Ok(Self {
             gateway: bind("gateway", host, plan.gateway.port.unwrap_or(8000), guard).await?,
             controller: inner("controller", plan.controller_port, 21001, "--controller-port").await?,
-            worker: inner("worker", plan.worker_port, 21002, "--worker-port").await?,
+            worker: muster_worker::Listeners {
+                http: inner("worker", plan.worker_port, 21002, "--worker-port").await?,
+                grpc: match plan.worker.grpc_port {
+                    Some(port) => Some(inner("worker", Some(port), port, "worker.grpc_port").await?),
+                    None => None,
+                },
+            },
         })
     }
 }

@@ -54,6 +54,18 @@ fn onnx_runtime_is_named_in_one_folder() {
 }
 
 #[test]
+fn tonic_is_named_in_files_of_that_purpose_only() {
+    for folder in ["src", "shared/src", "controller/src", "api-gateway/src", "model-worker/src"] {
+        for file in sources(&root().join(folder)) {
+            let path = file.strip_prefix(root()).expect("it is below");
+            let inside = path.ends_with("grpc.rs") || path.iter().any(|part| part == "grpc");
+            let text = std::fs::read_to_string(&file).unwrap_or_default();
+            assert!(inside || !text.contains("tonic::"), "{} names tonic", path.display());
+        }
+    }
+}
+
+#[test]
 fn openai_is_known_to_the_gateway_alone_and_tokens_to_the_worker() {
     for (folder, word) in [
         ("controller/src", "chat.completion"),

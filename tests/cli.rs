@@ -79,6 +79,14 @@ fn mistakes_on_the_command_line_are_explained() {
         (&["worker", "--fastchat-heartbeat", "0"], &["fastchat_heartbeat is 0"]),
         (&["worker", "--host", "0.0.0.0", "--port", "0", "--insecure"], &["0.0.0.0", "--worker-address http://HOST"]),
         (&["gateway", "--cors-origin", "app.example"], &["`app.example` is no origin", "https://HOST"]),
+        (&["worker", "--transport", "smoke"], &["smoke", "http, grpc, fastchat, openai"]),
+        (&["worker", "--transport", "gRPC"], &["transport is grpc", "--grpc-port"]),
+        (&["worker", "--transport", "openai"], &["do not speak", "http, grpc, fastchat"]),
+        (&["worker", "--port", "7000", "--grpc-port", "7000"], &["both 7000", "a port of its own"]),
+        (
+            &["worker", "--grpc-port", "0", "--transport", "grpc", "--worker-address", "http://w.example/w1"],
+            &["http://w.example/w1", "http://HOST:PORT"],
+        ),
         (&["worker", "--fleet-token", " "], &["--fleet-token", "must not be empty"]),
         (&["gateway", "--api-key", "a,"], &["--api-key", "must not be empty"]),
         (&["gateway", "--api-key", "***"], &["--api-key", "printed in place of a key"]),
@@ -103,6 +111,15 @@ fn a_port_in_use_is_one_line_and_exit_code_1() {
         let lines: Vec<&str> = errors.lines().collect();
         assert!(matches!(lines[..], [line] if line.contains(&port) && line.contains("in use")), "{service}: {errors}");
     }
+}
+
+#[test]
+fn a_grpc_port_in_use_is_told_with_its_flag() {
+    let taken = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let port = taken.local_addr().expect("an address").port().to_string();
+    let (status, _, errors) = run(&["worker", "--port", "0", "--grpc-port", &port, "--model", "fake"]);
+    assert_eq!(status.code(), Some(1), "{errors}");
+    assert!(errors.contains(&format!("port {port} is in use")) && errors.contains("--grpc-port"), "{errors}");
 }
 
 #[test]

@@ -25,14 +25,16 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use axum::http::HeaderValue;
+use futures_util::StreamExt as _;
 use futures_util::future::BoxFuture;
 use hyper::Response;
 use muster_shared::client::{ClientError, ControllerClient, Timeouts, WorkerClient, http_client};
 use muster_shared::control::{Dispatch, ModelStatus, Outcome};
 use muster_shared::embed::{EmbedRequest, EmbedResponse};
 use muster_shared::generate::GenerateRequest;
+use muster_shared::grpc::{GrpcPool, GrpcWorkerClient};
 use muster_shared::id::GatewayId;
-use muster_shared::problem::{Kind, Problem, chain};
+use muster_shared::problem::{Kind, Problem};
 use muster_shared::secret::Secret;
 use muster_shared::transport::Transport;
 use tokio_util::sync::CancellationToken;
@@ -125,6 +127,7 @@ struct Inner {
     peers: Arc<Peers>,
     view: Arc<View>,
     fastchat: FastChatClient,
+    grpc: GrpcPool,
     /// For embeddings, whose worker is silent until all are there.
     embed_http: reqwest::Client,
     token: Option<Secret>,
@@ -147,6 +150,7 @@ impl Upstream {
             peers,
             view,
             fastchat: FastChatClient::new(http, embed_http.clone(), config.token.clone(), batch),
+            grpc: GrpcPool::new(config.connect_timeout),
             embed_http,
             authorization: config.token.as_ref().map(bearer),
             token: config.token.clone(),
@@ -317,7 +321,11 @@ impl Upstream {
                 match peer.transport {
                     Transport::Http => native::generate(&peer, self.authorization(), &filled.fill(&request)).await,
                     Transport::FastChat => self.0.fastchat.generate(&peer.address, &request).await,
-                    Transport::Grpc | Transport::OpenAi => todo!(),
+                    Transport::Grpc => {
+                        let worker = self.grpc(&peer.address, limit.max(self.0.config.inter_token_timeout));
+                        Ok(worker.generate(&filled.fill(&request)).await?.boxed())
+                    }
+                    Transport::OpenAi => Err(untranslated(&peer)),
                 }
             };
             tokio::time::timeout(limit, opened).await.unwrap_or_else(|_| Err(job::silent(peer.address.clone())))
@@ -337,9 +345,15 @@ impl Upstream {
                     WorkerClient::new(http, &peer.address, token).embed(&request).await
                 }
                 Transport::FastChat => self.0.fastchat.embed(&peer.address, &request).await,
-                Transport::Grpc | Transport::OpenAi => todo!(),
+                Transport::Grpc => self.grpc(&peer.address, self.0.config.request_timeout).embed(&request).await,
+                Transport::OpenAi => Err(untranslated(&peer)),
             }
         })
+    }
+
+    /// A worker that speaks gRPC, given up after so much silence.
+    fn grpc(&self, address: &str, read: Duration) -> GrpcWorkerClient {
+        GrpcWorkerClient::new(self.0.grpc.clone(), address, self.0.token.as_ref(), read)
     }
 
     /// Notes that the worker of a ticket let a request's time pass.
@@ -454,6 +468,12 @@ impl Filled {
         filled.timeout_ms = self.timeout_ms;
         filled
     }
+}
+
+/// A worker was given that does not speak what a part of a request is said in: another must be found.
+fn untranslated(peer: &Peer) -> ClientError {
+    let problem = Problem::new(Kind::UnknownModel, "a worker of the transport openai takes whole requests only");
+    ClientError::Refused { address: peer.address.clone(), problem }
 }
 
 fn bearer(token: &Secret) -> HeaderValue {

@@ -1,6 +1,7 @@
 //! What a worker can be told.
 
 use std::fmt;
+use std::net::SocketAddr;
 use std::num::{NonZeroU32, NonZeroUsize};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -8,6 +9,7 @@ use std::time::Duration;
 
 use muster_shared::id::WorkerId;
 use muster_shared::secret::Secret;
+use muster_shared::transport::Transport;
 
 use crate::engine::{EngineCapacity, EngineSettings};
 use crate::error::Error;
@@ -94,8 +96,10 @@ impl fmt::Debug for LoadObserver {
 pub struct RegistrationConfig {
     /// Base URL of the controller, of muster's or of FastChat's.
     pub controller: String,
-    /// The worker's name; its advertised address when absent.
+    /// The worker's name; its HTTP address when absent.
     pub id: Option<WorkerId>,
+    /// How muster's gateways shall speak to it. FastChat's controller is always told the HTTP address.
+    pub transport: Transport,
     /// The speed it states.
     pub speed: Speed,
     /// Time between heartbeats to FastChat's controller; muster's says itself what it wants.
@@ -111,7 +115,8 @@ pub struct Config {
     pub variant: Option<String>,
     /// Where models of the hub come from and go to.
     pub hub: HubConfig,
-    /// Base URL at which peers reach this worker; made from the listener's address when absent.
+    /// Base URL at which peers reach this worker over HTTP; made from the listener's address when absent. Over gRPC they
+    /// reach it at the same host.
     pub address: Option<String>,
     /// Where to register; absent: nowhere.
     pub registration: Option<RegistrationConfig>,
@@ -179,7 +184,8 @@ impl Config {
     /// Whether a worker could start with this.
     ///
     /// # Errors
-    /// [`Error::Config`] when there is no model, or models whose names do not tell them apart.
+    /// [`Error::Config`] when there is no model, models whose names do not tell them apart, or an address at which the
+    /// worker cannot be reached by its transport.
     pub fn check(&self) -> Result<(), Error> {
         if self.models.is_empty() {
             return Err(Error::Config("no model is configured; a worker serves at least one".to_owned()));
@@ -193,7 +199,33 @@ impl Config {
                 return Err(Error::Config(message));
             }
         }
+        if self.is_reached_by_grpc() {
+            self.grpc_address(SocketAddr::from(([127, 0, 0, 1], 0)))?;
+        }
         Ok(())
+    }
+
+    /// Whether muster's gateways are told to speak gRPC.
+    pub(crate) fn is_reached_by_grpc(&self) -> bool {
+        self.registration.as_ref().is_some_and(|registration| registration.transport == Transport::Grpc)
+    }
+
+    /// Where peers reach the worker over gRPC that listens there: at the configured host, where there is one.
+    ///
+    /// # Errors
+    /// [`Error::Config`] when gRPC cannot be at the configured address.
+    pub(crate) fn grpc_address(&self, listens: SocketAddr) -> Result<String, Error> {
+        let Some(address) = &self.address else { return Ok(format!("http://{listens}")) };
+        let url = reqwest::Url::parse(address).ok().filter(|url| url.scheme() == "http" && url.path() == "/");
+        let moved = url.and_then(|mut url| {
+            url.set_port(Some(listens.port())).ok()?;
+            Some(url.as_str().trim_end_matches('/').to_owned())
+        });
+        moved.ok_or_else(|| {
+            Error::Config(format!(
+                "the worker's address is `{address}`; for the transport grpc it must be http://HOST:PORT, without a path"
+            ))
+        })
     }
 
     /// Threads of one model: as configured, or the processors that the process may use, cgroup quota included.
@@ -205,6 +237,31 @@ impl Config {
     pub(crate) fn report(&self, model: &str, progress: LoadProgress) {
         if let Some(LoadObserver(observer)) = &self.observer {
             observer(model, progress);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_grpc_address_is_at_the_configured_host() {
+        let at = |address: Option<&str>| {
+            let config = Config { address: address.map(str::to_owned), ..Config::default() };
+            config.grpc_address(SocketAddr::from(([127, 0, 0, 1], 7000)))
+        };
+        for (http, grpc) in [
+            (None, "http://127.0.0.1:7000"),
+            (Some("http://worker.example:21002"), "http://worker.example:7000"),
+            (Some("http://worker.example/"), "http://worker.example:7000"),
+            (Some("http://[::1]:21002"), "http://[::1]:7000"),
+        ] {
+            assert_eq!(at(http).expect("an address"), grpc);
+        }
+        for http in ["https://worker.example", "http://proxy.example/worker", "worker.example:21002"] {
+            let error = at(Some(http)).expect_err("gRPC cannot be there").to_string();
+            assert!(error.contains(http) && error.contains("http://HOST:PORT"), "{error}");
         }
     }
 }

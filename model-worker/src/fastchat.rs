@@ -24,9 +24,9 @@ use muster_shared::generate::{GenerateRequest, Prompt, Sampling};
 use muster_shared::problem::{Kind, Problem};
 use muster_shared::serve::Body;
 
+use crate::calls::blocking;
 use crate::catalog::Served;
 use crate::embedding::EmbeddingModel;
-use crate::http::blocking;
 use crate::language::{Excess, LanguageModel};
 use crate::state::State;
 pub(crate) use conversation::Markers;

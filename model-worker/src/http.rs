@@ -9,22 +9,18 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router, middleware};
 use bytes::Bytes;
+use futures_util::StreamExt as _;
 use muster_shared::control::ModelCard;
 use muster_shared::embed::{EmbedRequest, EmbedResponse};
 use muster_shared::generate::GenerateRequest;
-use muster_shared::problem::{Kind, Problem};
+use muster_shared::problem::Problem;
 use muster_shared::secret::Secret;
 use muster_shared::serve::{self, Body};
 use muster_shared::sse;
-use tokio::time::{Duration, Instant};
-use tokio_stream::StreamExt as _;
 
+use crate::calls;
 use crate::fastchat;
-use crate::language::Excess;
 use crate::state::State;
-
-/// Silence after which a stream says that it lives.
-const SIGN_OF_LIFE: Duration = Duration::from_secs(10);
 
 /// The worker's router.
 pub(crate) fn router(state: Arc<State>, token: Option<Secret>, body_limit: usize) -> Router {
@@ -68,21 +64,9 @@ async fn generate(
     Shared(state): Shared<Arc<State>>,
     Body(request): Body<GenerateRequest>,
 ) -> Result<Response, Problem> {
-    let model = Arc::clone(state.catalog()?.language(&request.model)?);
-    tracing::debug!(request_id = request.request_id, model = request.model, "generate");
-    if request.resume.is_none() {
-        model.check_room()?; // an answer that is resumed may need none: its tokens may end it
-    }
-    let (model, prepared) = blocking(move || {
-        let prepared = model.prepare(&request, Excess::Refuse)?;
-        Ok((model, prepared))
-    })
-    .await?;
-    let events = Box::pin(model.generate(prepared)?);
-    // A request that waits, or whose prompt is long, is not a dead one: a comment says so.
-    let ticks = tokio::time::interval_at(Instant::now() + SIGN_OF_LIFE, SIGN_OF_LIFE);
-    let body = events.timeout_repeating(ticks).map(|event| {
-        let bytes = event.map_or_else(|_| Bytes::from_static(b": waiting\n\n"), |event| sse::json_event(&event));
+    let body = calls::generate(&state, request).await?.map(|event| {
+        // A comment is a sign of life.
+        let bytes = event.map_or(Bytes::from_static(b": waiting\n\n"), |event| sse::json_event(&event));
         Ok::<_, std::convert::Infallible>(bytes)
     });
     let headers = [(header::CONTENT_TYPE, "text/event-stream"), (header::CACHE_CONTROL, "no-cache")];
@@ -93,20 +77,5 @@ async fn embed(
     Shared(state): Shared<Arc<State>>,
     Body(request): Body<EmbedRequest>,
 ) -> Result<Json<EmbedResponse>, Problem> {
-    let model = Arc::clone(state.catalog()?.embedding(&request.model)?);
-    let dimensions = request.dimensions;
-    let (model, texts) = blocking(move || {
-        let texts = model.prepare(&request)?;
-        Ok((model, texts))
-    })
-    .await?;
-    Ok(Json(model.embed(texts, dimensions).await?))
-}
-
-/// Runs work that takes time in proportion to a prompt's length, off the threads that serve.
-pub(crate) async fn blocking<T: Send + 'static>(
-    work: impl FnOnce() -> Result<T, Problem> + Send + 'static,
-) -> Result<T, Problem> {
-    let crashed = |_| Problem::new(Kind::Bug, "preparing the request crashed");
-    tokio::task::spawn_blocking(work).await.map_err(crashed)?
+    Ok(Json(calls::embed(&state, request).await?))
 }

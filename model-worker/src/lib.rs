@@ -10,7 +10,8 @@
 //! The worker knows tokens and no OpenAI. In reading order:
 //!
 //! * [`config`] and [`error`]: what it can be told, and why it stops.
-//! * `http` and `fastchat`: its routes, in our own words and in FastChat's.
+//! * `http`, `grpc` and `fastchat`: its calls, in our own words over two transports, and in FastChat's.
+//! * `calls`: what both transports ask for.
 //! * [`language`] and [`embedding`]: a model as requests see it.
 //! * [`chat_template`] and [`tokenizer`]: messages to prompt to tokens, and tokens to text.
 //! * [`engine`] and [`encoder`]: the threads that own the models.
@@ -20,6 +21,7 @@
 //! * [`catalog`]: loading models and finding them by name.
 //! * `registration`: being known to the controller.
 
+mod calls;
 pub mod catalog;
 pub mod chat_template;
 pub mod config;
@@ -30,6 +32,7 @@ pub mod encoder;
 pub mod engine;
 pub mod error;
 mod fastchat;
+mod grpc;
 mod http;
 pub mod hub;
 pub mod language;
@@ -51,31 +54,43 @@ pub use config::Config;
 use config::Speed;
 pub use error::Error;
 use registration::Registrar;
-use state::State;
+use state::{Addresses, State};
+
+/// Where a worker listens.
+#[derive(Debug)]
+pub struct Listeners {
+    /// For HTTP: muster's own protocol, FastChat's, and what operators ask.
+    pub http: TcpListener,
+    /// For gRPC; absent: it is not spoken.
+    pub grpc: Option<TcpListener>,
+}
+
+impl From<TcpListener> for Listeners {
+    fn from(http: TcpListener) -> Self {
+        Self { http, grpc: None }
+    }
+}
 
 /// Serves models until `shutdown`; then drains, deregisters and ends.
 ///
 /// `/health` answers at once, `/ready` when the models are loaded.
 ///
 /// # Errors
-/// When not one model could be loaded, or the listener fails.
-pub async fn run(config: Config, listener: TcpListener, shutdown: CancellationToken) -> Result<(), Error> {
+/// When not one model could be loaded, or a listener fails.
+pub async fn run(config: Config, listeners: impl Into<Listeners>, shutdown: CancellationToken) -> Result<(), Error> {
     config.check()?;
+    let listeners = listeners.into();
     telemetry::init_metrics();
     metrics::describe();
-    let address = match &config.address {
-        Some(address) => address.trim_end_matches('/').to_owned(),
-        None => format!("http://{}", listener.local_addr()?),
-    };
+    let addresses = Addresses::new(&config, &listeners)?;
     let speed = match config.registration.as_ref().map(|registration| registration.speed) {
         Some(Speed::Stated(speed)) => speed,
         _ => 1.0,
     };
-    let state = Arc::new(State::new(address, config.token.clone(), speed));
-    let router = http::router(Arc::clone(&state), config.token.clone(), config.body_limit);
+    let state = Arc::new(State::new(addresses, config.token.clone(), speed));
     let life = Life { shutdown, closed: CancellationToken::new(), ended: CancellationToken::new() };
     let served = async {
-        let served = serve::serve(listener, router, life.closed.clone(), config.drain).await;
+        let served = serve(&config, &state, listeners, &life.closed).await;
         life.ended.cancel();
         served
     };
@@ -84,6 +99,29 @@ pub async fn run(config: Config, listener: TcpListener, shutdown: CancellationTo
     served?;
     close(state).await;
     Ok(())
+}
+
+/// Serves every transport that has a listener, until the last request has ended after `closed`.
+async fn serve(
+    config: &Config,
+    state: &Arc<State>,
+    listeners: Listeners,
+    closed: &CancellationToken,
+) -> std::io::Result<()> {
+    let router = http::router(Arc::clone(state), config.token.clone(), config.body_limit);
+    let http = serve::serve(listeners.http, router, closed.clone(), config.drain);
+    let grpc = async {
+        let Some(listener) = listeners.grpc else { return Ok(()) };
+        let service = grpc::Service {
+            state: Arc::clone(state),
+            token: config.token.clone(),
+            body_limit: config.body_limit,
+            drain: config.drain,
+            closed: closed.clone(),
+        };
+        grpc::serve(listener, service).await
+    };
+    tokio::try_join!(http, grpc).map(drop)
 }
 
 /// The stages of a worker's end, in their order.

@@ -11,7 +11,6 @@ use muster_shared::control::{Heartbeat, HeartbeatReply, Leave, Registration};
 use muster_shared::fastchat::{HeartBeat, HeartBeatReply, RegisterWorker};
 use muster_shared::id::WorkerId;
 use muster_shared::secret::Secret;
-use muster_shared::transport::Transport;
 use tokio_util::sync::CancellationToken;
 
 use crate::config::{RegistrationConfig, Speed};
@@ -55,7 +54,7 @@ pub(crate) struct Registrar {
 impl Registrar {
     pub(crate) fn new(config: RegistrationConfig, token: Option<Secret>, state: Arc<State>) -> Self {
         let http = http_client(TIMEOUTS);
-        let id = config.id.clone().unwrap_or_else(|| WorkerId::new(&state.address));
+        let id = config.id.clone().unwrap_or_else(|| WorkerId::new(&state.addresses.http));
         let started = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         Self {
             client: ControllerClient::new(http.clone(), &config.controller, token),
@@ -160,9 +159,9 @@ impl Registrar {
         let catalog = self.state.catalog()?;
         Ok(Registration {
             id: self.id.clone(),
-            address: self.state.address.clone(),
+            address: self.state.addresses.registered.clone(),
             incarnation: self.incarnation,
-            transport: Transport::Http,
+            transport: self.config.transport,
             models: catalog.cards(),
             speed: self.measured().unwrap_or(self.state.stated_speed),
             version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -185,7 +184,7 @@ impl Registrar {
 
     async fn register_fastchat(&self) -> Result<(), ClientError> {
         let body = RegisterWorker {
-            worker_name: self.state.address.clone(),
+            worker_name: self.state.addresses.http.clone(),
             check_heart_beat: true,
             worker_status: Some(worker_status(&self.state)),
             multimodal: false,
@@ -195,7 +194,7 @@ impl Registrar {
 
     async fn beat_fastchat(&self) -> Result<bool, ClientError> {
         let queue_length = worker_status(&self.state).queue_length;
-        let body = HeartBeat { worker_name: self.state.address.clone(), queue_length };
+        let body = HeartBeat { worker_name: self.state.addresses.http.clone(), queue_length };
         let response = self.post_fastchat("/receive_heart_beat", &body).await?;
         let reply: HeartBeatReply = response.json().await.map_err(|error| self.network(error))?;
         Ok(reply.exist)

@@ -6,19 +6,53 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use muster_shared::problem::{Kind, Problem};
 use muster_shared::secret::Secret;
 
+use crate::Listeners;
 use crate::catalog::Catalog;
+use crate::config::Config;
+use crate::error::Error;
 use crate::fastchat::Markers;
 
 /// When to come back while models are still loading, in milliseconds.
 const LOADING_RETRY_MS: u64 = 2000;
+
+/// Where peers reach a worker, as base URLs without a trailing slash.
+#[derive(Debug, Default)]
+pub(crate) struct Addresses {
+    /// Over HTTP; FastChat's peers know the worker by it.
+    pub(crate) http: String,
+    /// By the transport of its registration.
+    pub(crate) registered: String,
+}
+
+impl Addresses {
+    /// As configured, or as the listeners say.
+    ///
+    /// # Errors
+    /// [`Error::Config`] when the worker shall be known by a gRPC address that it has not.
+    pub(crate) fn new(config: &Config, listeners: &Listeners) -> Result<Self, Error> {
+        let http = match &config.address {
+            Some(address) => address.trim_end_matches('/').to_owned(),
+            None => format!("http://{}", listeners.http.local_addr()?),
+        };
+        let registered = match &listeners.grpc {
+            _ if !config.is_reached_by_grpc() => http.clone(),
+            Some(listener) => config.grpc_address(listener.local_addr()?)?,
+            None => {
+                let message = "the worker shall be reached by grpc, and does not listen for it";
+                return Err(Error::Config(message.to_owned()));
+            }
+        };
+        Ok(Self { http, registered })
+    }
+}
 
 /// The state of a worker.
 #[derive(Debug, Default)]
 pub(crate) struct State {
     catalog: OnceLock<Catalog>,
     draining: AtomicBool,
-    /// The worker's base URL, under which FastChat's peers know it.
-    pub(crate) address: String,
+    /// Where peers reach the worker.
+    pub(crate) addresses: Addresses,
     /// The fleet's token.
     pub(crate) token: Option<Secret>,
     /// Relative speed as FastChat's peers are told.
@@ -26,13 +60,13 @@ pub(crate) struct State {
 }
 
 impl State {
-    pub(crate) fn new(address: String, token: Option<Secret>, stated_speed: f64) -> Self {
-        Self { address, token, stated_speed, ..Self::default() }
+    pub(crate) fn new(addresses: Addresses, token: Option<Secret>, stated_speed: f64) -> Self {
+        Self { addresses, token, stated_speed, ..Self::default() }
     }
 
     /// By which FastChat's gateway marks the turns of a conversation with a model.
     pub(crate) fn markers(&self, model: &str) -> Markers {
-        Markers::new(self.token.as_ref(), &self.address, model)
+        Markers::new(self.token.as_ref(), &self.addresses.http, model)
     }
 
     /// Opens the worker for requests.

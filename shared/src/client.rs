@@ -14,7 +14,7 @@ use crate::secret::Secret;
 use crate::sse;
 
 /// Longest event a worker may send, in bytes: room for the log-probabilities of one step, many times over.
-const EVENT_LIMIT: usize = 4 << 20;
+pub(crate) const EVENT_LIMIT: usize = 4 << 20;
 /// Longest error body that is read, in bytes.
 const PROBLEM_LIMIT: usize = 64 << 10;
 
@@ -237,7 +237,8 @@ impl WorkerClient {
     }
 }
 
-fn trimmed(address: impl Into<String>) -> String {
+/// A base URL without the slash at its end.
+pub(crate) fn trimmed(address: impl Into<String>) -> String {
     let mut address = address.into();
     address.truncate(address.trim_end_matches('/').len());
     address

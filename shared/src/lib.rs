@@ -18,6 +18,7 @@
 //! * [`sse`]: server-sent events, encoded and decoded.
 //! * [`secret`]: keys that neither print nor leak through timing.
 //! * [`client`] (feature `client`): typed clients of the controller and of a worker.
+//! * [`grpc`] (feature `grpc`): the same messages over gRPC, and a client of a worker that speaks it.
 //! * [`serve`] and [`telemetry`] (feature `serve`): serving and draining a router, logs and metrics.
 
 #[cfg(feature = "client")]
@@ -26,6 +27,8 @@ pub mod control;
 pub mod embed;
 pub mod fastchat;
 pub mod generate;
+#[cfg(feature = "grpc")]
+pub mod grpc;
 pub mod id;
 #[cfg(feature = "link")]
 pub mod link;

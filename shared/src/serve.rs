@@ -295,9 +295,18 @@ pub async fn require_token(
     request: Request,
     next: Next,
 ) -> Result<Response, Problem> {
-    let Some(token) = token else { return Ok(next.run(request).await) };
-    match presented_key(request.headers()) {
-        Some(given) if token.matches(given) => Ok(next.run(request).await),
+    check_token(token.as_ref(), request.headers())?;
+    Ok(next.run(request).await)
+}
+
+/// Whether a request shows the fleet's token, where there is one.
+///
+/// # Errors
+/// [`Kind::BadKey`] without the token.
+pub fn check_token(token: Option<&Secret>, headers: &HeaderMap) -> Result<(), Problem> {
+    let Some(token) = token else { return Ok(()) };
+    match presented_key(headers) {
+        Some(given) if token.matches(given) => Ok(()),
         Some(_) => Err(Problem::new(Kind::BadKey, "the fleet token is wrong")),
         None => {
             Err(Problem::new(Kind::BadKey, "this service wants the fleet token: send `Authorization: Bearer TOKEN`"))

@@ -8,6 +8,7 @@ use bytesize::ByteSize;
 use clap::Args;
 use muster_shared::id::WorkerId;
 use muster_shared::secret::Secret;
+use muster_shared::transport::Transport;
 use muster_worker::catalog::name_of_folder;
 use muster_worker::config::{Config, ModelConfig, ModelSource, RegistrationConfig, Speed};
 use muster_worker::engine::EngineCapacity;
@@ -129,7 +130,15 @@ pub(crate) struct WorkerSection {
     /// Port to listen on; 0 takes a free one.
     #[arg(long, env = "MUSTER_WORKER_PORT")]
     pub(crate) port: Option<u16>,
-    /// Base URL at which peers reach this worker; made from host and port when absent.
+    /// Port to speak gRPC on besides, at the same host; 0 takes a free one. Without: it is not spoken.
+    #[arg(long, env = "MUSTER_WORKER_GRPC_PORT")]
+    pub(crate) grpc_port: Option<u16>,
+    /// How muster's gateways shall speak to this worker: `http`, `grpc` (wants --grpc-port) or `fastchat`.
+    #[arg(long, env = "MUSTER_WORKER_TRANSPORT", value_name = "NAME")]
+    pub(crate) transport: Option<Transport>,
+    /// Base URL at which peers reach this worker over HTTP; made from host and port when absent.
+    ///
+    /// Over gRPC they reach it at the same host and the port of --grpc-port.
     #[arg(long, env = "MUSTER_WORKER_ADDRESS")]
     pub(crate) worker_address: Option<String>,
     /// Base URL of the controller, muster's or FastChat's.
@@ -273,7 +282,7 @@ fn demo_models() -> anyhow::Result<Vec<ModelConfig>> {
 impl WorkerSection {
     /// What is not said here is taken from `other`.
     pub(crate) fn or(self, other: Self) -> Self {
-        or!(self, other; host, port, worker_address, controller_address, no_register, worker_id, speed,
+        or!(self, other; host, port, grpc_port, transport, worker_address, controller_address, no_register, worker_id, speed,
             fastchat_heartbeat, body_limit, drain, insecure, models; (fleet_token, fleet_token_file))
     }
 
@@ -284,6 +293,7 @@ impl WorkerSection {
             host: Some("127.0.0.1".to_owned()),
             port: Some(21002),
             controller_address: Some("http://127.0.0.1:21001".to_owned()),
+            transport: Some(Transport::Http),
             no_register: Some(false),
             speed: Some("1".to_owned()),
             fastchat_heartbeat: Some(Span::seconds(45)),
@@ -333,6 +343,11 @@ impl WorkerSection {
             observer: None,
         };
         config.check()?;
+        anyhow::ensure!(
+            self.grpc_port.is_none_or(|grpc_port| grpc_port == 0 || self.port != Some(grpc_port)),
+            "port and grpc_port are both {}; give each protocol a port of its own",
+            self.port.unwrap_or_default()
+        );
         Ok(config)
     }
 
@@ -346,9 +361,26 @@ impl WorkerSection {
         Ok(Some(RegistrationConfig {
             controller: base_url("controller_address", controller)?,
             id: self.worker_id.as_deref().map(WorkerId::new),
+            transport: self.transport()?,
             speed: speed(self.speed.as_deref().unwrap_or("1"))?,
             fastchat_heartbeat,
         }))
+    }
+
+    /// How gateways shall speak to the worker.
+    fn transport(&self) -> anyhow::Result<Transport> {
+        let transport = self.transport.unwrap_or(Transport::Http);
+        match transport {
+            Transport::Grpc => anyhow::ensure!(
+                self.grpc_port.is_some(),
+                "transport is grpc, and the worker has no port for it; give one with --grpc-port, 0 for a free one"
+            ),
+            Transport::OpenAi => anyhow::bail!(
+                "transport is openai, which muster's workers do not speak; choose one of: http, grpc, fastchat"
+            ),
+            Transport::Http | Transport::FastChat => {}
+        }
+        Ok(transport)
     }
 
     /// Where ONNX Runtime may be.

@@ -284,7 +284,9 @@ impl ControllerLink {
                     desk.unclaimed.extend(unknown);
                     std::mem::take(&mut desk.lookers)
                 };
-                lookers.into_iter().for_each(|looker| drop(looker.send(())));
+                for looker in lookers {
+                    let _ = looker.send(()); // it may have gone
+                }
             }
         }
     }

@@ -1,0 +1,125 @@
+//! The worker's own protocol over gRPC, on a port of its own.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::{Stream, StreamExt as _};
+use muster_shared::embed::EmbedRequest;
+use muster_shared::generate::GenerateRequest;
+use muster_shared::grpc::problem::to_status;
+use muster_shared::grpc::proto;
+use muster_shared::grpc::proto::worker_server::{Worker, WorkerServer};
+use muster_shared::problem::{Kind, Problem};
+use muster_shared::secret::Secret;
+use muster_shared::serve::check_token;
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+use tonic::body::Body;
+use tonic::codegen::http;
+use tonic::service::interceptor::InterceptedService;
+use tonic::transport::Server;
+use tonic::transport::server::TcpIncoming;
+use tonic::{Code, Request, Response, Status};
+use tower::ServiceExt;
+
+use crate::calls;
+use crate::state::State;
+
+/// Silence of a client after which it is asked whether it lives, and time it has to say so: one whose machine vanished
+/// must not keep its requests running.
+const PING: [Duration; 2] = [Duration::from_secs(20), Duration::from_secs(20)];
+/// Requests that a client may have given up before they were looked at. hyper's own limit of 20 breaks the connection of
+/// a gateway whose clients leave in a crowd.
+const GIVEN_UP: usize = 1024;
+
+/// What callers may send, and when it ends.
+pub(crate) struct Service {
+    pub(crate) state: Arc<State>,
+    /// The fleet's token.
+    pub(crate) token: Option<Secret>,
+    /// Longest request, in bytes.
+    pub(crate) body_limit: usize,
+    /// Time that running requests get after `closed`.
+    pub(crate) drain: Duration,
+    /// Cancelled when no more requests shall be taken.
+    pub(crate) closed: CancellationToken,
+}
+
+/// Serves until `closed`; then takes no more requests, and gives those that run time to end.
+///
+/// # Errors
+/// When the listener fails.
+pub(crate) async fn serve(listener: TcpListener, service: Service) -> std::io::Result<()> {
+    let Service { state, token, body_limit, drain, closed } = service;
+    let worker = WorkerServer::new(Calls(state)).max_decoding_message_size(body_limit);
+    let guarded = InterceptedService::new(worker, move |request: Request<()>| {
+        check_token(token.as_ref(), request.metadata().as_ref()).map_err(to_status)?;
+        Ok(request)
+    });
+    let explain = move |response| explain_size(response, body_limit);
+    let explained = ServiceExt::<http::Request<Body>>::map_response(guarded, explain);
+    tracing::info!(address = %listener.local_addr()?, "gRPC is spoken");
+    let incoming = TcpIncoming::from(listener).with_nodelay(Some(true)); // small events must leave at once
+    let served = Server::builder()
+        .http2_keepalive_interval(Some(PING[0]))
+        .http2_keepalive_timeout(Some(PING[1]))
+        .http2_max_pending_accept_reset_streams(Some(GIVEN_UP))
+        .serve_with_incoming_shutdown(explained, incoming, closed.clone().cancelled_owned());
+    let too_late = async {
+        closed.cancelled().await;
+        tokio::time::sleep(drain).await;
+    };
+    tokio::select! {
+        result = served => result.map_err(std::io::Error::other),
+        () = too_late => {
+            tracing::warn!(?drain, "requests still ran over gRPC when the time to drain was over; they are cut off");
+            Ok(())
+        }
+    }
+}
+
+/// Puts our own words on tonic's refusal of a message that is too long.
+fn explain_size<B>(mut response: http::Response<B>, limit: usize) -> http::Response<B> {
+    let refused = Status::from_header_map(response.headers()).is_some_and(|status| status.code() == Code::OutOfRange);
+    if refused {
+        let message = format!("the message is longer than this worker takes, {limit} bytes");
+        // Should it not fit into headers, the refusal stays as it was.
+        let _ = to_status(Problem::new(Kind::TooLarge, message)).add_header(response.headers_mut());
+    }
+    response
+}
+
+/// The three calls.
+struct Calls(Arc<State>);
+
+#[tonic::async_trait]
+impl Worker for Calls {
+    type GenerateStream = Pin<Box<dyn Stream<Item = Result<proto::Event, Status>> + Send>>;
+
+    /// The stream owns the request: a call that is cancelled drops it.
+    async fn generate(
+        &self,
+        request: Request<proto::GenerateRequest>,
+    ) -> Result<Response<Self::GenerateStream>, Status> {
+        let request = GenerateRequest::try_from(request.into_inner()).map_err(malformed)?;
+        let events = calls::generate(&self.0, request).await.map_err(to_status)?;
+        let events = events.map(|event| Ok(event.map_or_else(proto::Event::alive, Into::into)));
+        Ok(Response::new(Box::pin(events)))
+    }
+
+    async fn embed(&self, request: Request<proto::EmbedRequest>) -> Result<Response<proto::EmbedResponse>, Status> {
+        let request = EmbedRequest::try_from(request.into_inner()).map_err(malformed)?;
+        let response = calls::embed(&self.0, request).await.map_err(to_status)?;
+        Ok(Response::new(response.into()))
+    }
+
+    async fn models(&self, _: Request<proto::ModelsRequest>) -> Result<Response<proto::ModelsResponse>, Status> {
+        let cards = self.0.catalog().map_err(to_status)?.cards();
+        Ok(Response::new(proto::ModelsResponse { models: cards.into_iter().map(Into::into).collect() }))
+    }
+}
+
+fn malformed(error: muster_shared::grpc::Malformed) -> Status {
+    to_status(error.into())
+}

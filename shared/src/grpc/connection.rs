@@ -1,0 +1,161 @@
+//! Connections to workers: one to each, which carries all its requests.
+//!
+//! Not tonic's channels: theirs make those who wait for a connection fail one after the other, each after a timeout of
+//! its own, and do not tell whether a request that failed has been sent. Here all who wait for one attempt to connect
+//! share its end, and only what has never left is called unreachable.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll};
+use std::time::{Duration, Instant};
+
+use futures_util::FutureExt as _;
+use futures_util::future::{BoxFuture, Shared};
+use hyper::body::Incoming;
+use hyper::client::conn::http2::{Builder, SendRequest};
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use tokio::net::TcpStream;
+use tonic::body::Body;
+use tonic::codegen::http::{Request, Response, Uri};
+use tonic::codegen::{BoxFuture as Answer, Service};
+
+use crate::problem::BoxError;
+
+/// Most workers to which connections are kept; the one that was used the longest ago makes room.
+const WORKERS: usize = 1024;
+/// Silence on a connection with requests after which the other side is asked whether it lives, and time it has to say
+/// so: a machine that vanished must not hold requests for ever.
+const PING: [Duration; 2] = [Duration::from_secs(20), Duration::from_secs(20)];
+/// Bytes of one answer that may wait for its reader.
+const STREAM_WINDOW: u32 = 1 << 20;
+/// The same for all answers of a connection: without a bound of their own, or a few clients that do not read would hold
+/// up all others.
+const CONNECTION_WINDOW: u32 = (1 << 31) - 1;
+
+/// An attempt to connect, for all who wait for it; and what came of it.
+type Attempt = Shared<BoxFuture<'static, Result<Connection, Unreached>>>;
+
+/// Connections to workers that speak gRPC. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct GrpcPool(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    /// Time to make a connection.
+    timeout: Duration,
+    attempts: Mutex<HashMap<Uri, Entry>>,
+}
+
+#[derive(Debug)]
+struct Entry {
+    attempt: Attempt,
+    used: Instant,
+}
+
+impl GrpcPool {
+    /// A pool without connections, which gives one so much time to be made.
+    pub fn new(timeout: Duration) -> Self {
+        Self(Arc::new(Inner { timeout, attempts: Mutex::default() }))
+    }
+
+    /// The connection to a worker, made if there is none that lives.
+    pub(super) async fn connection(&self, address: &Uri) -> Result<Connection, Unreached> {
+        self.attempt(address).await
+    }
+
+    fn attempt(&self, address: &Uri) -> Attempt {
+        let now = Instant::now();
+        let mut attempts = self.0.attempts.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(entry) = attempts.get_mut(address).filter(|entry| entry.is_of_use()) {
+            entry.used = now;
+            return entry.attempt.clone();
+        }
+        if attempts.len() >= WORKERS {
+            make_room(&mut attempts);
+        }
+        let attempt = attempt(address.clone(), self.0.timeout);
+        attempts.insert(address.clone(), Entry { attempt: attempt.clone(), used: now });
+        attempt
+    }
+}
+
+impl Entry {
+    /// Whether it is a connection that lives, or may become one.
+    fn is_of_use(&self) -> bool {
+        match self.attempt.peek() {
+            None => true,
+            Some(Ok(connection)) => !connection.0.is_closed(),
+            Some(Err(_)) => false,
+        }
+    }
+}
+
+fn make_room(attempts: &mut HashMap<Uri, Entry>) {
+    attempts.retain(|_, entry| entry.is_of_use());
+    if attempts.len() >= WORKERS
+        && let Some(oldest) = attempts.iter().min_by_key(|(_, entry)| entry.used).map(|(address, _)| address.clone())
+    {
+        attempts.remove(&oldest); // requests that run on it keep it
+    }
+}
+
+/// Begins to connect. Goes on when all who wait have left: the next one finds it done.
+fn attempt(address: Uri, timeout: Duration) -> Attempt {
+    let connecting = tokio::spawn(async move {
+        let late = || format!("no connection within {timeout:?}").into();
+        tokio::time::timeout(timeout, connect(&address)).await.unwrap_or_else(|_| Err(late()))
+    });
+    let shared = async move {
+        let connected = connecting.await.map_err(BoxError::from).flatten();
+        connected.map_err(|error| Unreached(error.into()))
+    };
+    shared.boxed().shared()
+}
+
+async fn connect(address: &Uri) -> Result<Connection, BoxError> {
+    let (Some("http"), Some(host)) = (address.scheme_str(), address.host()) else {
+        return Err("its address must be http://HOST:PORT: gRPC is spoken without TLS".into());
+    };
+    let host = host.trim_matches(['[', ']']); // of an IPv6 address
+    let stream = TcpStream::connect((host, address.port_u16().unwrap_or(80))).await?;
+    stream.set_nodelay(true)?; // small events must leave at once
+    let (sender, connection) = Builder::new(TokioExecutor::new())
+        .timer(TokioTimer::new())
+        .keep_alive_interval(PING[0])
+        .keep_alive_timeout(PING[1])
+        .initial_stream_window_size(STREAM_WINDOW)
+        .initial_connection_window_size(CONNECTION_WINDOW)
+        .handshake(TokioIo::new(stream))
+        .await?;
+    let address = address.clone();
+    tokio::spawn(async move {
+        if let Err(error) = connection.await {
+            tracing::debug!(%address, error = crate::problem::chain(&error), "a connection broke");
+        }
+    });
+    Ok(Connection(sender))
+}
+
+/// Why there is no connection, for each who waited for it.
+#[derive(Debug, Clone, thiserror::Error)]
+#[error(transparent)]
+pub(super) struct Unreached(Arc<dyn std::error::Error + Send + Sync>);
+
+/// A connection, as the generated client wants it. Cheap to clone.
+#[derive(Debug, Clone)]
+pub(super) struct Connection(SendRequest<Body>);
+
+impl Service<Request<Body>> for Connection {
+    type Response = Response<Incoming>;
+    type Error = hyper::Error;
+    type Future = Answer<Self::Response, Self::Error>;
+
+    /// Always ready: a connection that is closed says so when it is asked to send.
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: Request<Body>) -> Self::Future {
+        Box::pin(self.0.send_request(request))
+    }
+}
