@@ -6,6 +6,7 @@
 
 use std::collections::HashMap;
 use std::io;
+use std::pin::pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -25,6 +26,9 @@ use crate::Config;
 
 /// Shortest and longest pause before the controller is sought again.
 const PAUSES: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(1));
+
+/// How long the end of a request may wait for company: a dispatch that follows, or others' ends.
+const LINGER: Duration = Duration::from_millis(1);
 
 /// There is no connection to the controller, or it does not answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -56,6 +60,8 @@ struct Desk {
     look: bool,
     next: u32,
     outgoing: Vec<Ask>,
+    /// Someone waits for what follows from it.
+    urgent: bool,
     asked: HashMap<u32, Waiting>,
     /// Those who wait for the next word about the fleet.
     lookers: Vec<oneshot::Sender<()>>,
@@ -98,7 +104,7 @@ impl ControllerLink {
             desk.next = desk.next.wrapping_add(1);
             let id = desk.next;
             desk.asked.insert(id, Waiting { model, sender });
-            self.say(&mut desk, Ask::Dispatch { id, dispatch });
+            self.say(&mut desk, Ask::Dispatch { id, dispatch }, true);
             id
         };
         let mut asked = Asked { link: self, id, receiver: Some(receiver) };
@@ -127,7 +133,7 @@ impl ControllerLink {
         desk.held.remove(&release.ticket);
         // Without a connection, the next one begins by telling all that is held.
         if desk.connected {
-            self.say(&mut desk, Ask::Release(release));
+            self.say(&mut desk, Ask::Release(release), false);
         }
     }
 
@@ -207,7 +213,9 @@ impl ControllerLink {
         // Since when an answer about the fleet is waited for; the hello is answered with one.
         let mut waiting_since = Some(Instant::now());
         let patience = config.connect_timeout * 2;
+        let (mut linger, mut lingers) = (pin!(tokio::time::sleep(LINGER)), false);
         loop {
+            let mut is_due = false;
             tokio::select! {
                 received = link.exchange() => {
                     received?;
@@ -218,14 +226,26 @@ impl ControllerLink {
                         self.hear(tell);
                     }
                 }
-                () = self.0.bell.notified() => {}
-                _ = beat.tick() => self.lock().look = true,
-                () = sleep_until(waiting_since.map(|since| since + patience)) => {
-                    return Err(io::Error::new(io::ErrorKind::TimedOut, "the controller does not say how the fleet is"));
+                // Those who can say something now shall have said it before anything leaves.
+                () = self.0.bell.notified() => tokio::task::yield_now().await,
+                () = &mut linger, if lingers => is_due = true,
+                _ = beat.tick() => {
+                    self.lock().look = true;
+                    if waiting_since.is_some_and(|since| since.elapsed() > patience) {
+                        let words = "the controller does not say how the fleet is";
+                        return Err(io::Error::new(io::ErrorKind::TimedOut, words));
+                    }
                 }
             }
-            let said = self.take_outgoing(waiting_since.is_none());
-            if said.asks.iter().any(|ask| matches!(ask, Ask::Sync { .. })) {
+            let Some(said) = self.take_outgoing(is_due, waiting_since.is_none()) else {
+                if !lingers && self.has_something_to_say() {
+                    lingers = true;
+                    linger.as_mut().reset(tokio::time::Instant::now() + LINGER);
+                }
+                continue;
+            };
+            lingers = false;
+            if said.looks {
                 waiting_since = Some(Instant::now());
             }
             said.asks.iter().for_each(|ask| link.queue(ask));
@@ -244,17 +264,26 @@ impl ControllerLink {
         Ask::Hello { gateway: self.0.gateway, held }
     }
 
-    /// What there is to say. `may_look`: the last question about the fleet is answered.
-    fn take_outgoing(&self, may_look: bool) -> Said {
+    /// What there is to say, if it is urgent or `is_due`. `may_look`: the last question about the fleet is answered.
+    fn take_outgoing(&self, is_due: bool, may_look: bool) -> Option<Said> {
         let mut desk = self.lock();
+        let looks = desk.look && may_look;
+        if !(is_due || looks || desk.urgent || desk.closing) {
+            return None;
+        }
+        desk.urgent = false;
         let mut asks = std::mem::take(&mut desk.outgoing);
-        if desk.look && may_look {
+        if looks {
             desk.look = false;
             let unclaimed = std::mem::take(&mut desk.unclaimed);
             let claims = unclaimed.into_iter().filter_map(|id| Some(desk.held.get(&id)?.told(id))).collect();
             asks.push(Ask::Sync { claims });
         }
-        Said { asks, closing: desk.closing }
+        Some(Said { asks, looks, closing: desk.closing })
+    }
+
+    fn has_something_to_say(&self) -> bool {
+        !self.lock().outgoing.is_empty()
     }
 
     fn hear(&self, tell: Tell) {
@@ -309,11 +338,14 @@ impl ControllerLink {
         }
     }
 
-    fn say(&self, desk: &mut Desk, ask: Ask) {
+    /// Has something said before long; at once, if it is `urgent`.
+    fn say(&self, desk: &mut Desk, ask: Ask, urgent: bool) {
         desk.outgoing.push(ask);
-        if desk.outgoing.len() == 1 {
-            self.0.bell.notify_one(); // whoever found something there has rung already
+        // Whoever found something there, as urgent as this, has rung already.
+        if desk.outgoing.len() == 1 || (urgent && !desk.urgent) {
+            self.0.bell.notify_one();
         }
+        desk.urgent |= urgent;
     }
 
     fn lock(&self) -> MutexGuard<'_, Desk> {
@@ -324,6 +356,8 @@ impl ControllerLink {
 /// What leaves in one write.
 struct Said {
     asks: Vec<Ask>,
+    /// Whether one of them is a question about the fleet.
+    looks: bool,
     closing: bool,
 }
 
@@ -350,7 +384,7 @@ impl Drop for Asked<'_> {
         // Dropped after the lock is: a ticket in it takes the same lock.
         let waited = desk.asked.remove(&self.id);
         if waited.is_some() && desk.connected {
-            self.link.say(&mut desk, Ask::Abandon { id: self.id });
+            self.link.say(&mut desk, Ask::Abandon { id: self.id }, true);
         }
         drop(desk);
     }
@@ -360,13 +394,6 @@ impl Drop for Asked<'_> {
 fn answer(sender: Option<oneshot::Sender<Answer>>, answer: Answer) {
     if let Some(sender) = sender {
         drop(sender.send(answer));
-    }
-}
-
-async fn sleep_until(moment: Option<Instant>) {
-    match moment {
-        Some(moment) => tokio::time::sleep_until(moment.into()).await,
-        None => std::future::pending().await,
     }
 }
 
