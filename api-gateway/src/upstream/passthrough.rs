@@ -251,6 +251,9 @@ fn judge_result(head: &hyper::http::response::Parts, body: &[u8]) -> Result<(), 
     if !is(&head.headers, "application/json") || !trimmed.starts_with(b"{") || !trimmed.ends_with(b"}") {
         return Err(Judgement::Unexpected("200 with a body that is not a JSON object".to_owned()));
     }
+    if std::str::from_utf8(body).is_err() {
+        return Err(Judgement::Unexpected("200 with a body that is not UTF-8".to_owned()));
+    }
     if body.len() > SUSPICIOUS {
         return Ok(());
     }
