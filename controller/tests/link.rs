@@ -280,6 +280,21 @@ async fn a_second_link_of_a_gateway_ends_the_first() {
 }
 
 #[tokio::test]
+async fn a_link_that_is_replaced_takes_no_room_with_it() {
+    let (controller, _worker) = fleet_of_one(1).await;
+    let mut first = Linked::new(&controller).await;
+    first.granted(&controller, 1).await;
+    first.ask(&controller, 2, 20_000).await;
+    controller.until(|fleet| fleet.waiting == 1).await;
+    // It comes back without what was granted; nobody is left to be granted what it waited for.
+    let (mut second, fleet, _) = Linked::open(&controller, first.gateway, Vec::new()).await;
+    assert_eq!((fleet.waiting, fleet.workers[0].tickets), (0, 0));
+    second.granted(&controller, 1).await;
+    first.ended().await;
+    assert_eq!(controller.fleet().await.workers[0].tickets, 1);
+}
+
+#[tokio::test]
 async fn requests_on_workers_that_are_not_known_yet_are_told_again_until_they_are() {
     let (controller, worker) = (Controller::start().await, Worker::start().await);
     let request = held(&worker.id(), TicketId::new());
