@@ -1,5 +1,6 @@
 //! Clients that do not read, do not finish, or do not stay.
 
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use muster_shared::control::Outcome::{Cancelled, Done};
@@ -94,6 +95,27 @@ async fn a_client_that_leaves_before_the_first_token_cancels_at_the_worker() {
             }
         }
     }
+}
+
+#[tokio::test]
+async fn a_client_that_leaves_while_its_request_waits_for_room_gives_up_its_place() {
+    let worker = Raw::always([send(json("200 OK", "{}"))]).await;
+    let controller = Controller::with_room([Ok(worker.named(Transport::OpenAi))], 0).await;
+    let gateway = Gateway::start(&controller.address, |_| {}).await;
+    let mut client = connect(&gateway).await;
+    client.write_all(chat(false, "").as_bytes()).await.expect("the gateway reads");
+    let until = async |done: &dyn Fn() -> bool| {
+        in_time(async {
+            while !done() {
+                tokio::task::yield_now().await
+            }
+        })
+        .await
+    };
+    until(&|| controller.asked() == 1).await;
+    drop(client);
+    until(&|| controller.abandoned.load(Ordering::Relaxed) == 1).await;
+    assert!(worker.asked().is_empty());
 }
 
 #[tokio::test]

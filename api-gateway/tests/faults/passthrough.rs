@@ -80,6 +80,7 @@ fn faults() -> Vec<Fault> {
         fault("502", [status("502 Bad Gateway", "")]),
         fault("504", [status("504 Gateway Timeout", "")]),
         fault("302", [status("302 Found", "location: http://127.0.0.1:1/\r\n")]),
+        fault("101", [send("HTTP/1.1 101 Switching Protocols\r\nconnection: upgrade\r\nupgrade: x\r\n\r\n")]),
         fault("304", [send("HTTP/1.1 304 Not Modified\r\n\r\n")]),
         fault("half an error", [send("HTTP/1.1 400 Bad Request\r\ncontent-length: 100\r\n\r\n{"), Act::Close]),
     ];

@@ -189,6 +189,36 @@ async fn an_answer_may_take_a_worker_for_each_of_its_events() {
 }
 
 #[tokio::test]
+async fn each_prompt_of_a_request_goes_on_by_itself() {
+    let all = one();
+    let Fleet { gateway, workers, .. } =
+        fleet([breaks(&all[..2]), breaks(&all[..3]), ends(&rest(&all, 2)), ends(&rest(&all, 3))]).await;
+    let body = json!({ "model": "m", "prompt": ["a", "b"] });
+    let text = in_time(gateway.post("/v1/completions", &body).await.text()).await.expect("a whole answer");
+    let reply: Value = serde_json::from_str(&text).expect("JSON");
+    let texts: Vec<_> = reply["choices"].as_array().expect("choices").iter().map(|choice| &choice["text"]).collect();
+    let resumed = |worker: &Raw| worker.asked()[0].generate().resume.is_some();
+    assert_eq!(workers.iter().filter(|worker| resumed(worker)).count(), 2);
+    // Whichever prompt went on where, neither worker has sent what was there already.
+    let lengths: usize = texts.iter().map(|text| text.as_str().expect("a text").len()).sum();
+    assert_eq!((texts.len(), lengths), (2, 2 * "Hello".len()), "{text}");
+}
+
+#[tokio::test]
+async fn connections_to_our_own_workers_are_used_again() {
+    let whole = [events(&one()), END.into()].concat();
+    let worker = Raw::always([Act::Send(whole)]).await;
+    let turns = (0..4).map(|_| Ok::<_, Problem>(worker.named(Transport::Http)));
+    let mut controller = Controller::start(turns).await;
+    let gateway = Gateway::start(&controller.address, |_| {}).await;
+    for is_stream in [true, false, true, false] {
+        told(&gateway, 1, is_stream).await;
+        assert_eq!(controller.outcomes(1).await, [Done]);
+    }
+    assert_eq!(worker.connections(), 1);
+}
+
+#[tokio::test]
 async fn a_seed_of_the_clients_own_is_kept() {
     let all = one();
     let Fleet { gateway, workers, .. } = fleet([breaks(&all[..2]), ends(&rest(&all, 2))]).await;

@@ -162,6 +162,8 @@ pub(crate) struct Controller {
     pub(crate) hangs: CancellationToken,
     /// Dispatches that were never answered.
     pub(crate) ignored: Arc<AtomicUsize>,
+    /// Dispatches that were given up before they were answered.
+    pub(crate) abandoned: Arc<AtomicUsize>,
     /// Whether it knows no worker of the requests that it is told of.
     pub(crate) forgets: Arc<AtomicBool>,
     presence: watch::Sender<Presence>,
@@ -183,6 +185,7 @@ struct Script {
     claimed: mpsc::Sender<Vec<Held>>,
     hangs: CancellationToken,
     ignored: Arc<AtomicUsize>,
+    abandoned: Arc<AtomicUsize>,
     forgets: Arc<AtomicBool>,
     presence: watch::Receiver<Presence>,
     /// Requests that the workers have room for, all together.
@@ -214,14 +217,15 @@ impl Controller {
             claimed,
             hangs: CancellationToken::new(),
             ignored: Arc::default(),
+            abandoned: Arc::default(),
             forgets: Arc::default(),
             presence: present,
             room: Arc::new(Semaphore::new(room)),
         };
         let router = Router::new().route("/link", get(open)).with_state(script.clone());
         let address = serve(router).await;
-        let Script { dispatches, hangs, ignored, forgets, .. } = script;
-        Self { address, releases, dispatches, hellos, claims, hangs, ignored, forgets, presence }
+        let Script { dispatches, hangs, ignored, abandoned, forgets, .. } = script;
+        Self { address, releases, dispatches, hellos, claims, hangs, ignored, abandoned, forgets, presence }
     }
 
     /// Ends every link, and takes none until [`Controller::come_back`].
@@ -379,6 +383,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
             Ask::Abandon { id } => {
                 if let Some(waits) = self.waiting.remove(&id) {
                     waits.cancel();
+                    self.script.abandoned.fetch_add(1, Ordering::Relaxed);
                 }
             }
             Ask::Release(release) => {

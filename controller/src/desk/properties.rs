@@ -187,7 +187,7 @@ impl World {
             Command::Adopt { gateway, worker, other_model } => {
                 let model = if other_model { "n" } else { "m" }.to_owned();
                 let held = Held { ticket: TicketId::new(), worker: WorkerId::new(name(worker)), model };
-                self.tell(gateway, &[held.clone()], Registry::adopt);
+                self.tell(gateway, std::slice::from_ref(&held), Registry::adopt);
                 self.tickets.push((Holder::Gateway(self.gateways[gateway]), held));
             }
             Command::Reconcile { gateway, kept } => self.reconcile(gateway, kept),
