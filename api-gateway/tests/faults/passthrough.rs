@@ -1,15 +1,17 @@
 //! Workers that speak OpenAI's API, and fail at it.
 
 use std::sync::Arc;
+use std::time::Duration;
 
-use muster_shared::control::Outcome::{self, Done, Failed, Overloaded};
+use muster_shared::control::Outcome::{self, Cancelled, Done, Failed, Overloaded};
+use muster_shared::generate::{Event, FinishReason, Usage};
 use muster_shared::problem::Problem;
 use muster_shared::secret::Secret;
 use muster_shared::transport::Transport;
 use serde_json::{Value, json};
 use tokio::sync::Notify;
 
-use crate::peers::raw::{Act, END, Raw, STREAM, answer, chunk, json, send, stream};
+use crate::peers::raw::{Act, END, Raw, STREAM, answer, chunk, events, json, send, stream};
 use crate::peers::{Controller, Gateway, header, in_time};
 
 const EVENT: &str = r#"{"id":"1","object":"chat.completion.chunk","choices":[{"index":0,"delta":{"content":"Hé"}}]}"#;
@@ -395,4 +397,61 @@ async fn connections_to_a_worker_are_used_again_after_streams_and_whole_answers(
         assert_eq!(controller.outcomes(1).await, [Done], "the connection is given back before the ticket");
     }
     assert_eq!(worker.connections(), 1);
+}
+
+#[tokio::test]
+async fn a_request_goes_from_a_worker_of_one_transport_to_one_of_another() {
+    let delta = Event::Delta { choice: 0, text: "ours".to_owned(), tokens: vec![1], logprobs: vec![] };
+    let finished = Event::Finished { choice: 0, reason: FinishReason::Stop, tokens: 1 };
+    let done = Event::Done { usage: Usage::default() };
+    let started = Event::Started { prompt_tokens: 1, vocabulary: None };
+    let ours = vec![send(events(&[started, delta, finished, done])), send(END)];
+    for is_stream in [false, true] {
+        for (bad, good, transport) in
+            [(Transport::OpenAi, ours.clone(), Transport::Http), (Transport::Http, good(is_stream), Transport::OpenAi)]
+        {
+            let (bad, good) = ((Raw::always([Act::Close]).await, bad), Raw::always(good).await);
+            let turns = [bad.0.named(bad.1), good.named(transport)];
+            let mut controller = Controller::start(turns.map(Ok)).await;
+            let gateway = Gateway::start(&controller.address, |_| {}).await;
+            let response = gateway.chat(is_stream).await;
+            assert_eq!(response.status(), 200, "{transport}");
+            let text = in_time(response.text()).await.expect("a whole answer");
+            match transport {
+                Transport::Http => assert!(text.contains("\"ours\"") && text.contains("[DONE]") == is_stream, "{text}"),
+                _ => assert_eq!(text, good_text(is_stream)),
+            }
+            assert_eq!(controller.outcomes(2).await, [Failed, Done]);
+        }
+    }
+}
+
+#[tokio::test]
+async fn streams_that_outlive_the_time_to_drain_are_told_so() {
+    let (gateway, mut controller, mut workers) = {
+        let workers = [Raw::always([send(stream(&[EVENT])), Act::Hang]).await, Raw::always([Act::Hang]).await];
+        let named = workers.each_ref().map(|worker| Ok::<_, Problem>(worker.named(Transport::OpenAi)));
+        let controller = Controller::start(named).await;
+        let soon = Duration::from_millis(100);
+        (Gateway::start(&controller.address, |config| config.drain = soon).await, controller, workers)
+    };
+    let mut begun = gateway.chat(true).await;
+    in_time(begun.chunk()).await.expect("a chunk").expect("a chunk");
+    let request = reqwest::Client::new().post(format!("{}/v1/chat/completions", gateway.address));
+    let waits = tokio::spawn(request.json(&json!({ "model": "m", "stream": true })).send());
+    in_time(async {
+        while workers[1].asked().is_empty() {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+    let stopped = gateway.stop();
+    let text = in_time(begun.text()).await.expect("the gateway ends the stream itself");
+    assert!(text.contains("the gateway is stopping") && !text.contains("[DONE]"), "{text}");
+    assert_eq!(in_time(waits).await.expect("no panic").expect("an answer").status(), 503);
+    for worker in &mut workers {
+        worker.hung_up().await;
+    }
+    assert_eq!(controller.outcomes(2).await, [Cancelled; 2]);
+    in_time(stopped).await.expect("no panic").expect("it stops well");
 }
