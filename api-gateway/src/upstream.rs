@@ -444,6 +444,7 @@ impl Upstream {
             Err(watch::Lapse::Late) => {
                 // A limit that our own deadline has shortened says nothing about the controller.
                 if limit == usual {
+                    self.0.view.note_silence();
                     self.0.link.look_soon();
                 }
                 Ok(Err(Away))

@@ -8,7 +8,7 @@ use std::time::Duration;
 use muster_shared::control::Outcome;
 use muster_shared::id::WorkerId;
 use muster_shared::problem::{Kind, Problem};
-use peers::{Controller, Deed, Gateway, nobody, outcomes, worker};
+use peers::{Controller, Deed, Gateway, nobody, worker};
 use serde_json::{Value, json};
 
 /// A gateway in front of workers that are granted in turn.
@@ -47,12 +47,11 @@ async fn an_attempt_that_fails_before_the_first_token_is_made_elsewhere() {
             assert_eq!(response.status(), 200, "{deed:?}");
             let text = response.text().await.expect("a whole answer");
             assert!(if stream { text.ends_with("[DONE]\n\n") } else { text.contains("Hello") }, "{deed:?}: {text}");
-            let mut ends = outcomes(&mut controller, 2).await;
+            let mut ends = controller.outcomes(2).await;
             ends.sort_by_key(|end| *end != outcome);
             assert_eq!(ends, [outcome, Outcome::Done], "{deed:?}");
-            let dispatches = controller.dispatches.lock().expect("no panic while holding it");
             let excluded = if outcome == Outcome::Overloaded { vec![] } else { vec![WorkerId::new(&addresses[0])] };
-            assert_eq!(dispatches[1].exclude, excluded, "{deed:?}");
+            assert_eq!(controller.dispatch(1).exclude, excluded, "{deed:?}");
         }
     }
 }
@@ -63,14 +62,14 @@ async fn a_refused_connection_is_told_to_the_controller_and_tried_elsewhere() {
     let mut controller = Controller::start([Ok(nobody().await), Ok(good)]).await;
     let gateway = Gateway::start(&controller.address, |_| {}).await;
     assert_eq!(whole(&gateway).await.as_deref(), Ok("Hello"));
-    assert_eq!(outcomes(&mut controller, 2).await, [Outcome::Unreachable, Outcome::Done]);
+    assert_eq!(controller.outcomes(2).await, [Outcome::Unreachable, Outcome::Done]);
 }
 
 #[tokio::test]
 async fn a_whole_answer_that_breaks_midway_begins_anew_elsewhere() {
     let (gateway, mut controller, _) = fleet(vec![Deed::Break(&["Wro", "ng"]), Deed::Answer(&["Right"])]).await;
     assert_eq!(whole(&gateway).await.as_deref(), Ok("Right"), "nothing of the first attempt is left");
-    assert_eq!(outcomes(&mut controller, 2).await, [Outcome::Failed, Outcome::Done]);
+    assert_eq!(controller.outcomes(2).await, [Outcome::Failed, Outcome::Done]);
 }
 
 #[tokio::test]
@@ -79,7 +78,7 @@ async fn a_stream_that_breaks_after_its_first_token_ends_with_an_error() {
     let text = gateway.chat(true).await.text().await.expect("the gateway ends the stream itself");
     assert!(text.contains("\"Hel\"") && text.contains("upstream_error"), "{text}");
     assert!(!text.contains("[DONE]") && !text.contains(&addresses[0]), "{text}");
-    assert_eq!(outcomes(&mut controller, 1).await, [Outcome::Failed]);
+    assert_eq!(controller.outcomes(1).await, [Outcome::Failed]);
 }
 
 #[tokio::test]
@@ -91,7 +90,7 @@ async fn what_is_wrong_with_the_request_is_not_tried_elsewhere() {
         (status, error["param"].as_str(), error["message"].as_str()),
         (400, Some("temperature"), Some("too hot"))
     );
-    assert_eq!(outcomes(&mut controller, 1).await, [Outcome::Done], "the worker is not to blame");
+    assert_eq!(controller.outcomes(1).await, [Outcome::Done], "the worker is not to blame");
 }
 
 #[tokio::test]
@@ -100,7 +99,7 @@ async fn time_that_a_worker_says_is_over_is_not_sought_elsewhere() {
     let (gateway, mut controller, _) = fleet(vec![Deed::Refuse(over), Deed::Answer(&["Hello"])]).await;
     let (status, error) = whole(&gateway).await.expect_err("the time is over");
     assert_eq!((status, error["code"].as_str()), (504, Some("timeout")));
-    assert_eq!(outcomes(&mut controller, 1).await, [Outcome::Failed]);
+    assert_eq!(controller.outcomes(1).await, [Outcome::Failed]);
 }
 
 #[tokio::test]
@@ -108,7 +107,7 @@ async fn attempts_are_bounded() {
     let (gateway, mut controller, _) = fleet(vec![Deed::Break(&[]); 5]).await;
     let (status, error) = whole(&gateway).await.expect_err("every worker breaks");
     assert_eq!((status, error["code"].as_str()), (502, Some("upstream_error")));
-    assert_eq!(outcomes(&mut controller, 3).await, [Outcome::Failed; 3]);
+    assert_eq!(controller.outcomes(3).await, [Outcome::Failed; 3]);
 }
 
 #[tokio::test]
@@ -120,7 +119,7 @@ async fn a_client_that_leaves_cancels_at_the_worker_and_gives_the_ticket_back() 
     response.chunk().await.expect("a chunk").expect("a chunk");
     drop(response);
     tokio::time::timeout(peers::PATIENCE, gone.recv()).await.expect("the worker hears of it").expect("it runs");
-    assert_eq!(outcomes(&mut controller, 1).await, [Outcome::Cancelled]);
+    assert_eq!(controller.outcomes(1).await, [Outcome::Cancelled]);
 }
 
 #[tokio::test]
@@ -139,7 +138,7 @@ async fn a_request_that_takes_too_long_is_answered_with_a_timeout() {
 async fn refusals_of_the_controller_reach_the_client_with_a_time_to_come_again() {
     let full = Problem::new(Kind::Overloaded, "all are full").with_retry_after_ms(1500);
     let unknown = Problem::new(Kind::UnknownModel, "nobody serves `m`").with_param("model");
-    let controller = Controller::start([Err(full), Err(unknown)]).await;
+    let controller = Controller::start([Err::<String, _>(full), Err(unknown)]).await;
     let gateway = Gateway::start(&controller.address, |_| {}).await;
     let response = gateway.chat(false).await;
     assert_eq!(
@@ -153,7 +152,7 @@ async fn refusals_of_the_controller_reach_the_client_with_a_time_to_come_again()
 
 #[tokio::test]
 async fn without_a_controller_the_answer_says_so_without_its_address() {
-    let gateway = Gateway::start(&nobody().await, |_| {}).await;
+    let gateway = Gateway::start_alone(&nobody().await, |_| {}).await;
     let (status, error) = whole(&gateway).await.expect_err("there is no controller");
     assert_eq!((status, error["code"].as_str()), (503, Some("no_worker")));
     assert!(!error["message"].as_str().expect("a text").contains("127.0.0.1"), "{error}");
@@ -166,7 +165,7 @@ async fn a_failed_attempt_gives_its_room_back_before_the_next_one_is_made() {
     let mut controller = Controller::with_room([Ok(breaks), Ok(answers)], 1).await;
     let gateway = Gateway::start(&controller.address, |_| {}).await;
     assert_eq!(whole(&gateway).await.as_deref(), Ok("Right"));
-    assert_eq!(outcomes(&mut controller, 2).await, [Outcome::Failed, Outcome::Done]);
+    assert_eq!(controller.outcomes(2).await, [Outcome::Failed, Outcome::Done]);
 }
 
 #[tokio::test]
@@ -201,7 +200,7 @@ async fn requests_that_outlive_the_time_to_drain_are_told_so() {
         let body = json!({ "model": "m", "messages": [{ "role": "user", "content": "hi" }] });
         reqwest::Client::new().post(format!("{address}/v1/chat/completions")).json(&body).send().await
     });
-    while controller.dispatches.lock().expect("no panic while holding it").len() < 2 {
+    while controller.asked() < 2 {
         tokio::task::yield_now().await;
     }
     let stopped = gateway.stop();
@@ -209,7 +208,7 @@ async fn requests_that_outlive_the_time_to_drain_are_told_so() {
     assert!(text.contains("the gateway is stopping") && !text.contains("[DONE]"), "{text}");
     let response = other.await.expect("no panic").expect("an answer");
     assert_eq!((response.status().as_u16(), response.headers().contains_key("retry-after")), (503, true));
-    assert_eq!(outcomes(&mut controller, 2).await, [Outcome::Cancelled; 2]);
+    assert_eq!(controller.outcomes(2).await, [Outcome::Cancelled; 2]);
     let stopped = tokio::time::timeout(peers::PATIENCE, stopped).await.expect("it ends").expect("no panic");
     assert!(stopped.is_ok());
 }
@@ -242,7 +241,8 @@ async fn three_prompts_share_one_slot() {
 
 #[tokio::test]
 async fn a_full_fleet_refuses_the_first_prompt_at_once() {
-    let controller = Controller::start([Err(Problem::new(Kind::Overloaded, "full").with_retry_after_ms(1))]).await;
+    let controller =
+        Controller::start([Err::<String, _>(Problem::new(Kind::Overloaded, "full").with_retry_after_ms(1))]).await;
     let gateway = Gateway::start(&controller.address, |_| {}).await;
     let body = json!({ "model": "m", "prompt": ["a", "b", "c"] });
     assert_eq!(gateway.post("/v1/completions", &body).await.status(), 429);
@@ -253,7 +253,10 @@ async fn embedding_may_take_longer_than_a_silence() {
     let embedder = peers::slow_embedder(Duration::from_millis(300)).await;
     let controller = Controller::start([Ok(embedder)]).await;
     let silence = Duration::from_millis(50);
-    let gateway = Gateway::start(&controller.address, |config| config.read_timeout = silence).await;
+    let gateway = Gateway::start(&controller.address, |config| {
+        (config.first_token_timeout, config.inter_token_timeout) = (silence, silence);
+    })
+    .await;
     let body = json!({ "model": "m", "input": "a" });
     assert_eq!(gateway.post("/v1/embeddings", &body).await.status(), 200);
 }
@@ -266,5 +269,5 @@ async fn a_worker_that_does_not_embed_in_time_is_to_blame() {
     let gateway = Gateway::start(&controller.address, |config| config.request_timeout = limit).await;
     let body = json!({ "model": "m", "input": "a" });
     assert_eq!(gateway.post("/v1/embeddings", &body).await.status(), 504);
-    assert_eq!(outcomes(&mut controller, 1).await, [Outcome::Failed]);
+    assert_eq!(controller.outcomes(1).await, [Outcome::Failed]);
 }

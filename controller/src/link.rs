@@ -36,17 +36,30 @@ const INTRODUCTION: Duration = Duration::from_secs(5);
 /// The stream of an upgraded connection.
 type Stream = TokioIo<Upgraded>;
 
-/// The one link of each gateway, by what ends it.
+/// The one link of each gateway, by its end.
 #[derive(Debug, Default)]
-pub(crate) struct Links(Mutex<HashMap<GatewayId, CancellationToken>>);
+pub(crate) struct Links(Mutex<HashMap<GatewayId, End>>);
+
+/// The end of a link.
+#[derive(Debug, Clone, Default)]
+struct End {
+    wanted: CancellationToken,
+    reached: CancellationToken,
+}
 
 impl Links {
     /// Takes a gateway's new link, and ends the one before: it is of no more use, though its end may not be known yet.
-    fn replace(&self, gateway: GatewayId, token: CancellationToken) {
-        let mut links = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        links.retain(|_, token| !token.is_cancelled());
-        if let Some(before) = links.insert(gateway, token) {
-            before.cancel();
+    ///
+    /// Resolves when that has given up its places. Later, one of them could be granted what nobody would hear of.
+    async fn replace(&self, gateway: GatewayId, end: End) {
+        let before = {
+            let mut links = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+            links.retain(|_, end| !end.reached.is_cancelled());
+            links.insert(gateway, end)
+        };
+        if let Some(before) = before {
+            before.wanted.cancel();
+            before.reached.cancelled().await;
         }
     }
 }
@@ -82,18 +95,18 @@ async fn serve(service: Arc<Service>, mut link: Link<Stream>) {
         Ok(Err(error)) => return tracing::warn!(%error, "a link did not begin with a gateway's name"),
         Err(_) => return tracing::warn!("a link was silent from the beginning"),
     };
-    let replaced = CancellationToken::new();
-    service.links.replace(gateway, replaced.clone());
+    let end = End::default();
+    let _reached = end.reached.clone().drop_guard(); // dropped after the session
+    service.links.replace(gateway, end.clone()).await;
     tracing::debug!(%gateway, held = held.len(), "a gateway's link begins");
     let unknown = service.change(|registry, now| registry.reconcile(gateway, &held, now));
     link.queue(&Tell::Fleet { fleet: Box::new(service.fleet()), unknown });
 
     let (sender, answers) = mpsc::channel(ANSWERS);
     let mut session = Session { service, gateway, link, sender, answers, waiting: HashMap::new() };
-    if let Some(Err(error)) = replaced.run_until_cancelled(session.run()).await {
+    if let Some(Err(error)) = end.wanted.run_until_cancelled(session.run()).await {
         tracing::debug!(%gateway, %error, "a gateway's link ended");
     }
-    replaced.cancel();
 }
 
 /// Who speaks, and what it holds.

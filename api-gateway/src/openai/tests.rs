@@ -59,7 +59,7 @@ proptest! {
         }
         let body = body.to_string();
         let _ = ChatRequest::parse(body.as_bytes());
-        let _ = CompletionRequest::parse(body.as_bytes()).map(|request| request.into_requests());
+        let _ = CompletionRequest::parse(body.as_bytes()).map(|request| request.requests(""));
         let _ = EmbeddingRequest::parse(body.as_bytes());
     }
 

@@ -115,7 +115,7 @@ impl Answer {
         self.progress.note(event);
         match event {
             Event::Started { .. } | Event::Failed { .. } | Event::Finished { .. } => {}
-            Event::Delta { tokens, .. } => {
+            Event::Delta { text, tokens, .. } => {
                 let now = Instant::now();
                 if let Some((_, ticket)) = &mut self.running {
                     ticket.tokens(tokens.len(), now - self.begun);
@@ -123,7 +123,10 @@ impl Answer {
                 metrics::token(self.begun, self.last_token.replace(now), now);
                 let silence = self.upstream.config().inter_token_timeout;
                 self.job.watch.set(self.job.next_token_until(now, silence));
-                self.job.progressed();
+                // What must be begun anew has come no further.
+                if self.progress.is_resumable() && !(text.is_empty() && tokens.is_empty()) {
+                    self.job.progressed();
+                }
             }
             Event::Done { usage } => {
                 if let Some((_, mut ticket)) = self.running.take() {

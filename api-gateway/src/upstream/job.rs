@@ -286,9 +286,14 @@ pub(crate) fn stopping() -> Problem {
 
 #[cfg(test)]
 mod tests {
-    use muster_shared::generate::Prompt;
+    use muster_shared::generate::{GenerateRequest, Prompt};
+    use muster_shared::id::GatewayId;
 
     use super::*;
+    use crate::upstream::link::ControllerLink;
+    use crate::upstream::peer::Peers;
+
+    const MINUTE: Duration = Duration::from_secs(60);
 
     fn refused(kind: Kind) -> ClientError {
         ClientError::Refused { address: "http://secret".to_owned(), problem: Problem::new(kind, "why") }
@@ -312,57 +317,126 @@ mod tests {
         assert!(!problem.message.contains("secret"));
     }
 
-    fn job(attempts: u32, deadline: Instant) -> Job {
-        Job::new("r", "m", attempts, deadline, CancellationToken::new())
+    fn job(attempts: u32, left: Duration) -> Job {
+        job_within(attempts, left, TpsBudget::new(MINUTE, 100, 0.2))
+    }
+
+    fn job_within(attempts: u32, left: Duration, budget: TpsBudget) -> Job {
+        let limits = Limits { attempts, budget: Arc::new(budget), cut: CancellationToken::new() };
+        Job::new("r".into(), "m".into(), Instant::now() + left, limits)
     }
 
     fn ticket() -> Ticket {
-        Ticket::local(WorkerId::new("w"), std::sync::Arc::default())
+        let peers = Arc::new(Peers::new(MINUTE));
+        let worker = peers.get(&WorkerId::new("w"), "http://w", Transport::Http);
+        ControllerLink::new(GatewayId::new(), peers, Arc::default()).take(worker, "m".into())
     }
 
-    #[test]
-    fn attempts_are_counted_and_the_last_failure_is_told() {
-        let (mut job, mut ticket) = (job(2, Instant::now()), ticket());
-        job.begin_attempt().expect("the first");
+    #[tokio::test(start_paused = true)]
+    async fn attempts_are_counted_and_the_last_failure_is_told() {
+        let (mut job, mut ticket) = (job(2, MINUTE), ticket());
+        job.begin_attempt().await.expect("the first");
         assert_eq!(job.failed(&mut ticket, &refused(Kind::Overloaded)), Verdict::Again);
         assert!(job.tried.is_empty(), "a full worker is asked again");
-        job.begin_attempt().expect("the second");
+        job.begin_attempt().await.expect("the second");
         assert_eq!(job.failed(&mut ticket, &refused(Kind::Bug)), Verdict::Again);
         assert_eq!(job.tried, [WorkerId::new("w")]);
-        assert_eq!(job.begin_attempt().expect_err("no third").kind, Kind::Upstream);
+        assert_eq!(job.begin_attempt().await.expect_err("no third").kind, Kind::Upstream);
     }
 
-    #[test]
-    fn a_worker_is_told_the_time_left_where_the_whole_answer_has_a_deadline() {
-        let request = GenerateRequest::new("m", Prompt::Text("hi".to_owned()));
-        let streamed = job(1, Instant::now() + Duration::from_secs(60));
-        assert_eq!(*streamed.with_time_left(&request), request);
-        let whole = Job { whole: true, ..streamed };
-        let left = whole.with_time_left(&request).timeout_ms.expect("a time");
-        assert!((1..=60_000).contains(&left), "{left}");
-        let late = Job { deadline: Instant::now(), ..whole };
-        assert_eq!(late.with_time_left(&request).timeout_ms, Some(0));
+    #[tokio::test(start_paused = true)]
+    async fn progress_gives_the_attempts_back() {
+        let (mut job, mut ticket) = (job(2, MINUTE), ticket());
+        for _ in 0..5 {
+            job.begin_attempt().await.expect("one more");
+            job.progressed();
+            assert!(job.tried.is_empty());
+            assert_eq!(job.failed(&mut ticket, &refused(Kind::Bug)), Verdict::Again);
+        }
+        job.begin_attempt().await.expect("the second since the last progress");
+        assert_eq!(job.failed(&mut ticket, &refused(Kind::Bug)), Verdict::Again);
+        job.begin_attempt().await.expect_err("no third");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn only_a_part_of_all_requests_is_tried_again_but_answers_that_have_begun_are() {
+        let limits = Limits {
+            attempts: 3,
+            budget: Arc::new(TpsBudget::new(MINUTE, 0, 0.5)),
+            cut: CancellationToken::new(),
+        };
+        let job = || Job::new("r".into(), "m".into(), Instant::now() + MINUTE, limits.clone());
+        let mut jobs: Vec<Job> = (0..4).map(|_| job()).collect();
+        let mut again = Vec::new();
+        for job in &mut jobs {
+            job.begin_attempt().await.expect("a first attempt costs nothing");
+            job.failed(&mut ticket(), &refused(Kind::Bug));
+            again.push(job.begin_attempt().await.map_err(|problem| problem.kind));
+        }
+        assert_eq!(again, [Ok(()), Ok(()), Err(Kind::Upstream), Err(Kind::Upstream)], "one for every two requests");
+        jobs[3].resume(&[Transport::Http], Instant::now() + MINUTE);
+        assert_eq!(jobs[3].begin_attempt().await, Ok(()), "its first worker has been paid for");
     }
 
     #[tokio::test]
+    async fn a_worker_is_told_the_time_left_where_the_whole_answer_has_a_deadline() {
+        let request = GenerateRequest::new("m", Prompt::Text("hi".to_owned()));
+        let streamed = job(1, MINUTE);
+        assert_eq!(streamed.filled().fill(&request).timeout_ms, None);
+        let whole = Job { whole: true, ..streamed };
+        let left = whole.filled().fill(&request).timeout_ms.expect("a time");
+        assert!((1..=60_000).contains(&left), "{left}");
+        let late = Job { deadline: Instant::now(), ..whole };
+        assert_eq!(late.filled().fill(&request).timeout_ms, Some(0));
+    }
+
+    #[tokio::test]
+    async fn every_worker_of_a_request_gets_the_same_seed() {
+        let mut request = GenerateRequest::new("m", Prompt::Text("hi".to_owned()));
+        let job = job(1, MINUTE);
+        let seed = job.filled().fill(&request).sampling.seed;
+        assert!(seed.is_some());
+        assert_eq!(job.filled().fill(&request).sampling.seed, seed);
+        request.sampling.seed = Some(7);
+        assert_eq!(job.filled().fill(&request).sampling.seed, Some(7), "the client's own");
+    }
+
+    #[tokio::test(start_paused = true)]
     async fn only_a_patient_request_waits_for_room_and_only_up_to_its_deadline() {
         let full = || Problem::new(Kind::Overloaded, "full").with_retry_after_ms(1);
-        let mut job = Job { patient: true, ..job(1, Instant::now() + Duration::from_secs(60)) };
+        let none = || Problem::new(Kind::NoWorker, "none");
+        let mut job = Job { patient: true, ..job(1, MINUTE) };
         for _ in 0..3 {
-            job.begin_attempt().expect("a full worker costs no attempt");
+            job.begin_attempt().await.expect("a full worker costs no attempt");
             let verdict = job.failed(&mut ticket(), &refused(Kind::Overloaded));
             assert_eq!(verdict, Verdict::Full(Problem::new(Kind::Overloaded, "why")));
         }
         assert_eq!(job.wait_for_room(full()).await, Ok(()));
-        assert!(job.wait_for_room(Problem::new(Kind::NoWorker, "none")).await.is_err());
-        assert!(Job { patient: false, ..job.clone() }.wait_for_room(full()).await.is_err());
-        assert_eq!(Job { deadline: Instant::now(), ..job }.wait_for_room(full()).await, Err(full()));
+        assert_eq!(job.wait_for_room(none()).await, Err(none()));
+        job.patient = false;
+        assert_eq!(job.wait_for_room(full()).await, Err(full()));
+        let mut late = Job { patient: true, deadline: Instant::now(), ..job };
+        assert_eq!(late.wait_for_room(full()).await, Err(full()));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_answer_that_has_begun_waits_for_a_worker_to_come_back() {
+        let none = || Problem::new(Kind::NoWorker, "none");
+        let mut job = job(1, Duration::ZERO);
+        job.begin_attempt().await.expect("the first");
+        job.failed(&mut ticket(), &refused(Kind::Bug));
+        assert_eq!(job.tried, [WorkerId::new("w")]);
+        job.resume(&[Transport::Http], Instant::now() + MINUTE);
+        assert_eq!(job.wait_for_room(none()).await, Ok(()));
+        assert!(job.tried.is_empty(), "whoever comes back is a new one");
+        job.resume(&[Transport::Http], Instant::now());
+        assert_eq!(job.wait_for_room(none()).await, Err(none()));
     }
 
     #[tokio::test]
     async fn what_runs_when_the_time_to_drain_is_over_is_ended() {
-        let job = job(1, Instant::now() + Duration::from_secs(60));
-        job.cut.cancel();
+        let mut job = job(1, MINUTE);
+        job.limits.cut.cancel();
         let problem = job.in_time(std::future::pending::<()>()).await.expect_err("it is cut");
         assert_eq!(problem, stopping());
     }

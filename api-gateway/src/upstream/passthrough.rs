@@ -70,7 +70,8 @@ pub(crate) struct Raw {
 impl Raw {
     /// Takes a request as it came.
     pub(crate) fn new(path: &'static str, mut headers: HeaderMap, body: Bytes, stream: bool) -> Self {
-        NOT_PASSED.iter().chain(&OURS).for_each(|name| drop(headers.remove(name)));
+        drop_hop_by_hop(&mut headers);
+        OURS.iter().for_each(|name| drop(headers.remove(name)));
         Self { path, headers, body, stream }
     }
 
@@ -82,6 +83,14 @@ impl Raw {
         }
         request
     }
+}
+
+/// Removes what is for one connection: what is known to be, and what it says of itself (RFC 9110, section 7.6.1).
+fn drop_hop_by_hop(headers: &mut HeaderMap) {
+    let said = headers.get_all(header::CONNECTION).iter().filter_map(|value| value.to_str().ok());
+    let named = said.flat_map(|value| value.split(',')).filter_map(|name| HeaderName::try_from(name.trim()).ok());
+    let named: Vec<HeaderName> = named.collect();
+    NOT_PASSED.iter().chain(&named).for_each(|name| drop(headers.remove(name)));
 }
 
 /// A worker's answer, as far as it must be here before it is known to be one.
@@ -131,7 +140,7 @@ async fn exchange(upstream: &Upstream, raw: &Raw, ticket: &Ticket) -> Result<Pas
     let broken = |error: WireError| broken_by(&peer.address, error);
     let (response, mut answer) = peer.pool.send(raw.request(upstream.authorization())).await.map_err(broken)?;
     let (mut head, ()) = response.into_parts();
-    NOT_PASSED.iter().for_each(|name| drop(head.headers.remove(name)));
+    drop_hop_by_hop(&mut head.headers);
     let unexpected = |status: StatusCode, detail: String| ClientError::Unexpected {
         address: peer.address.clone(),
         status: status.as_u16(),
@@ -241,6 +250,9 @@ fn judge_result(head: &hyper::http::response::Parts, body: &[u8]) -> Result<(), 
     let trimmed = body.trim_ascii();
     if !is(&head.headers, "application/json") || !trimmed.starts_with(b"{") || !trimmed.ends_with(b"}") {
         return Err(Judgement::Unexpected("200 with a body that is not a JSON object".to_owned()));
+    }
+    if std::str::from_utf8(body).is_err() {
+        return Err(Judgement::Unexpected("200 with a body that is not UTF-8".to_owned()));
     }
     if body.len() > SUSPICIOUS {
         return Ok(());

@@ -20,6 +20,9 @@ use crate::openai::error;
 use check::{Check, End};
 use std::sync::Arc;
 
+/// Time that a worker has to end its answer after the last event, so that its connection can be kept.
+const LETTING_GO: Duration = Duration::from_secs(1);
+
 /// A stream under way. Dropping it cancels the request at the worker and gives the ticket back.
 #[derive(Debug)]
 pub(crate) struct Relay {
@@ -64,6 +67,7 @@ impl Relay {
                 Poll::Ready(data) => data,
                 Poll::Pending => match ready!(self.job.watch.poll(cx)) {
                     Lapse::Stopping => return Poll::Ready(Some(self.break_off(Outcome::Cancelled, &super::job::stopping()))),
+                    Lapse::Late if self.check.end != End::Open => return Poll::Ready(self.finish()),
                     Lapse::Late => {
                         tracing::warn!(worker = %self.ticket.worker(), "a worker's stream stands still");
                         return Poll::Ready(Some(self.break_off(Outcome::Failed, &broken_off())));
@@ -71,6 +75,8 @@ impl Relay {
                 },
             };
             match data {
+                // All has been said that a client may hear.
+                Some(Ok(_)) if self.check.end != End::Open => return Poll::Ready(self.finish()),
                 Some(Ok(data)) => match self.check.push(data) {
                     Ok(passed) if passed.is_empty() => {}
                     Ok(passed) => {
@@ -126,7 +132,7 @@ impl Relay {
     }
 
     fn note(&mut self, now: Instant) {
-        self.job.watch.set(now + self.silence);
+        self.job.watch.set(now + if self.check.end == End::Open { self.silence } else { LETTING_GO });
         self.ticket.tokens(0, now - self.begun);
         metrics::token(self.begun, self.last.replace(now), now);
     }

@@ -194,7 +194,7 @@ impl Connection {
         })
         .await?;
         let (head, body) = response.into_parts();
-        let answer = Answer { connection: Some(self), body, driver_ended: false };
+        let answer = Answer { connection: Some(self), body, read: Read::Begun, driver_ended: false };
         Ok((Response::from_parts(head, ()), answer))
     }
 }
@@ -205,7 +205,16 @@ pub(crate) struct Answer {
     /// Absent after the last byte, if it can be used again.
     connection: Option<Connection>,
     body: Incoming,
+    read: Read,
     driver_ended: bool,
+}
+
+/// How far a body has been read. The body itself tells its end and its error only once.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Read {
+    Begun,
+    Whole,
+    Broken,
 }
 
 impl Answer {
@@ -251,7 +260,7 @@ impl Answer {
 
     /// The connection of an answer that was read to its end, if it can be used again.
     pub(crate) fn into_connection(mut self) -> Option<Connection> {
-        if self.driver_ended || !self.body.is_end_stream() {
+        if self.driver_ended || self.read != Read::Whole {
             return None;
         }
         let mut connection = self.connection.take()?;
@@ -275,6 +284,11 @@ impl Answer {
 
     /// What the driver has left in the body. It alone fills it, and runs in this task: the body need not wake it.
     fn poll_body(&mut self) -> Poll<Option<Result<Bytes, WireError>>> {
+        match self.read {
+            Read::Begun => {}
+            Read::Whole => return Poll::Ready(None),
+            Read::Broken => return Poll::Ready(Some(Err(WireError::broken("it ended before its last byte")))),
+        }
         let mut unheard = Context::from_waker(Waker::noop());
         loop {
             match ready!(Pin::new(&mut self.body).poll_frame(&mut unheard)) {
@@ -282,9 +296,18 @@ impl Answer {
                     Ok(data) if !data.is_empty() => return Poll::Ready(Some(Ok(data))),
                     _ => {} // trailers tell nothing that is passed on
                 },
-                Some(Err(error)) => return Poll::Ready(Some(Err(WireError::broken(error)))),
-                None => return Poll::Ready(None),
+                Some(Err(error)) => {
+                    self.read = Read::Broken;
+                    return Poll::Ready(Some(Err(WireError::broken(error))));
+                }
+                None => {
+                    self.read = Read::Whole;
+                    return Poll::Ready(None);
+                }
             }
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

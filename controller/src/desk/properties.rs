@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use muster_shared::control::{Capacity, ModelCard, Registration, WorkerState, WorkerStatus};
+use muster_shared::control::{Capacity, Held, ModelCard, Registration, WorkerState, WorkerStatus};
 use muster_shared::id::{GatewayId, WorkerId};
 use proptest::prelude::*;
 use rand::SeedableRng;
@@ -45,6 +45,17 @@ enum Command {
     /// The nth of those who wait goes away.
     Abandon(usize),
     Renew(usize),
+    /// A gateway tells of a request that it has sent to that worker without being told to.
+    Adopt {
+        gateway: usize,
+        worker: usize,
+        other_model: bool,
+    },
+    /// A gateway comes back, and names those of its requests whose bits are set.
+    Reconcile {
+        gateway: usize,
+        kept: u32,
+    },
     Pass(u64),
     Sweep,
     List,
@@ -74,6 +85,9 @@ fn commands() -> impl Strategy<Value = Command> {
         8 => (any::<usize>(), outcomes()).prop_map(|(nth, outcome)| Command::Release { nth, outcome }),
         1 => any::<usize>().prop_map(Command::Abandon),
         2 => (0..GATEWAYS).prop_map(Command::Renew),
+        2 => (0..GATEWAYS, 0..WORKERS, any::<bool>())
+            .prop_map(|(gateway, worker, other_model)| Command::Adopt { gateway, worker, other_model }),
+        1 => (0..GATEWAYS, any::<u32>()).prop_map(|(gateway, kept)| Command::Reconcile { gateway, kept }),
         4 => (0..6000_u64).prop_map(Command::Pass),
         1 => Just(Command::Sweep),
         2 => Just(Command::List),
@@ -107,8 +121,11 @@ struct World {
     waiting: BTreeMap<usize, Place>,
     /// Who has been answered, and who has gone away before.
     settled: Vec<usize>,
-    tickets: Vec<(Holder, TicketId)>,
-    holders: BTreeMap<usize, Holder>,
+    tickets: Vec<(Holder, Held)>,
+    /// Who asked for which model.
+    holders: BTreeMap<usize, (Holder, String)>,
+    /// Requests told of that the controller did not grant, by worker.
+    told: BTreeMap<WorkerId, u32>,
 }
 
 impl World {
@@ -131,6 +148,7 @@ impl World {
             settled: Vec::new(),
             tickets: Vec::new(),
             holders: BTreeMap::new(),
+            told: BTreeMap::new(),
         }
     }
 
@@ -166,6 +184,13 @@ impl World {
                 let gateway = self.gateways[gateway];
                 self.desk.change(now, |registry| registry.renew(gateway, now));
             }
+            Command::Adopt { gateway, worker, other_model } => {
+                let model = if other_model { "n" } else { "m" }.to_owned();
+                let held = Held { ticket: TicketId::new(), worker: WorkerId::new(name(worker)), model };
+                self.tell(gateway, std::slice::from_ref(&held), Registry::adopt);
+                self.tickets.push((Holder::Gateway(self.gateways[gateway]), held));
+            }
+            Command::Reconcile { gateway, kept } => self.reconcile(gateway, kept),
             Command::Pass(millis) => {
                 self.now += Duration::from_millis(millis);
                 self.desk.tick(self.now);
@@ -183,7 +208,7 @@ impl World {
         let asker = Asker { holder, request: Request { model, affinity: None, exclude, transports: Vec::new() } };
         let reply = self.asked;
         self.asked += 1;
-        self.holders.insert(reply, holder);
+        self.holders.insert(reply, (holder, asker.request.model.clone()));
         let patience = Patience { wait: Duration::from_millis(wait), priority };
         if let Some(place) = self.desk.ask(asker, patience, reply, self.now) {
             self.waiting.insert(reply, place);
@@ -194,9 +219,36 @@ impl World {
         if self.tickets.is_empty() {
             return;
         }
-        let (holder, ticket) = self.tickets.swap_remove(nth % self.tickets.len());
+        let (holder, held) = self.tickets.swap_remove(nth % self.tickets.len());
         let now = self.now;
-        self.desk.change(now, |registry| registry.release(holder, &release(ticket, outcome), now));
+        self.desk.change(now, |registry| registry.release(holder, &release(held.ticket, outcome), now));
+    }
+
+    /// Tells of requests in flight.
+    fn tell(
+        &mut self,
+        gateway: usize,
+        held: &[Held],
+        how: fn(&mut Registry, GatewayId, &[Held], Instant) -> Vec<TicketId>,
+    ) {
+        for held in held {
+            *self.told.entry(held.worker.clone()).or_default() += 1;
+        }
+        let (gateway, now) = (self.gateways[gateway], self.now);
+        let unknown = self.desk.change(now, |registry| how(registry, gateway, held, now));
+        assert!(unknown.iter().all(|ticket| held.iter().any(|held| held.ticket == *ticket)), "it was not told of");
+    }
+
+    fn reconcile(&mut self, gateway: usize, kept: u32) {
+        let holder = Holder::Gateway(self.gateways[gateway]);
+        let mut nth = 0;
+        self.tickets.retain(|(of, _)| {
+            nth += u32::from(*of == holder);
+            *of != holder || kept & (1 << (nth % 32)) != 0
+        });
+        let held: Vec<Held> =
+            self.tickets.iter().filter(|(of, _)| *of == holder).map(|(_, held)| held.clone()).collect();
+        self.tell(gateway, &held, Registry::reconcile);
     }
 
     fn abandon(&mut self, nth: usize) {
@@ -230,13 +282,15 @@ impl World {
             self.waiting.remove(&reply);
             if let Ok(grant) = answer {
                 check_chosen(&workers[&grant.worker]);
-                self.tickets.push((self.holders[&reply], grant.ticket));
+                let (holder, model) = self.holders[&reply].clone();
+                self.tickets.push((holder, Held { ticket: grant.ticket, worker: grant.worker, model }));
             }
         }
         for worker in workers.values() {
             let capacity: u32 = worker.models.iter().filter_map(|card| card.capacity).map(Capacity::total).sum();
             let limited = worker.models.iter().all(|card| card.capacity.is_some());
-            assert!(!limited || worker.tickets <= capacity, "too many tickets: {worker:?}");
+            let most = capacity + self.told.get(&worker.id).copied().unwrap_or(0);
+            assert!(!limited || worker.tickets <= most, "too many tickets: {worker:?}");
             assert!(worker.state != WorkerState::Gone || worker.tickets == 0, "a gone worker has tickets: {worker:?}");
         }
         assert_eq!(self.desk.waiting(), self.waiting.len());

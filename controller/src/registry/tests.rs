@@ -1,6 +1,7 @@
 //! The registry's rules, with made-up clocks.
 
-use muster_shared::control::{Grant, Outcome, WorkerState, WorkerStatus};
+use muster_shared::control::{Grant, Held, Outcome, WorkerState, WorkerStatus};
+use muster_shared::transport::Transport;
 use rand::SeedableRng;
 use rand::rngs::StdRng;
 
@@ -421,4 +422,114 @@ fn the_load_of_the_whole_fleet_is_summed() {
     let one = f.registry.as_one_worker(f.now);
     assert_eq!((one.speed, one.queue_length, one.model_names.len()), (2.0, 5, 1));
     assert_eq!(f.registry.model_names(Some(true), f.now), ["m"]);
+}
+
+/// A request that a gateway has in flight on that worker.
+fn held(worker: &str, ticket: TicketId) -> Held {
+    Held { ticket, worker: WorkerId::new(worker), model: "m".to_owned() }
+}
+
+#[test]
+fn tickets_that_a_gateway_does_not_name_end_and_no_others() {
+    let mut f = Fixture::with_worker(4);
+    let (kept, lost) = (f.granted(), f.granted());
+    let gateway = std::mem::replace(&mut f.gateway, GatewayId::new());
+    f.granted(); // another gateway's
+    assert_eq!(f.registry.reconcile(gateway, &[held("w", kept)], f.now), []);
+    assert_eq!((f.status().tickets, f.registry.held()), (2, 2));
+    f.registry.release(Holder::Gateway(gateway), &release(lost, Outcome::Done), f.now);
+    assert_eq!(f.status().tickets, 2, "what has ended is not ended again");
+    f.registry.release(Holder::Gateway(gateway), &release(kept, Outcome::Done), f.now);
+    assert_eq!(f.status().tickets, 1);
+}
+
+#[test]
+fn a_request_of_a_known_worker_is_adopted_once_and_ends_by_its_release() {
+    let mut f = Fixture::with_worker(1);
+    let ticket = TicketId::new();
+    for _ in 0..2 {
+        assert_eq!(f.registry.adopt(f.gateway, &[held("w", ticket)], f.now), []);
+    }
+    assert_eq!((f.status().tickets, f.grant()), (1, Err(FULL)));
+    f.release(ticket, Outcome::Done);
+    assert_eq!(f.status().tickets, 0);
+    f.granted();
+}
+
+#[test]
+fn a_request_is_not_adopted_where_its_worker_or_its_model_is_not_known() {
+    let mut f = Fixture::with_worker(2);
+    let [first, second, third] = std::array::from_fn(|_| TicketId::new());
+    let of_another_model = Held { model: "n".to_owned(), ..held("w", second) };
+    let claims = [held("nobody", first), of_another_model, held("w", third)];
+    assert_eq!(f.registry.adopt(f.gateway, &claims, f.now), [first, second]);
+    assert_eq!((f.status().tickets, f.registry.held()), (1, 1));
+    f.pass(secs(15));
+    let fourth = TicketId::new();
+    assert_eq!(f.registry.adopt(f.gateway, &[held("w", fourth)], f.now), [fourth], "its lease is over");
+    assert_eq!((f.status().tickets, f.registry.held()), (0, 0));
+}
+
+#[test]
+fn an_adopted_request_lapses_with_its_gateway() {
+    let mut f = Fixture::with_worker(1);
+    f.registry.adopt(f.gateway, &[held("w", TicketId::new())], f.now);
+    f.pass(secs(14));
+    f.beat(1);
+    assert_eq!(f.status().tickets, 1);
+    f.pass(secs(1));
+    f.beat(0);
+    assert_eq!((f.status().tickets, f.registry.held()), (0, 0));
+}
+
+#[test]
+fn heartbeats_that_told_of_an_adopted_request_do_not_count_it_twice() {
+    for beats_before in 0..4 {
+        let mut f = Fixture::with_worker(2);
+        for _ in 0..beats_before {
+            f.beat(1);
+        }
+        let ticket = TicketId::new();
+        f.registry.adopt(f.gateway, &[held("w", ticket)], f.now);
+        let more = f.granted();
+        assert_eq!(f.grant(), Err(FULL), "after {beats_before} beats");
+        f.beat(2);
+        f.beat(2);
+        assert_eq!(f.grant(), Err(FULL), "after {beats_before} beats");
+        f.release(ticket, Outcome::Done);
+        f.release(more, Outcome::Done);
+        f.beat(0);
+        f.granted();
+        f.granted();
+    }
+}
+
+#[test]
+fn an_adopted_request_that_the_worker_does_not_know_ends_after_two_beats() {
+    let mut f = Fixture::with_worker(1);
+    f.registry.adopt(f.gateway, &[held("w", TicketId::new())], f.now);
+    for _ in 0..3 {
+        f.pass(secs(5));
+        f.registry.renew(f.gateway, f.now);
+        f.beat(0);
+    }
+    assert_eq!(f.status().tickets, 0);
+}
+
+#[test]
+fn a_request_goes_only_to_workers_that_speak_one_of_its_transports() {
+    let mut f = Fixture::new();
+    f.register(worker("http", 1));
+    f.register(Registration { transport: Transport::OpenAi, ..worker("openai", 1) });
+    let ask = |f: &mut Fixture, transports: &[Transport]| {
+        let mut asker = asker(f.gateway);
+        asker.request.transports = transports.to_vec();
+        let mut chooser = Chooser { policy: &ShortestQueue, rng: &mut f.rng };
+        f.registry.grant(&asker, &mut chooser, f.now).map(|grant| grant.transport)
+    };
+    let ours = [Transport::Http, Transport::Grpc];
+    assert_eq!(ask(&mut f, &ours), Ok(Transport::Http));
+    assert_eq!(ask(&mut f, &ours), Err(FULL), "another transport has room");
+    assert_eq!(ask(&mut f, &[]), Ok(Transport::OpenAi), "none named: any will do");
+    assert_eq!(ask(&mut f, &[Transport::FastChat]), Err(ABSENT), "the model is known all the same");
 }

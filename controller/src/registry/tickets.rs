@@ -329,11 +329,10 @@ impl Seen {
     /// Whether the worker is a candidate; if not, notes why.
     fn admits(&mut self, worker: &Worker, request: &Request, now: Instant) -> bool {
         let Some(offer) = worker.offer(&request.model) else { return false };
-        if !request.transports.is_empty() && !request.transports.contains(&worker.transport) {
-            return false;
-        }
+        let speaks = request.transports.is_empty() || request.transports.contains(&worker.transport);
         let state = worker.state(now);
         let reason = match state {
+            _ if !speaks => &mut self.gone, // for this request
             WorkerState::Gone | WorkerState::Draining => &mut self.gone,
             _ if request.exclude.contains(&worker.id) => &mut self.excluded,
             WorkerState::Open => &mut self.open,

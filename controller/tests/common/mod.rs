@@ -98,7 +98,15 @@ impl Controller {
     /// A request for the model `m`.
     pub(crate) fn dispatch(&self, wait_ms: u64) -> Dispatch {
         let model = "m".to_owned();
-        Dispatch { gateway: self.gateway, model, affinity: None, priority: 0, wait_ms, exclude: Vec::new(), transports: Vec::new() }
+        Dispatch {
+            gateway: self.gateway,
+            model,
+            affinity: None,
+            priority: 0,
+            wait_ms,
+            exclude: Vec::new(),
+            transports: Vec::new(),
+        }
     }
 
     pub(crate) async fn granted(&self) -> Grant {

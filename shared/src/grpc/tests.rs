@@ -16,7 +16,7 @@ use crate::generate::{
 };
 use crate::problem::{Kind, Problem};
 
-const KINDS: [Kind; 14] = [
+const KINDS: [Kind; 15] = [
     Kind::Invalid,
     Kind::PromptTooLong,
     Kind::BadKey,

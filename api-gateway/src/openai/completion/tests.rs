@@ -75,14 +75,14 @@ fn defaults_are_openais() {
             "presence_penalty": 0.0, "frequency_penalty": 0.0 },
     });
     assert!(!request.stream);
-    assert_eq!(serde_json::to_value(request.into_requests()).unwrap(), json!([expected]));
+    assert_eq!(serde_json::to_value(request.requests("")).unwrap(), json!([expected]));
 }
 
 #[test]
 fn each_prompt_is_a_request_of_its_own() {
     let prompts = |prompt| {
         let request = parse(json!({ "prompt": prompt, "echo": true, "best_of": 2, "n": 2 })).unwrap();
-        let requests = request.into_requests();
+        let requests = request.requests("");
         assert!(requests.iter().all(|request| request.echo && request.choices == 2));
         requests.into_iter().map(|request| request.prompt).collect::<Vec<_>>()
     };

@@ -53,10 +53,10 @@ impl Check {
 
     /// Takes more of the stream; gives what may go on. Nothing does after the last event.
     pub(crate) fn push(&mut self, data: Bytes) -> Result<Bytes, Garbage> {
-        if self.end == End::Done {
+        if self.end != End::Open {
             return Ok(Bytes::new());
         }
-        let whole = if self.rest.is_empty() && ends_an_event(&data) {
+        let mut whole = if self.rest.is_empty() && ends_an_event(&data) {
             data
         } else {
             self.rest.extend_from_slice(&data);
@@ -66,7 +66,7 @@ impl Check {
             }
             self.rest.split_to(at).freeze()
         };
-        self.look(&whole)?;
+        whole.truncate(self.look(&whole)?);
         Ok(whole)
     }
 
@@ -74,28 +74,31 @@ impl Check {
     pub(crate) fn finish(&mut self) -> Result<Bytes, Garbage> {
         let mut rest = std::mem::take(&mut self.rest);
         let text = rest.trim_ascii_end();
-        if text.is_empty() || self.end == End::Done || !(text.ends_with(b"}") || text.ends_with(b"[DONE]")) {
+        if text.is_empty() || self.end != End::Open || !(text.ends_with(b"}") || text.ends_with(b"[DONE]")) {
             return Ok(Bytes::new()); // nothing, or half an event
         }
         rest.truncate(text.len());
         rest.extend_from_slice(b"\n\n");
-        let rest = rest.freeze();
-        self.look(&rest)?;
+        let mut rest = rest.freeze();
+        rest.truncate(self.look(&rest)?);
         Ok(rest)
     }
 
-    fn look(&mut self, whole: &[u8]) -> Result<(), Garbage> {
-        if std::str::from_utf8(whole).is_err() {
-            return Err(Garbage::NotText);
-        }
+    /// Looks at whole events; gives the length of those that may go on: all up to the last of the stream.
+    fn look(&mut self, whole: &[u8]) -> Result<usize, Garbage> {
         let mut rest = whole;
         while !rest.is_empty() {
             let at = memchr::memchr(b'\n', rest).unwrap_or(rest.len());
             let (line, after) = rest.split_at(at);
             rest = after.get(1..).unwrap_or_default();
-            self.look_at(line.strip_suffix(b"\r").unwrap_or(line))?;
+            let line = line.strip_suffix(b"\r").unwrap_or(line);
+            if line.is_empty() && self.end != End::Open {
+                break;
+            }
+            self.look_at(line)?;
         }
-        Ok(())
+        let length = whole.len() - rest.len();
+        std::str::from_utf8(&whole[..length]).map(|_| length).map_err(|_| Garbage::NotText)
     }
 
     fn look_at(&mut self, line: &[u8]) -> Result<(), Garbage> {
@@ -121,7 +124,13 @@ impl Check {
 /// Whether an object begins with an error, as those of vLLM, llama.cpp and OpenAI do.
 fn is_error(object: &[u8]) -> bool {
     let inner = object[1..].trim_ascii_start();
-    inner.starts_with(b"\"error\"") || inner.starts_with(b"\"object\":\"error\"") || inner.starts_with(b"\"object\": \"error\"")
+    is_told(inner) || inner.starts_with(b"\"object\":\"error\"") || inner.starts_with(b"\"object\": \"error\"")
+}
+
+/// Whether an object's inside begins with an error that is not null.
+fn is_told(inner: &[u8]) -> bool {
+    let value = inner.strip_prefix(b"\"error\"").and_then(|rest| rest.trim_ascii_start().strip_prefix(b":"));
+    value.is_some_and(|value| !value.trim_ascii_start().starts_with(b"null"))
 }
 
 fn ends_an_event(bytes: &[u8]) -> bool {
@@ -187,6 +196,19 @@ mod tests {
         for error in [r#"{"error":{"message":"x"}}"#, r#"{ "error": 1}"#, r#"{"object":"error","message":"x"}"#] {
             let (_, end) = passed(&[format!("data: {error}\n\n").as_bytes()]).expect("an event");
             assert_eq!(end, End::Failed, "{error}");
+        }
+        let none = r#"{"error": null,"choices":[]}"#;
+        assert_eq!(passed(&[format!("data: {none}\n\n").as_bytes()]).map(|(_, end)| end), Ok(End::Open));
+    }
+
+    #[test]
+    fn nothing_goes_on_after_an_error_or_the_end_though_it_comes_in_one_piece() {
+        for (last, end) in [("{\"error\":{}}", End::Failed), ("[DONE]", End::Done)] {
+            let good = format!("data: {{}}\n\ndata: {last}\nid: 1\n\n");
+            for more in ["data: [DONE]\n\n", "data: {}\n\n", "<html>\n\n", "\n"] {
+                assert_eq!(passed(&[format!("{good}{more}").as_bytes()]), Ok((good.clone(), end)), "{more}");
+                assert_eq!(passed(&[good.as_bytes(), more.as_bytes()]), Ok((good.clone(), end)), "{more}");
+            }
         }
     }
 
