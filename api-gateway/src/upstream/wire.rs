@@ -263,8 +263,7 @@ impl Answer {
         if self.driver_ended || self.read != Read::Whole {
             return None;
         }
-        let mut connection = self.connection.take()?;
-        connection.is_usable().then_some(connection)
+        self.connection.take() // whether it is of use is seen when it is wanted
     }
 
     fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, WireError>>> {
