@@ -66,7 +66,7 @@ pub(crate) async fn create(
         return Ok(event_stream(chunked(answer, ChatChunks::new(head, &request))));
     }
     let mut reply = ChatReply::new(head, request.generate.choices);
-    let events = answer.whole().await?;
+    let events = Box::pin(answer.whole()).await?;
     for event in &events {
         reply.push(event);
     }

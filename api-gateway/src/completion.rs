@@ -63,7 +63,7 @@ pub(crate) async fn create(
         return Ok(event_stream(chunked(prompts.events(first, others), chunks)));
     }
     let (mut reply, mut total) = (CompletionReply::new(head, &request), Usage::default());
-    for (index, events) in prompts.whole(first, others).await? {
+    for (index, events) in Box::pin(prompts.whole(first, others)).await? {
         add(&mut total, &usage(&events));
         events.iter().for_each(|event| reply.push(index, event));
     }

@@ -221,7 +221,7 @@ impl Upstream {
         question: &mut impl Question<Ours = GenerateRequest>,
         mut job: Job,
     ) -> Result<Begun<Answer>, Problem> {
-        match self.begin(question, &mut job, Self::open_events).await? {
+        match Box::pin(self.begin(question, &mut job, Self::open_events)).await? {
             Opened::Passed(passed, ticket) => Ok(Begun::Passed(self.passed(passed, job, ticket))),
             Opened::Ours(events, ticket) => {
                 let request = question.read().await?;
@@ -255,7 +255,7 @@ impl Upstream {
         question: &mut impl Question<Ours = EmbedRequest>,
         mut job: Job,
     ) -> Result<Begun<EmbedResponse>, Problem> {
-        match self.begin(question, &mut job, Self::open_vectors).await? {
+        match Box::pin(self.begin(question, &mut job, Self::open_vectors)).await? {
             Opened::Passed(passed, ticket) => Ok(Begun::Passed(self.passed(passed, job, ticket))),
             Opened::Ours(response, mut ticket) => {
                 ticket.end(Outcome::Done);

@@ -1,9 +1,10 @@
 //! The controller's metrics. Labels take values from fixed lists only.
 
 use std::collections::HashMap;
+use std::sync::LazyLock;
 use std::time::Duration;
 
-use metrics::{Unit, counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram};
+use metrics::{Counter, Histogram, Unit, counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram};
 use muster_shared::control::{Outcome, WorkerState};
 use muster_shared::problem::Kind;
 
@@ -17,6 +18,11 @@ const DISPATCH_WAIT: &str = "muster_controller_dispatch_wait_seconds";
 const RELEASES: &str = "muster_controller_releases_total";
 const HEARTBEATS: &str = "muster_controller_heartbeats_total";
 const REGISTRATIONS: &str = "muster_controller_registrations_total";
+
+// What every request touches is looked up once.
+static GRANTED: LazyLock<Counter> = LazyLock::new(|| counter!(DISPATCHES, "outcome" => "granted"));
+static WAITED: LazyLock<Histogram> = LazyLock::new(|| histogram!(DISPATCH_WAIT));
+static DONE: LazyLock<Counter> = LazyLock::new(|| counter!(RELEASES, "outcome" => "done"));
 
 /// States with their label; every one is told each time, so that none sticks at an old value.
 const STATES: [(WorkerState, &str); 5] = [
@@ -57,8 +63,11 @@ pub(crate) fn dispatched(answer: &Answer, wait: Duration) {
         Err(Kind::Overloaded) => "overloaded",
         Err(_) => "error",
     };
-    counter!(DISPATCHES, "outcome" => outcome).increment(1);
-    histogram!(DISPATCH_WAIT).record(wait);
+    match outcome {
+        "granted" => GRANTED.increment(1),
+        _ => counter!(DISPATCHES, "outcome" => outcome).increment(1),
+    }
+    WAITED.record(wait);
 }
 
 /// Counts one request for a worker whose sender went away.
@@ -80,7 +89,10 @@ pub(crate) fn released(outcome: Outcome) {
         Outcome::Failed => "failed",
         Outcome::Overloaded => "overloaded",
     };
-    counter!(RELEASES, "outcome" => outcome).increment(1);
+    match outcome {
+        "done" => DONE.increment(1),
+        _ => counter!(RELEASES, "outcome" => outcome).increment(1),
+    }
 }
 
 /// Counts one heartbeat.
