@@ -42,6 +42,8 @@ pub struct Config {
     pub sync_interval: Duration,
     /// Inputs sent to a FastChat worker in one embeddings call.
     pub fastchat_embedding_batch: NonZeroUsize,
+    /// Threads that serve clients.
+    pub threads: NonZeroUsize,
     /// Time that running requests get after a shutdown was asked for.
     pub drain: Duration,
 }
@@ -66,6 +68,7 @@ impl Default for Config {
             body_limit: 8 << 20,
             sync_interval: Duration::from_secs(2),
             fastchat_embedding_batch: NonZeroUsize::new(4).expect("4 is not 0"),
+            threads: std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN),
             drain: Duration::from_secs(30),
         }
     }

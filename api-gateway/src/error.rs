@@ -3,7 +3,7 @@
 /// Why [`crate::run`] gave up.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// The listener failed.
-    #[error("cannot serve")]
-    Serve(#[source] std::io::Error),
+    /// The system gave no thread, or nothing for it to wait with.
+    #[error("cannot start a thread that serves clients")]
+    Thread(#[source] std::io::Error),
 }

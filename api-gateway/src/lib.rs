@@ -9,6 +9,7 @@
 //! The gateway knows OpenAI and no tokens. In reading order:
 //!
 //! * [`config`] and [`error`]: what it can be told, and why it stops.
+//! * `shard`: the gateway's threads, each with a link and connections of its own.
 //! * `front`: the requests that come by the thousand; `routes`: every route and layer; `observe` and `auth`: what all
 //!   requests have in common.
 //! * `chat`, `completion`, `embedding`, `models`: the handlers.
@@ -33,64 +34,21 @@ mod observe;
 mod openai;
 mod outgoing;
 mod routes;
+mod shard;
 mod state;
 mod upstream;
 
-use std::convert::Infallible;
-use std::time::Duration;
-
-use muster_shared::id::GatewayId;
-use muster_shared::serve::{self, Patience};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
 pub use config::Config;
 pub use error::Error;
-use front::Front;
-use state::{State, now_seconds};
-use upstream::{Upstream, controller_client};
-
-/// Time that requests which outlive the time to drain get to say so to their clients.
-const LAST_WORDS: Duration = Duration::from_secs(1);
 
 /// Serves clients until `shutdown`; then finishes what runs, gives back its tickets, and ends.
 ///
 /// # Errors
-/// When the listener fails.
+/// When the system gives no thread.
 pub async fn run(config: Config, listener: TcpListener, shutdown: CancellationToken) -> Result<(), Error> {
     metrics::describe();
-    let (gateway, cut) = (GatewayId::new(), CancellationToken::new());
-    let upstream = Upstream::new(config.clone(), gateway, cut.clone());
-    let link = upstream.link().clone();
-    let (controller, settings) = (controller_client(&config), config.clone());
-    let linked = tokio::spawn(async move { link.run(controller, settings).await });
-    let state = State {
-        upstream: upstream.clone(),
-        keys: config.keys.clone().into(),
-        body_limit: config.body_limit,
-        started: now_seconds(),
-    };
-    let router = routes::router(state.clone(), &config.cors_origins);
-    let front = Front::new(state, router, config.cors_origins.is_empty());
-
-    let patience = Patience { drain: config.drain + LAST_WORDS, stalled: config.client_timeout };
-    let served = tokio::select! {
-        served = serve::serve_requests(listener, front, shutdown.clone(), patience) => served,
-        never = cut_after(shutdown, config.drain, &cut) => match never {},
-    };
-    cut.cancel(); // where the listener failed
-    upstream.link().close();
-    if tokio::time::timeout(config.connect_timeout * 2, linked).await.is_err() {
-        tracing::warn!("some tickets were not given back; they lapse at the controller");
-    }
-    served.map_err(Error::Serve)
-}
-
-/// Ends what still runs a while after the shutdown was asked for.
-async fn cut_after(shutdown: CancellationToken, drain: Duration, cut: &CancellationToken) -> Infallible {
-    shutdown.cancelled().await;
-    tokio::time::sleep(drain).await;
-    tracing::debug!(?drain, "the time to drain is over; what still runs is ended");
-    cut.cancel();
-    std::future::pending().await
+    shard::run(config, listener, shutdown).await
 }

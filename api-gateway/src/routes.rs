@@ -109,16 +109,15 @@ mod tests {
     use axum::http::{Request, StatusCode};
     use muster_shared::id::GatewayId;
     use muster_shared::secret::Secret;
-    use tokio_util::sync::CancellationToken;
     use tower::ServiceExt as _;
 
     use super::*;
-    use crate::upstream::Upstream;
+    use crate::upstream::{Common, Upstream};
 
     /// The status of an answer and the origin that it allows, with a key that nobody knows.
     async fn ask(origins: &[&str], method: Method, path: &str) -> (StatusCode, Option<String>) {
         let state = State {
-            upstream: Upstream::new(crate::Config::default(), GatewayId::new(), CancellationToken::new()),
+            upstream: Upstream::new(crate::Config::default(), GatewayId::new(), Common::new(&crate::Config::default())),
             keys: [Secret::new("key")].into(),
             body_limit: 1,
             started: 0,

@@ -136,14 +136,32 @@ struct Inner {
     config: Config,
 }
 
+/// What the threads of a gateway have in common. Cheap to clone.
+#[derive(Debug, Clone)]
+pub(crate) struct Common {
+    /// The last known fleet.
+    view: Arc<View>,
+    /// How many requests may be tried again.
+    budget: Arc<TpsBudget>,
+    /// Ends all that still runs when the time to drain is over.
+    pub(crate) cut: CancellationToken,
+}
+
+impl Common {
+    pub(crate) fn new(config: &Config) -> Self {
+        let budget = Arc::new(TpsBudget::new(BUDGET_SPAN, BUDGET_FLOOR, config.retry_budget));
+        Self { view: Arc::default(), budget, cut: CancellationToken::new() }
+    }
+}
+
 impl Upstream {
-    /// A way to the workers of the configured controller. Requests that still run when `cut` is cancelled end then.
-    pub(crate) fn new(config: Config, gateway: GatewayId, cut: CancellationToken) -> Self {
+    /// A way to the workers of the configured controller.
+    pub(crate) fn new(config: Config, gateway: GatewayId, common: Common) -> Self {
         let client = |read| http_client(Timeouts { connect: config.connect_timeout, read });
         let (http, embed_http) = (client(config.first_token_timeout), client(config.request_timeout));
-        let (view, peers) = (Arc::new(View::default()), Arc::new(Peers::new(config.connect_timeout)));
+        let peers = Arc::new(Peers::new(config.connect_timeout));
         let batch = config.fastchat_embedding_batch;
-        let budget = TpsBudget::new(BUDGET_SPAN, BUDGET_FLOOR, config.retry_budget);
+        let Common { view, budget, cut } = common;
         Self(Arc::new(Inner {
             gateway,
             link: ControllerLink::new(gateway, Arc::clone(&peers), Arc::clone(&view)),
@@ -154,7 +172,7 @@ impl Upstream {
             embed_http,
             authorization: config.token.as_ref().map(bearer),
             token: config.token.clone(),
-            limits: Limits { attempts: config.attempts.get(), budget: Arc::new(budget), cut },
+            limits: Limits { attempts: config.attempts.get(), budget, cut },
             config,
         }))
     }

@@ -3,6 +3,8 @@
 use std::convert::Infallible;
 use std::io::IoSlice;
 use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -21,6 +23,7 @@ use serde::de::DeserializeOwned;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio::time::Sleep;
 use tokio_util::sync::CancellationToken;
@@ -54,6 +57,36 @@ impl Patience {
     }
 }
 
+/// Where connections come from.
+pub trait Accept: Send {
+    /// The next connection.
+    ///
+    /// # Errors
+    /// When there is none for the moment.
+    fn accept(&mut self) -> impl Future<Output = std::io::Result<TcpStream>> + Send;
+
+    /// A count that is lowered by one when a connection has ended.
+    fn count(&self) -> Arc<AtomicUsize> {
+        Arc::default()
+    }
+}
+
+impl Accept for TcpListener {
+    async fn accept(&mut self) -> std::io::Result<TcpStream> {
+        Ok(Self::accept(self).await?.0)
+    }
+}
+
+/// Connections that another thread accepts and hands on.
+impl Accept for mpsc::Receiver<std::net::TcpStream> {
+    async fn accept(&mut self) -> std::io::Result<TcpStream> {
+        match self.recv().await {
+            Some(stream) => TcpStream::from_std(stream),
+            None => std::future::pending().await, // whoever accepts has ended, and so will this
+        }
+    }
+}
+
 /// Serves `router` until `shutdown`; then takes no more connections, and gives those that run `drain` to end.
 ///
 /// # Errors
@@ -65,22 +98,21 @@ pub async fn serve(
     drain: Duration,
 ) -> std::io::Result<()> {
     let service = tower::util::MapRequest::new(router, |request: hyper::Request<Incoming>| request.map(axum::body::Body::new));
-    serve_requests(listener, service, shutdown, Patience::draining(drain)).await
+    serve_requests(listener, service, shutdown, Patience::draining(drain)).await;
+    Ok(())
 }
 
 /// Serves requests until `shutdown`; then takes no more connections, and gives those that run time to end.
 ///
 /// Small events leave at once, heads are bounded in size and time, and a peer that does not read is not waited for.
 ///
-/// # Errors
-/// None at present: what fails for one connection, or for a moment, is no reason to end.
+/// What fails for one connection, or for a moment, is no reason to end.
 pub async fn serve_requests<S, B>(
-    listener: TcpListener,
+    mut door: impl Accept,
     service: S,
     shutdown: CancellationToken,
     patience: Patience,
-) -> std::io::Result<()>
-where
+) where
     S: Service<hyper::Request<Incoming>, Response = hyper::Response<B>, Error = Infallible> + Clone + Send + 'static,
     S::Future: Send,
     B: HttpBody<Data = Bytes> + Send + 'static,
@@ -89,21 +121,20 @@ where
     let (graceful, mut running) = (GracefulShutdown::new(), JoinSet::new());
     tokio::select! {
         () = shutdown.cancelled() => {}
-        never = accept(&listener, service, patience.stalled, &graceful, &mut running) => match never {},
+        never = accept(&mut door, service, patience.stalled, &graceful, &mut running) => match never {},
         () = telemetry::metrics_upkeep() => {}
     }
-    drop(listener);
+    drop(door);
     if tokio::time::timeout(patience.drain, graceful.shutdown()).await.is_err() {
         let drain = patience.drain;
         tracing::warn!(?drain, "requests still ran when the time to drain was over; they are cut off");
     }
     running.shutdown().await;
-    Ok(())
 }
 
 /// Takes connections, for ever, each on a task of its own.
 async fn accept<S, B>(
-    listener: &TcpListener,
+    door: &mut impl Accept,
     service: S,
     stalled: Duration,
     graceful: &GracefulShutdown,
@@ -117,11 +148,17 @@ where
 {
     loop {
         let accepted = tokio::select! {
-            accepted = listener.accept() => accepted,
+            accepted = Accept::accept(door) => accepted,
             Some(_) = running.join_next() => continue,
         };
         match accepted {
-            Ok((stream, _)) => drop(running.spawn(connection(stream, service.clone(), stalled, graceful.watcher()))),
+            Ok(stream) => {
+                let (count, served) = (door.count(), connection(stream, service.clone(), stalled, graceful.watcher()));
+                running.spawn(async move {
+                    served.await;
+                    count.fetch_sub(1, Ordering::Relaxed);
+                });
+            }
             Err(error) => {
                 tracing::warn!(%error, "a connection could not be accepted; the open-files limit may be too low");
                 tokio::time::sleep(EXHAUSTED).await;

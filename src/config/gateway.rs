@@ -93,6 +93,9 @@ pub(crate) struct GatewaySection {
     /// Texts sent to a FastChat worker in one embeddings call.
     #[arg(long, env = "FASTCHAT_WORKER_API_EMBEDDING_BATCH_SIZE")]
     pub(crate) fastchat_embedding_batch: Option<NonZeroUsize>,
+    /// Threads that serve clients; as many as the process may use, unless said otherwise.
+    #[arg(long, env = "MUSTER_GATEWAY_THREADS")]
+    pub(crate) threads: Option<NonZeroUsize>,
     /// Time that running requests get when the gateway stops.
     #[arg(long, env = "MUSTER_GATEWAY_DRAIN")]
     pub(crate) drain: Option<Span>,
@@ -112,8 +115,8 @@ impl GatewaySection {
     pub(crate) fn or(self, other: Self) -> Self {
         or!(self, other; host, port, controller_address, cors_origins, attempts,
             dispatch_wait, connect_timeout, first_token_timeout, inter_token_timeout, resume_timeout, retry_budget,
-            hedge_after, client_timeout, request_timeout, body_limit, sync_interval, fastchat_embedding_batch, drain,
-            insecure; (api_key, api_key_file), (fleet_token, fleet_token_file))
+            hedge_after, client_timeout, request_timeout, body_limit, sync_interval, fastchat_embedding_batch, threads,
+            drain, insecure; (api_key, api_key_file), (fleet_token, fleet_token_file))
     }
 
     /// Everything said.
@@ -141,6 +144,7 @@ impl GatewaySection {
             body_limit: Some(ByteSize(usual.body_limit as u64)),
             sync_interval: Some(Span(usual.sync_interval)),
             fastchat_embedding_batch: Some(usual.fastchat_embedding_batch),
+            threads: Some(usual.threads),
             drain: Some(Span(usual.drain)),
             insecure: Some(false),
         }
@@ -185,6 +189,7 @@ impl GatewaySection {
             body_limit: self.body_limit.map_or(usual.body_limit, |size| size.0 as usize),
             sync_interval,
             fastchat_embedding_batch: self.fastchat_embedding_batch.unwrap_or(usual.fastchat_embedding_batch),
+            threads: self.threads.unwrap_or(usual.threads),
             drain: span(self.drain, usual.drain),
         })
     }

@@ -1,0 +1,152 @@
+//! The gateway's threads. Each serves connections of its own, from a client's first byte to its last, with a link to the
+//! controller and connections to workers of its own.
+//!
+//! What a request does takes some ten microseconds, less than it takes to wake another thread for a part of it. So a
+//! runtime whose threads take work from each other costs twice as much here, measured, as threads that share nothing but
+//! what is known of the fleet.
+
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use muster_shared::id::GatewayId;
+use muster_shared::serve::{self, Accept, Patience};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{mpsc, oneshot};
+use tokio_util::sync::CancellationToken;
+
+use crate::front::Front;
+use crate::state::{State, now_seconds};
+use crate::upstream::{Common, Upstream, controller_client};
+use crate::{Config, Error, routes};
+
+/// Time that requests which outlive the time to drain get to say so to their clients.
+const LAST_WORDS: Duration = Duration::from_secs(1);
+/// Connections that may wait for their thread; one more waits with whoever accepts.
+const WAITING: usize = 1024;
+/// Pause after the system gave no connection, for want of file descriptors say.
+const EXHAUSTED: Duration = Duration::from_millis(100);
+
+/// One thread.
+struct Shard {
+    door: mpsc::Sender<std::net::TcpStream>,
+    /// Connections it serves.
+    connections: Arc<AtomicUsize>,
+    ended: oneshot::Receiver<()>,
+}
+
+/// Serves clients by as many threads as are configured, until `shutdown`; then lets them finish what runs.
+///
+/// # Errors
+/// When the system gives no thread.
+pub(crate) async fn run(config: Config, listener: TcpListener, shutdown: CancellationToken) -> Result<(), Error> {
+    let common = Common::new(&config);
+    let shards = (0..config.threads.get()).map(|number| start(number, &config, &common, &shutdown));
+    let shards: Vec<Shard> = shards.collect::<Result<_, _>>()?;
+    tokio::select! {
+        () = shutdown.cancelled() => {}
+        never = accept(&listener, &shards) => match never {},
+        never = cut_after(&shutdown, config.drain, &common.cut) => match never {},
+    }
+    drop(listener);
+    let ended = async {
+        for shard in shards {
+            let _ = shard.ended.await; // one that has crashed has ended, too
+        }
+    };
+    tokio::select! {
+        () = ended => {}
+        never = cut_after(&shutdown, config.drain, &common.cut) => match never {},
+    }
+    Ok(())
+}
+
+/// Starts one thread.
+fn start(number: usize, config: &Config, common: &Common, shutdown: &CancellationToken) -> Result<Shard, Error> {
+    let (door, connections) = mpsc::channel(WAITING);
+    let (running, ended) = oneshot::channel();
+    let count = Arc::new(AtomicUsize::new(0));
+    let (config, common, shutdown, counted) = (config.clone(), common.clone(), shutdown.clone(), Arc::clone(&count));
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(Error::Thread)?;
+    let serve = move || {
+        runtime.block_on(serve(config, common, connections, counted, shutdown));
+        drop(running);
+    };
+    std::thread::Builder::new().name(format!("gateway {number}")).spawn(serve).map_err(Error::Thread)?;
+    Ok(Shard { door, connections: count, ended })
+}
+
+/// What one thread does.
+async fn serve(
+    config: Config,
+    common: Common,
+    connections: mpsc::Receiver<std::net::TcpStream>,
+    count: Arc<AtomicUsize>,
+    shutdown: CancellationToken,
+) {
+    let upstream = Upstream::new(config.clone(), GatewayId::new(), common);
+    let link = upstream.link().clone();
+    let (controller, settings) = (controller_client(&config), config.clone());
+    let linked = tokio::spawn(async move { link.run(controller, settings).await });
+    let state = State {
+        upstream: upstream.clone(),
+        keys: config.keys.clone().into(),
+        body_limit: config.body_limit,
+        started: now_seconds(),
+    };
+    let router = routes::router(state.clone(), &config.cors_origins);
+    let front = Front::new(state, router, config.cors_origins.is_empty());
+    let patience = Patience { drain: config.drain + LAST_WORDS, stalled: config.client_timeout };
+    serve::serve_requests(Counted { connections, count }, front, shutdown, patience).await;
+    upstream.link().close();
+    if tokio::time::timeout(config.connect_timeout * 2, linked).await.is_err() {
+        tracing::warn!("some tickets were not given back; they lapse at the controller");
+    }
+}
+
+/// The connections of one thread, counted.
+struct Counted {
+    connections: mpsc::Receiver<std::net::TcpStream>,
+    count: Arc<AtomicUsize>,
+}
+
+impl Accept for Counted {
+    async fn accept(&mut self) -> std::io::Result<TcpStream> {
+        self.connections.accept().await
+    }
+
+    fn count(&self) -> Arc<AtomicUsize> {
+        Arc::clone(&self.count)
+    }
+}
+
+/// Takes connections, for ever, each to the thread that serves the fewest.
+async fn accept(listener: &TcpListener, shards: &[Shard]) -> Infallible {
+    loop {
+        let accepted = listener.accept().await.and_then(|(stream, _)| stream.into_std());
+        match accepted {
+            Ok(stream) => {
+                let idlest = shards.iter().min_by_key(|shard| shard.connections.load(Ordering::Relaxed));
+                if let Some(shard) = idlest {
+                    shard.connections.fetch_add(1, Ordering::Relaxed); // until it is served to its end
+                    // A thread that has crashed takes none; the connection is closed then.
+                    let _ = shard.door.send(stream).await;
+                }
+            }
+            Err(error) => {
+                tracing::warn!(%error, "a connection could not be accepted; the open-files limit may be too low");
+                tokio::time::sleep(EXHAUSTED).await;
+            }
+        }
+    }
+}
+
+/// Ends what still runs a while after the shutdown was asked for.
+async fn cut_after(shutdown: &CancellationToken, drain: Duration, cut: &CancellationToken) -> Infallible {
+    shutdown.cancelled().await;
+    tokio::time::sleep(drain).await;
+    tracing::debug!(?drain, "the time to drain is over; what still runs is ended");
+    cut.cancel();
+    std::future::pending().await
+}
