@@ -3,6 +3,7 @@
 
     scripts/chaos.py target/release/muster                 # a worker of three killed every second, for a minute
     scripts/chaos.py target/release/muster --outage 30     # no controller for half a minute
+    scripts/chaos.py target/release/muster --outage 30 --hang    # one that hangs as long, and goes on
 
 Needs nothing but Python, on Linux. Clients ask the demo chat model all kinds of questions at once: chats and
 completions, streamed and whole, greedy and drawn by a seed, one answer and two. Each answer is compared with the one
@@ -43,6 +44,7 @@ def main() -> None:
     parser.add_argument("--kills", type=int, default=60, help="workers killed, one after another")
     parser.add_argument("--every", type=float, default=1, help="seconds between two kills")
     parser.add_argument("--outage", type=float, help="seconds without a controller, in place of kills")
+    parser.add_argument("--hang", action="store_true", help="the controller hangs in the outage, and is not killed")
     parser.add_argument("--transport", choices=["http", "grpc"], default="http")
     args = parser.parse_args()
     with Fleet(args.muster, args.workers, args.transport) as fleet:
@@ -50,7 +52,7 @@ def main() -> None:
         if args.outage is None:
             wrong = kill_workers(fleet, load, args.kills, args.every)
         else:
-            wrong = take_controller_away(fleet, load, args.outage)
+            wrong = take_controller_away(fleet, load, args.outage, args.hang)
     for line in wrong[:5]:
         print(line)
     if wrong:
@@ -73,11 +75,14 @@ def kill_workers(fleet: "Fleet", load: "Load", kills: int, every: float) -> list
     return load.wrong + fleet.until("tickets are 0", lambda: fleet.tickets() == 0)
 
 
-def take_controller_away(fleet: "Fleet", load: "Load", outage: float) -> list[str]:
+def take_controller_away(fleet: "Fleet", load: "Load", outage: float, hang: bool) -> list[str]:
     streams = [Held(fleet) for _ in range(8)]
     load.start()
     load.wait_for(load.clients)
-    fleet.controller.kill()
+    if hang:
+        fleet.controller.process.send_signal(signal.SIGSTOP)
+    else:
+        fleet.controller.kill()
     before, began = load.answers, time.monotonic()
     streams += [Held(fleet) for _ in range(8)]
     for stream in streams[:4]:
@@ -85,7 +90,10 @@ def take_controller_away(fleet: "Fleet", load: "Load", outage: float) -> list[st
     del streams[:4]
     time.sleep(max(0, began + outage - time.monotonic()))
     during = load.answers - before
-    fleet.controller.start()
+    if hang:
+        fleet.controller.process.send_signal(signal.SIGCONT)
+    else:
+        fleet.controller.start()
     back = time.monotonic()
     load.wait_for(load.clients)
     load.stop()
@@ -99,7 +107,7 @@ def take_controller_away(fleet: "Fleet", load: "Load", outage: float) -> list[st
     for stream in streams:
         stream.leave()
     wrong += fleet.until("tickets are 0", lambda: fleet.tickets() == 0)
-    print(f"{outage:.0f} s without a controller, {during} answers meanwhile: {load.counts()}")
+    print(f"{outage:.0f} s with {'a hanging' if hang else 'no'} controller, {during} answers meanwhile: {load.counts()}")
     print(f"it was back for {ended - back:.1f} s when the load ended, and counted what runs {counted:.1f} s later")
     return load.wrong + wrong
 

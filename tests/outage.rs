@@ -130,8 +130,8 @@ async fn a_controller_that_dies_and_comes_back_fails_no_request_and_counts_what_
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_controller_that_hangs_and_goes_on_fails_no_request_and_counts_what_runs() {
-    // A lease is over sooner than the controller goes on.
-    let cluster = Cluster::with_controller(&["--heartbeat", "100ms"], &[&WORKER, &WORKER]).await;
+    // A lease would be over sooner than the controller goes on.
+    let cluster = Cluster::with_controller(&["--heartbeat", "300ms"], &[&WORKER, &WORKER]).await;
     // A gateway that finds out before a client would mind.
     let flags = ["--connect-timeout", "200ms", "--sync-interval", "200ms"];
     let gateway = gateway(&cluster.controller.address, &flags);
@@ -141,7 +141,7 @@ async fn a_controller_that_hangs_and_goes_on_fails_no_request_and_counts_what_ru
         let mut streams = hold(&address, STREAMS).await;
         load.goes_on(2).await;
         cluster.controller.signal("STOP");
-        load.goes_on(6).await;
+        load.goes_on(12).await; // each takes 100 ms at least
         streams.extend(hold(&address, STREAMS).await);
         drop(streams.split_off(STREAMS / 2 * 3));
         cluster.controller.signal("CONT");
