@@ -57,6 +57,22 @@ async fn killing_one_of_two_workers_ends_no_stream_begun_or_not() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn killing_all_workers_but_one_ends_no_stream() {
+    let mut cluster = Cluster::start(&[&STEADY[..]; 6]).await;
+    let (address, begun) = (cluster.gateway.address.clone(), AtomicUsize::new(0));
+    let clients = join_all((0..CLIENTS).map(|_| follow(&address, &begun)));
+    let killer = async {
+        common::eventually("half of them have begun", async || begun.load(Ordering::Relaxed) >= CLIENTS / 2).await;
+        cluster.workers[1..].iter_mut().for_each(Process::kill);
+    };
+    let (ends, ()) = tokio::join!(clients, killer);
+    let right: String = "All models are wrong, but some are useful. ".chars().take(40).collect();
+    for end in &ends {
+        assert_eq!((end.text.as_str(), &end.error), (right.as_str(), &None));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn streams_of_workers_that_tell_no_tokens_say_that_they_broke_off() {
     let slow = ["--model", "fake", "--fake-token-time", "20ms", "--fake-answer", "100000"];
     for transport in ["fastchat", "openai"] {
