@@ -107,7 +107,8 @@ def take_controller_away(fleet: "Fleet", load: "Load", outage: float, hang: bool
     for stream in streams:
         stream.leave()
     wrong += fleet.until("tickets are 0", lambda: fleet.tickets() == 0)
-    print(f"{outage:.0f} s with {'a hanging' if hang else 'no'} controller, {during} answers meanwhile: {load.counts()}")
+    kind = "a hanging" if hang else "no"
+    print(f"{outage:.0f} s with {kind} controller, {during} answers meanwhile: {load.counts()}")
     print(f"it was back for {ended - back:.1f} s when the load ended, and counted what runs {counted:.1f} s later")
     return load.wrong + wrong
 
@@ -154,8 +155,8 @@ class Fleet:
     def __enter__(self) -> "Fleet":
         self.controller = self.service("controller", "--heartbeat", f"{HEARTBEAT_S:.0f}s")
         address = ["--controller-address", f"http://{self.controller.host}"]
-        models = ["--model", CHAT, "--model", f"{ENDLESS}=fake", "--fake-token-time", "50ms", "--fake-answer", "1000000"]
-        flags = [*address, *models, "--slots", "64", "--waiting", "64", "--transport", self.transport]
+        slow = ["--model", f"{ENDLESS}=fake", "--fake-token-time", "50ms", "--fake-answer", "1000000"]
+        flags = [*address, "--model", CHAT, *slow, "--slots", "64", "--waiting", "64", "--transport", self.transport]
         flags += ["--grpc-port", "0"] if self.transport == "grpc" else []
         self.workers = [self.service("worker", *flags) for _ in range(self.count)]
         self.gateway = self.service("gateway", *address)
@@ -260,9 +261,8 @@ class Load:
     def counts(self) -> str:
         failed = sum(line.startswith("failed") for line in self.wrong)
         kinds = ", ".join(f"{count} {kind}" for kind, count in sorted(self.kinds.items()))
-        return (
-            f"{self.answers} answers right in {self.took:.0f} s, {failed} failed, {len(self.wrong) - failed} wrong ({kinds})"
-        )
+        wrong = len(self.wrong) - failed
+        return f"{self.answers} answers right in {self.took:.0f} s, {failed} failed, {wrong} wrong ({kinds})"
 
     def client(self, number: int) -> None:
         random = Random(number)

@@ -8,7 +8,8 @@ import OpenAI from "openai";
 
 const CHAT = "muster-demo-chat";
 const EMBEDDING = "muster-demo-embedding";
-const QUESTION = { model: CHAT, temperature: 0, messages: [{ role: "user", content: "What is the capital of France?" }] };
+const FRANCE = "What is the capital of France?";
+const QUESTION = { model: CHAT, temperature: 0, messages: [{ role: "user", content: FRANCE }] };
 const ANSWER = "The capital of France is Paris.";
 const STORY = { model: CHAT, messages: [{ role: "user", content: "Tell me a story about a fox." }] };
 
@@ -53,7 +54,8 @@ test("a chat is answered", async () => {
 
 test("a stream says the same, with usage at its end", async () => {
   let [text, usage, pieces] = ["", null, 0];
-  const stream = await client.chat.completions.create({ ...QUESTION, stream: true, stream_options: { include_usage: true } });
+  const body = { ...QUESTION, stream: true, stream_options: { include_usage: true } };
+  const stream = await client.chat.completions.create(body);
   for await (const chunk of stream) {
     text += chunk.choices[0]?.delta.content ?? "";
     usage = chunk.usage ?? usage;
@@ -69,8 +71,9 @@ test("the client's own helper reads a stream", async () => {
 });
 
 test("a text is completed", async () => {
-  const prompt = `<|im_start|>user\n${QUESTION.messages[0].content}<|im_end|>\n<|im_start|>assistant\n`;
-  const completion = await client.completions.create({ model: CHAT, temperature: 0, max_tokens: 40, prompt: [prompt, prompt] });
+  const prompt = `<|im_start|>user\n${FRANCE}<|im_end|>\n<|im_start|>assistant\n`;
+  const body = { model: CHAT, temperature: 0, max_tokens: 40, prompt: [prompt, prompt] };
+  const completion = await client.completions.create(body);
   assert.deepEqual(completion.choices.map((choice) => choice.text), [ANSWER, ANSWER]);
 });
 
