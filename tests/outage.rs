@@ -185,3 +185,30 @@ async fn a_worker_that_dies_while_the_controller_is_away_costs_no_stream() {
         assert_eq!(said, wanted);
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stream_waits_for_its_only_worker_though_nobody_tells_of_it() {
+    let steady = ["--model", "fake", "--fake-token-time", "10ms", "--fake-answer", "60"];
+    let mut cluster = Cluster::start(&[&steady]).await;
+    let mut body = chat_body("fake", "hello");
+    body["stream"] = json!(true);
+    let url = format!("{}/v1/chat/completions", cluster.gateway.address);
+    let mut response = reqwest::Client::new().post(url).json(&body).send().await.expect("an answer");
+    let mut text = String::new();
+    while text.matches("\"content\"").count() < 10 {
+        text.push_str(&String::from_utf8_lossy(&response.chunk().await.expect("it goes on").expect("a chunk")));
+    }
+    cluster.controller.kill();
+    cluster.workers[0].kill();
+    // Of the last known fleet the worker that died is all there is: a request has three attempts, an answer its time.
+    let tries = async || cluster.gateway.metric("muster_gateway_retries_total").await >= 4.0;
+    eventually("it was tried more often than a request is", tries).await;
+    let port = cluster.workers[0].address.rsplit(':').next().expect("a port").to_owned();
+    let started = ["worker", "--port", &port, "--controller-address", &cluster.controller.address];
+    let _worker = Process::start(&[&started[..], &steady].concat());
+    while let Some(chunk) = response.chunk().await.expect("the gateway ends the stream itself") {
+        text.push_str(&String::from_utf8_lossy(&chunk));
+    }
+    let wanted: String = "All models are wrong, but some are useful. ".chars().cycle().take(60).collect();
+    assert_eq!(text_of(&text), wanted);
+}

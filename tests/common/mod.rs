@@ -105,6 +105,20 @@ impl Process {
         line.split_whitespace().last().expect("an address").to_owned()
     }
 
+    /// The sum of a metric's samples.
+    pub(crate) async fn metric(&self, name: &str) -> f64 {
+        let metrics = reqwest::get(format!("{}/metrics", self.address)).await.expect("an answer");
+        let metrics = metrics.text().await.expect("text");
+        let samples =
+            metrics.lines().filter_map(|line| line.strip_prefix(name)?.rsplit(' ').next()?.parse::<f64>().ok());
+        samples.sum()
+    }
+
+    /// Sequences that hold a row of a worker.
+    pub(crate) async fn running(&self) -> usize {
+        self.metric("muster_worker_sequences_running{").await as usize
+    }
+
     /// Its number in the system.
     pub(crate) fn id(&self) -> u32 {
         self.child.id()
@@ -211,6 +225,8 @@ impl Cluster {
         let cluster = Self { controller, gateway, workers };
         cluster.registered(cluster.workers.len()).await;
         eventually("the gateway is ready", async || is_ready(&cluster.gateway.address).await).await;
+        // It asks the controller anew for that, and so knows all workers, too.
+        cluster.gateway.get("/v1/models").await;
         cluster
     }
 
