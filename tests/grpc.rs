@@ -32,14 +32,6 @@ fn question(text: &str) -> GenerateRequest {
     GenerateRequest { sampling, ..GenerateRequest::new(CHAT, Prompt::Chat(chat)) }
 }
 
-/// Sequences that hold a row of a worker, by its own metrics.
-async fn running(worker: &Process) -> usize {
-    let metrics = reqwest::get(format!("{}/metrics", worker.address)).await.expect("an answer");
-    let metrics = metrics.text().await.expect("text");
-    let line = metrics.lines().find(|line| line.starts_with("muster_worker_sequences_running{"));
-    line.and_then(|line| line.rsplit(' ').next()?.parse().ok()).unwrap_or(0)
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn the_demo_models_chat_complete_and_embed_over_grpc() {
     let cluster = Cluster::start(&[&GRPC]).await;
@@ -167,9 +159,9 @@ async fn a_client_that_leaves_frees_its_place_over_grpc() {
             while response.chunk().await?.is_some() {}
             reqwest::Result::Ok(())
         });
-        common::eventually("the worker runs it", async || running(&cluster.workers[0]).await == 1).await;
+        common::eventually("the worker runs it", async || cluster.workers[0].running().await == 1).await;
         asked.abort();
-        common::eventually("the row is free", async || running(&cluster.workers[0]).await == 0).await;
+        common::eventually("the row is free", async || cluster.workers[0].running().await == 0).await;
         common::eventually("the ticket is back", async || cluster.tickets().await == 0).await;
     }
 }
@@ -184,7 +176,7 @@ async fn a_killed_worker_loses_no_whole_answer_and_its_port_is_used_again() {
     let gateway = cluster.gateway.address.clone();
     let clients = futures_util::future::join_all((0..16).map(|_| common::ask(&gateway, "fake", "hello")));
     let killer = async {
-        common::eventually("both work", async || running(&cluster.workers[0]).await > 0).await;
+        common::eventually("both work", async || cluster.workers[0].running().await > 0).await;
         cluster.workers[0].kill();
     };
     let (answers, ()) = tokio::join!(clients, killer);
@@ -203,7 +195,7 @@ async fn a_worker_told_to_stop_finishes_what_it_runs_over_grpc() {
     let mut cluster = Cluster::start(&[&[&GRPC[..], &steady].concat()]).await;
     let running_stream = stream(&cluster.gateway.address, chat_body("fake", "hello"));
     let stopping = async {
-        common::eventually("the request runs", async || running(&cluster.workers[0]).await == 1).await;
+        common::eventually("the request runs", async || cluster.workers[0].running().await == 1).await;
         cluster.workers[0].signal("TERM");
     };
     let (events, ()) = tokio::join!(running_stream, stopping);

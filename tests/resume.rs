@@ -93,13 +93,6 @@ impl Fleet {
         });
         resumed.filter_map(|body| Some(body["resume"]["choices"][0]["tokens"].as_array()?.len())).collect()
     }
-
-    async fn metric(&self, name: &str) -> f64 {
-        let url = format!("{}/metrics", self.gateway.address);
-        let metrics = self.client.get(url).send().await.expect("an answer").text().await.expect("text");
-        let samples = metrics.lines().filter_map(|line| line.strip_prefix(name)?.trim().parse::<f64>().ok());
-        samples.sum()
-    }
 }
 
 /// A question with more fields.
@@ -211,13 +204,13 @@ async fn answers_go_on_over_grpc_too() {
         ("echo", COMPLETIONS, text(json!({ "echo": true }))),
     ] {
         let case = fleet.case(about, path, body).await;
-        let before = fleet.metric("muster_gateway_resumptions_total").await;
+        let before = fleet.gateway.metric("muster_gateway_resumptions_total").await;
         // One after the other: they share the connection that breaks.
         for event in (0..8).chain([13, 20, 33, 39]) {
             fleet.cut(&case, &[Cut::After(event)]).await;
             fleet.cut(&case, &[Cut::Within(event), Cut::After(2)]).await;
         }
-        let resumed = fleet.metric("muster_gateway_resumptions_total").await - before;
+        let resumed = fleet.gateway.metric("muster_gateway_resumptions_total").await - before;
         assert!(resumed >= 20.0, "{about}: only {resumed} answers went on elsewhere");
     }
 }

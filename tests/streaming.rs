@@ -59,9 +59,9 @@ async fn a_client_that_leaves_frees_its_place_streamed_or_not() {
             while response.chunk().await?.is_some() {}
             reqwest::Result::Ok(())
         });
-        common::eventually("the worker runs it", async || running(&cluster).await == 1).await;
+        common::eventually("the worker runs it", async || cluster.workers[0].running().await == 1).await;
         asked.abort();
-        common::eventually("the row is free", async || running(&cluster).await == 0).await;
+        common::eventually("the row is free", async || cluster.workers[0].running().await == 0).await;
         common::eventually("the ticket is back", async || cluster.tickets().await == 0).await;
     }
 }
@@ -81,21 +81,13 @@ async fn fifteen_of_sixteen_clients_that_leave_free_their_places_and_the_last_go
     for _ in 0..16 {
         streams.push(open().await);
     }
-    common::eventually("all run", async || running(&cluster).await == 16).await;
+    common::eventually("all run", async || cluster.workers[0].running().await == 16).await;
     let mut last = streams.swap_remove(5);
     drop(streams);
-    common::eventually("one is left", async || running(&cluster).await == 1).await;
+    common::eventually("one is left", async || cluster.workers[0].running().await == 1).await;
     last.chunk().await.expect("it goes on").expect("a chunk");
     let new = [open().await, open().await]; // taken in at once, beside it
-    common::eventually("three run", async || running(&cluster).await == 3).await;
+    common::eventually("three run", async || cluster.workers[0].running().await == 3).await;
     drop((last, new));
     common::eventually("all tickets are back", async || cluster.tickets().await == 0).await;
-}
-
-/// Sequences that hold a row of the worker, by its own metrics.
-async fn running(cluster: &Cluster) -> usize {
-    let url = format!("{}/metrics", cluster.workers[0].address);
-    let metrics = reqwest::get(url).await.expect("an answer").text().await.expect("text");
-    let line = metrics.lines().find(|line| line.starts_with("muster_worker_sequences_running{"));
-    line.and_then(|line| line.rsplit(' ').next()?.parse().ok()).unwrap_or(0)
 }
