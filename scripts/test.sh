@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Runs every test: Rust's, those in its documentation, and OpenAI's own client against `muster up`.
-# Wants Rust and Python; ONNX Runtime goes to the user's cache, everything else to target/.
+# Runs every test: Rust's, those in its documentation, and OpenAI's own clients against `muster up`.
+# Wants Rust and Python, and Node for one of the clients; ONNX Runtime goes to the user's cache, everything else to target/.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 target=${CARGO_TARGET_DIR:-target}
@@ -23,3 +23,16 @@ if ! cmp --silent tests/python/requirements.txt "$venv/requirements.txt"; then
     cp tests/python/requirements.txt "$venv/"
 fi
 MUSTER_BINARY=$target/debug/muster "$venv/bin/python" -m pytest tests/python "$@"
+
+if ! command -v node >/dev/null || ! command -v npm >/dev/null; then
+    echo "not tested: OpenAI's client for Node, for node and npm are not installed"
+    exit
+fi
+modules=$target/node-tests
+mkdir -p "$modules"
+cp tests/node/client.test.js tests/node/package.json tests/node/.npmrc "$modules/"
+if ! cmp --silent tests/node/package-lock.json "$modules/package-lock.json"; then
+    cp tests/node/package-lock.json "$modules/package-lock.json"
+    npm ci --prefix "$modules" || { rm "$modules/package-lock.json"; exit 1; }
+fi
+MUSTER_BINARY=$(realpath "$target/debug/muster") npm test --prefix "$modules"

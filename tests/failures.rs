@@ -16,10 +16,9 @@ const DEMO: [&str; 2] = ["--model", "muster-demo-chat"];
 const CLIENTS: usize = 64;
 
 #[tokio::test(flavor = "multi_thread")]
-async fn killing_one_of_two_workers_loses_no_request_that_had_not_begun_to_stream() {
+async fn killing_one_of_two_workers_loses_no_whole_answer() {
     let mut cluster = Cluster::start(&[&DEMO, &DEMO]).await;
     let (address, answered) = (cluster.gateway.address.clone(), AtomicUsize::new(0));
-    // Whole answers have not begun to stream until they are complete.
     let clients = join_all((0..CLIENTS).map(|client| {
         let (address, answered) = (&address, &answered);
         async move {
@@ -41,7 +40,7 @@ async fn killing_one_of_two_workers_loses_no_request_that_had_not_begun_to_strea
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn streams_that_had_not_begun_survive_a_killed_worker_and_the_others_say_so() {
+async fn killing_one_of_two_workers_ends_no_stream_begun_or_not() {
     let mut cluster = Cluster::start(&[&STEADY, &STEADY]).await;
     let (address, begun) = (cluster.gateway.address.clone(), AtomicUsize::new(0));
     let clients = join_all((0..CLIENTS).map(|_| follow(&address, &begun)));
@@ -50,22 +49,69 @@ async fn streams_that_had_not_begun_survive_a_killed_worker_and_the_others_say_s
         cluster.workers[0].kill();
     };
     let (ends, ()) = tokio::join!(clients, killer);
+    let right: String = "All models are wrong, but some are useful. ".chars().take(40).collect();
     for end in &ends {
-        match end {
-            End::Whole => {}
-            End::Broken { tokens } => assert!(*tokens > 0, "a stream that had not begun was lost"),
-        }
+        assert_eq!((end.text.as_str(), &end.error), (right.as_str(), &None));
     }
-    let whole = ends.iter().filter(|end| matches!(end, End::Whole)).count();
-    assert!(
-        whole >= CLIENTS - 16,
-        "only the streams running on the killed worker may break: {whole} of {CLIENTS} are whole"
-    );
+    common::eventually("all tickets are back", async || cluster.tickets().await == 0).await;
 }
 
-enum End {
-    Whole,
-    Broken { tokens: usize },
+#[tokio::test(flavor = "multi_thread")]
+async fn killing_all_workers_but_one_ends_no_stream() {
+    let long = ["--model", "fake", "--fake-token-time", "5ms", "--fake-answer", "200"];
+    let mut cluster = Cluster::start(&[&long[..]; 6]).await;
+    let (address, begun) = (cluster.gateway.address.clone(), AtomicUsize::new(0));
+    let clients = join_all((0..CLIENTS).map(|_| follow(&address, &begun)));
+    let killer = async {
+        common::eventually("all have begun", async || begun.load(Ordering::Relaxed) == CLIENTS).await;
+        cluster.workers[1..].iter_mut().for_each(Process::kill);
+    };
+    let (ends, ()) = tokio::join!(clients, killer);
+    let right: String = "All models are wrong, but some are useful. ".chars().cycle().take(200).collect();
+    for end in &ends {
+        assert_eq!((end.text.as_str(), &end.error), (right.as_str(), &None));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn streams_of_workers_that_tell_no_tokens_say_that_they_broke_off() {
+    let slow = ["--model", "fake", "--fake-token-time", "20ms", "--fake-answer", "100000"];
+    for transport in ["fastchat", "openai"] {
+        let cluster = Cluster::start(&[]).await;
+        let controller = &cluster.controller.address;
+        let (mut dies, _attach) = if transport == "openai" {
+            let file = tempfile::NamedTempFile::new().expect("a file");
+            let text = "models:\n  model: [fake]\n  fake_token_time: 20ms\n  fake_answer: 100000\n";
+            std::fs::write(file.path(), text).expect("a file");
+            let path = file.path().display().to_string();
+            let server = Process::start(&["--config", &path, "up", "--port", "0"]);
+            let attach = Process::start(&["attach", "--controller-address", controller, &server.address]);
+            (server, Some(attach))
+        } else {
+            (worker(controller, &[&slow[..], &["--transport", transport]].concat()), None)
+        };
+        cluster.registered(1).await;
+        let begun = AtomicUsize::new(0);
+        let killer = async {
+            common::eventually("the stream has begun", async || begun.load(Ordering::Relaxed) == 1).await;
+            dies.kill();
+        };
+        let (end, ()) = tokio::join!(follow(&cluster.gateway.address, &begun), killer);
+        let error = end.error.unwrap_or_else(|| panic!("{transport}: nothing tells of it: {}", end.text));
+        assert!(end.text.starts_with('A') && !error.to_string().contains(&dies.address), "{transport}: {error}");
+        assert_eq!(
+            (&error["type"], error["message"].is_string()),
+            (&json!("server_error"), true),
+            "{transport}: {error}"
+        );
+    }
+}
+
+/// How a stream ended.
+struct End {
+    text: String,
+    /// What its last event tells, where it did not end whole.
+    error: Option<Value>,
 }
 
 /// Reads one stream to its end, whatever that is.
@@ -84,14 +130,11 @@ async fn follow(gateway: &str, begun: &AtomicUsize) -> End {
             begun.fetch_add(1, Ordering::Relaxed);
         }
     }
-    if text.ends_with("data: [DONE]\n\n") {
-        return End::Whole;
-    }
-    assert!(text.contains("\"error\""), "a broken stream says so: {text}");
-    let contents = text.lines().filter_map(|line| serde_json::from_str::<Value>(line.strip_prefix("data: ")?).ok());
-    let tokens =
-        contents.filter(|chunk| chunk["choices"][0]["delta"]["content"].as_str().is_some_and(|text| !text.is_empty()));
-    End::Broken { tokens: tokens.count() }
+    let events: Vec<String> = text.lines().filter_map(|line| line.strip_prefix("data: ")).map(str::to_owned).collect();
+    let last = events.last().expect("an event");
+    let error = (last != "[DONE]").then(|| serde_json::from_str::<Value>(last).expect("JSON")["error"].clone());
+    assert_eq!(events.iter().filter(|event| *event == "[DONE]").count(), usize::from(error.is_none()), "{text}");
+    End { text: common::text_of(&events), error: error.filter(|error| !error.is_null()) }
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -129,7 +172,7 @@ async fn a_worker_told_to_stop_finishes_what_it_runs_and_gets_nothing_new() {
     let body = chat_body("fake", "hello");
     let running = common::stream(&cluster.gateway.address, body);
     let stopping = async {
-        common::eventually("the request runs", async || cluster.tickets().await == 1).await;
+        common::eventually("the request runs", async || cluster.workers[0].running().await == 1).await;
         cluster.workers[0].signal("TERM");
         let fleet = async || cluster.controller.get("/fleet").await["workers"][0]["state"] == "draining";
         common::eventually("the worker drains", fleet).await;
@@ -160,7 +203,7 @@ async fn a_draining_worker_keeps_its_lease_until_its_last_request_has_ended() {
         (events, Instant::now())
     };
     let watching = async {
-        common::eventually("the request runs", async || cluster.tickets().await == 1).await;
+        common::eventually("the request runs", async || cluster.workers[0].running().await == 1).await;
         cluster.workers[0].signal("TERM");
         let state = async || cluster.controller.get("/fleet").await["workers"][0]["state"].clone();
         common::eventually("the worker drains", async || state().await == "draining").await;

@@ -20,18 +20,6 @@ const GRPC: [&str; 4] = ["--grpc-port", "0", "--transport", "gRPC"];
 const SLOW: [&str; 10] =
     [GRPC[0], GRPC[1], GRPC[2], GRPC[3], "--model", "fake", "--fake-token-time", "20ms", "--fake-answer", "100000"];
 
-/// Where a worker says that it speaks gRPC.
-async fn grpc_address(worker: &Process) -> String {
-    let mut said = Vec::new();
-    let word = async || {
-        said.extend(worker.output());
-        said.iter().any(|line: &String| line.contains("gRPC"))
-    };
-    common::eventually("the worker says where", word).await;
-    let line = said.into_iter().find(|line| line.contains("gRPC")).expect("it is there");
-    line.split_whitespace().last().expect("an address").to_owned()
-}
-
 fn client(address: &str, token: Option<&str>) -> GrpcWorkerClient {
     let pool = GrpcPool::new(Duration::from_secs(2));
     GrpcWorkerClient::new(pool, address, token.map(Secret::new).as_ref(), common::PATIENCE)
@@ -44,21 +32,13 @@ fn question(text: &str) -> GenerateRequest {
     GenerateRequest { sampling, ..GenerateRequest::new(CHAT, Prompt::Chat(chat)) }
 }
 
-/// Sequences that hold a row of a worker, by its own metrics.
-async fn running(worker: &Process) -> usize {
-    let metrics = reqwest::get(format!("{}/metrics", worker.address)).await.expect("an answer");
-    let metrics = metrics.text().await.expect("text");
-    let line = metrics.lines().find(|line| line.starts_with("muster_worker_sequences_running{"));
-    line.and_then(|line| line.rsplit(' ').next()?.parse().ok()).unwrap_or(0)
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn the_demo_models_chat_complete_and_embed_over_grpc() {
     let cluster = Cluster::start(&[&GRPC]).await;
     let entry = &cluster.controller.get("/fleet").await["workers"][0];
     assert_eq!(entry["transport"], "grpc", "{entry}");
     assert_eq!(entry["id"], cluster.workers[0].address.as_str(), "the id is the HTTP address");
-    assert_eq!(entry["address"], grpc_address(&cluster.workers[0]).await.as_str());
+    assert_eq!(entry["address"], cluster.workers[0].grpc_address().await.as_str());
 
     let gateway = &cluster.gateway;
     let (question, right) = facts::capital(0);
@@ -93,7 +73,7 @@ async fn the_demo_models_chat_complete_and_embed_over_grpc() {
 async fn both_transports_give_the_same_answers() {
     let worker = Process::start(&["worker", "--no-register", "--port", "0", "--grpc-port", "0"]);
     common::eventually("it is ready", async || common::is_ready(&worker.address).await).await;
-    let grpc = client(&grpc_address(&worker).await, None);
+    let grpc = client(&worker.grpc_address().await, None);
     let http = WorkerClient::new(http_client(Timeouts::default()), &worker.address, None);
 
     let request = GenerateRequest { logprobs: Some(3), choices: 2, ..question(&facts::capital(1).0) };
@@ -141,7 +121,7 @@ async fn strangers_and_messages_too_long_are_refused() {
     let flags = ["worker", "--no-register", "--port", "0", "--grpc-port", "0", "--model", "fake"];
     let worker = Process::start(&[&flags[..], &["--fleet-token", "right", "--body-limit", "10KiB"]].concat());
     common::eventually("it is ready", async || common::is_ready(&worker.address).await).await;
-    let address = grpc_address(&worker).await;
+    let address = worker.grpc_address().await;
     let fake = |text: &str| GenerateRequest::new("fake", Prompt::Text(text.to_owned()));
     for (token, prompt, kind, part) in [
         (None, "hi", Kind::BadKey, "Authorization: Bearer"),
@@ -179,9 +159,9 @@ async fn a_client_that_leaves_frees_its_place_over_grpc() {
             while response.chunk().await?.is_some() {}
             reqwest::Result::Ok(())
         });
-        common::eventually("the worker runs it", async || running(&cluster.workers[0]).await == 1).await;
+        common::eventually("the worker runs it", async || cluster.workers[0].running().await == 1).await;
         asked.abort();
-        common::eventually("the row is free", async || running(&cluster.workers[0]).await == 0).await;
+        common::eventually("the row is free", async || cluster.workers[0].running().await == 0).await;
         common::eventually("the ticket is back", async || cluster.tickets().await == 0).await;
     }
 }
@@ -192,11 +172,11 @@ async fn a_killed_worker_loses_no_whole_answer_and_its_port_is_used_again() {
     let flags = [&["--grpc-port", "0"][..], &steady].concat();
     let mut cluster = Cluster::start(&[&flags, &flags]).await;
     let port = |address: &str| address.rsplit(':').next().expect("a port").to_owned();
-    let (http, grpc) = (port(&cluster.workers[0].address), port(&grpc_address(&cluster.workers[0]).await));
+    let (http, grpc) = (port(&cluster.workers[0].address), port(&cluster.workers[0].grpc_address().await));
     let gateway = cluster.gateway.address.clone();
     let clients = futures_util::future::join_all((0..16).map(|_| common::ask(&gateway, "fake", "hello")));
     let killer = async {
-        common::eventually("both work", async || running(&cluster.workers[0]).await > 0).await;
+        common::eventually("both work", async || cluster.workers[0].running().await > 0).await;
         cluster.workers[0].kill();
     };
     let (answers, ()) = tokio::join!(clients, killer);
@@ -215,7 +195,7 @@ async fn a_worker_told_to_stop_finishes_what_it_runs_over_grpc() {
     let mut cluster = Cluster::start(&[&[&GRPC[..], &steady].concat()]).await;
     let running_stream = stream(&cluster.gateway.address, chat_body("fake", "hello"));
     let stopping = async {
-        common::eventually("the request runs", async || running(&cluster.workers[0]).await == 1).await;
+        common::eventually("the request runs", async || cluster.workers[0].running().await == 1).await;
         cluster.workers[0].signal("TERM");
     };
     let (events, ()) = tokio::join!(running_stream, stopping);
@@ -243,7 +223,7 @@ async fn a_worker_registers_by_the_transport_it_is_told() {
     let away = worker(&cluster.controller.address, &[&GRPC[..], &address, &["--model", "b=fake"]].concat());
     let known = async || address_of(&cluster, "w").await.is_some();
     common::eventually("it has registered", known).await;
-    let at = grpc_address(&away).await.replace("127.0.0.1", "localhost");
+    let at = away.grpc_address().await.replace("127.0.0.1", "localhost");
     assert_eq!(address_of(&cluster, "w").await, Some(json!(at)));
     assert!(cluster.ask("b", "hi").await.starts_with("All"));
 }

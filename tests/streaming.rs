@@ -1,4 +1,4 @@
-//! Streams: their shape, stop strings, and what a client sees when a worker dies.
+//! Streams: their shape, stop strings, and clients that leave them.
 
 mod common;
 
@@ -47,24 +47,6 @@ async fn a_stop_string_never_leaks() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_worker_that_dies_in_a_stream_gives_an_error_event_and_no_done() {
-    let mut cluster = Cluster::start(&[&SLOW]).await;
-    let mut body = chat_body("fake", "hello");
-    body["stream"] = json!(true);
-    let request = reqwest::Client::new().post(format!("{}/v1/chat/completions", cluster.gateway.address)).json(&body);
-    let mut response = request.send().await.expect("an answer");
-    let first = response.chunk().await.expect("a chunk").expect("a chunk");
-    cluster.workers[0].kill();
-    let mut text = String::from_utf8_lossy(&first).into_owned();
-    while let Some(chunk) = response.chunk().await.expect("the gateway ends the stream itself") {
-        text.push_str(&String::from_utf8_lossy(&chunk));
-    }
-    assert!(text.contains("\"error\""), "{text}");
-    assert!(!text.contains("[DONE]"), "{text}");
-    assert!(!text.contains(&cluster.workers[0].address), "a client sees no addresses: {text}");
-}
-
-#[tokio::test(flavor = "multi_thread")]
 async fn a_client_that_leaves_frees_its_place_streamed_or_not() {
     let cluster = Cluster::start(&[&SLOW]).await;
     for streamed in [true, false] {
@@ -77,9 +59,9 @@ async fn a_client_that_leaves_frees_its_place_streamed_or_not() {
             while response.chunk().await?.is_some() {}
             reqwest::Result::Ok(())
         });
-        common::eventually("the worker runs it", async || running(&cluster).await == 1).await;
+        common::eventually("the worker runs it", async || cluster.workers[0].running().await == 1).await;
         asked.abort();
-        common::eventually("the row is free", async || running(&cluster).await == 0).await;
+        common::eventually("the row is free", async || cluster.workers[0].running().await == 0).await;
         common::eventually("the ticket is back", async || cluster.tickets().await == 0).await;
     }
 }
@@ -99,21 +81,13 @@ async fn fifteen_of_sixteen_clients_that_leave_free_their_places_and_the_last_go
     for _ in 0..16 {
         streams.push(open().await);
     }
-    common::eventually("all run", async || running(&cluster).await == 16).await;
+    common::eventually("all run", async || cluster.workers[0].running().await == 16).await;
     let mut last = streams.swap_remove(5);
     drop(streams);
-    common::eventually("one is left", async || running(&cluster).await == 1).await;
+    common::eventually("one is left", async || cluster.workers[0].running().await == 1).await;
     last.chunk().await.expect("it goes on").expect("a chunk");
     let new = [open().await, open().await]; // taken in at once, beside it
-    common::eventually("three run", async || running(&cluster).await == 3).await;
+    common::eventually("three run", async || cluster.workers[0].running().await == 3).await;
     drop((last, new));
     common::eventually("all tickets are back", async || cluster.tickets().await == 0).await;
-}
-
-/// Sequences that hold a row of the worker, by its own metrics.
-async fn running(cluster: &Cluster) -> usize {
-    let url = format!("{}/metrics", cluster.workers[0].address);
-    let metrics = reqwest::get(url).await.expect("an answer").text().await.expect("text");
-    let line = metrics.lines().find(|line| line.starts_with("muster_worker_sequences_running{"));
-    line.and_then(|line| line.rsplit(' ').next()?.parse().ok()).unwrap_or(0)
 }

@@ -3,6 +3,7 @@
 use std::time::Instant;
 
 use axum::extract::{Request, State as Shared};
+use axum::handler::Handler as _;
 use axum::http::{HeaderValue, Method, Uri};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{MethodRouter, get, post};
@@ -31,7 +32,7 @@ pub(crate) fn router(state: State, origins: &[String]) -> Router {
         .route("/v1/chat/completions", busy(Route::Chat))
         .route("/v1/completions", busy(Route::Completions))
         .route("/v1/embeddings", busy(Route::Embeddings))
-        .method_not_allowed_fallback(method_not_allowed);
+        .method_not_allowed_fallback(method_not_allowed.layer(middleware::from_fn(observe::observe)));
     let api = listed.merge(busy);
     let api = match cors(origins) {
         Some(cors) => api.layer(cors),

@@ -16,6 +16,9 @@ use crate::dispatch::Policy;
 use crate::queue::{Place, Queue, Waiter};
 use crate::registry::{Asker, Chooser, Denial, Holder, Registry, millis};
 
+/// Time between two looks for what may be forgotten, if not a shorter heartbeat. A controller that runs looks at the clock
+/// as often.
+pub(crate) const SWEEP: Duration = Duration::from_secs(1);
 /// When to ask again after every worker was full.
 const RETRY_FULL: Duration = Duration::from_secs(1);
 /// Models named to one who asks for an unknown one.
@@ -35,6 +38,8 @@ pub(crate) struct Desk<R> {
     max_wait: Duration,
     /// When one without a live worker shall ask again: a heartbeat, in which workers come back.
     retry_absent: Duration,
+    /// The last look at the clock.
+    seen: Instant,
     closed: bool,
     answers: Vec<(R, Answer)>,
 }
@@ -78,8 +83,20 @@ impl<R> Desk<R> {
             rng: setup.rng,
             max_wait: setup.queue.max_wait,
             retry_absent: setup.heartbeat,
+            seen: now,
             closed: false,
             answers: Vec::new(),
+        }
+    }
+
+    /// Notes that the controller runs. After it stood still, as a process or its machine may, the silence of all others
+    /// was its own.
+    pub(crate) fn look_at_clock(&mut self, now: Instant) {
+        let away = now.saturating_duration_since(self.seen);
+        self.seen = self.seen.max(now);
+        if away > SWEEP.min(self.retry_absent) * 2 {
+            tracing::warn!(?away, "the controller stood still; leases go on by as much");
+            self.registry.excuse_silence(away);
         }
     }
 

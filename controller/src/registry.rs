@@ -202,6 +202,13 @@ impl Registry {
         }
     }
 
+    /// Lets leases go on by so long: nobody could be heard.
+    pub(crate) fn excuse_silence(&mut self, silence: Duration) {
+        let live = self.workers.values_mut().filter(|worker| worker.gone_since.is_none());
+        live.for_each(|worker| worker.excuse_silence(silence));
+        self.gateways.values_mut().for_each(|heard| *heard += silence);
+    }
+
     /// Forgets workers that have been gone for long. Tidies memory; no answer about a live worker depends on it.
     pub(crate) fn sweep(&mut self, now: Instant) {
         self.settle(now);

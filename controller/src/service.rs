@@ -13,15 +13,12 @@ use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 
 use crate::config::{Config, PolicyName};
-use crate::desk::{Answer, Desk, Patience, Setup};
+use crate::desk::{Answer, Desk, Patience, SWEEP, Setup};
 use crate::link::Links;
 use crate::metrics;
 use crate::outbound::Outbound;
 use crate::queue::Place;
 use crate::registry::{Asker, Holder, Registry, millis};
-
-/// Time between two looks for what may be forgotten.
-const SWEEP: Duration = Duration::from_secs(1);
 
 /// What all handlers share.
 #[derive(Debug)]
@@ -39,6 +36,8 @@ pub(crate) struct Service {
     pub(crate) max_wait: Duration,
     /// Cancelled when the controller stops.
     pub(crate) shutdown: CancellationToken,
+    /// Time between two looks for what may be forgotten.
+    sweep: Duration,
     policy: PolicyName,
     epoch: Epoch,
     started: Instant,
@@ -91,6 +90,7 @@ impl Service {
             refresh: Notify::new(),
             outbound: Outbound::new(config.token.clone()),
             max_wait: config.queue.max_wait,
+            sweep: SWEEP.min(config.lease.heartbeat),
             shutdown,
             policy: config.policy,
             epoch: Epoch::new(),
@@ -149,7 +149,7 @@ impl Service {
     /// Lets time pass for those who wait, and forgets what is long gone, until the controller stops; then answers all
     /// who wait, and rests.
     pub(crate) async fn keep_time(&self) -> Infallible {
-        let mut sweep = tokio::time::interval(SWEEP);
+        let mut sweep = tokio::time::interval(self.sweep);
         sweep.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             let next = self.next_tick();
@@ -209,7 +209,9 @@ impl Service {
 
     fn lock(&self) -> MutexGuard<'_, Desk<Reply>> {
         // A panic under the lock is a bug, and has been logged; a fleet without a controller would be worse.
-        self.desk.lock().unwrap_or_else(PoisonError::into_inner)
+        let mut desk = self.desk.lock().unwrap_or_else(PoisonError::into_inner);
+        desk.look_at_clock(Instant::now());
+        desk
     }
 }
 
@@ -302,7 +304,8 @@ mod tests {
         let (sender, receiver) = oneshot::channel();
         let patience = Patience { wait: Duration::from_secs(1), priority: 0 };
         let asker = Asker { holder: Holder::Relay, ..asker(GatewayId::new()) };
-        service.with(|desk, now| desk.ask(asker, patience, Reply { holder: Holder::Relay, way: Way::Call(sender) }, now));
+        service
+            .with(|desk, now| desk.ask(asker, patience, Reply { holder: Holder::Relay, way: Way::Call(sender) }, now));
         receiver
     }
 

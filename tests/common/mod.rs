@@ -1,8 +1,10 @@
 //! Real processes of the real binary, on free ports of the loopback interface.
 #![allow(dead_code, reason = "each test file uses its own part")]
 
+pub(crate) mod answers;
 pub(crate) mod facts;
 pub(crate) mod hub;
+pub(crate) mod relay;
 
 use std::io::{BufRead as _, BufReader, Read};
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -89,6 +91,32 @@ impl Process {
     /// The lines printed since the last look.
     pub(crate) fn output(&self) -> Vec<String> {
         self.lines.try_iter().collect()
+    }
+
+    /// Where a worker says that it speaks gRPC.
+    pub(crate) async fn grpc_address(&self) -> String {
+        let mut said = Vec::new();
+        let word = async || {
+            said.extend(self.output());
+            said.iter().any(|line: &String| line.contains("gRPC"))
+        };
+        eventually("the worker says where", word).await;
+        let line = said.into_iter().find(|line| line.contains("gRPC")).expect("it is there");
+        line.split_whitespace().last().expect("an address").to_owned()
+    }
+
+    /// The sum of a metric's samples.
+    pub(crate) async fn metric(&self, name: &str) -> f64 {
+        let metrics = reqwest::get(format!("{}/metrics", self.address)).await.expect("an answer");
+        let metrics = metrics.text().await.expect("text");
+        let samples =
+            metrics.lines().filter_map(|line| line.strip_prefix(name)?.rsplit(' ').next()?.parse::<f64>().ok());
+        samples.sum()
+    }
+
+    /// Sequences that hold a row of a worker.
+    pub(crate) async fn running(&self) -> usize {
+        self.metric("muster_worker_sequences_running{").await as usize
     }
 
     /// Its number in the system.
@@ -197,6 +225,8 @@ impl Cluster {
         let cluster = Self { controller, gateway, workers };
         cluster.registered(cluster.workers.len()).await;
         eventually("the gateway is ready", async || is_ready(&cluster.gateway.address).await).await;
+        // It asks the controller anew for that, and so knows all workers, too.
+        cluster.gateway.get("/v1/models").await;
         cluster
     }
 
@@ -208,6 +238,26 @@ impl Cluster {
             workers.iter().filter(|worker| worker["state"] == "ready").count() == count
         };
         eventually("the workers are registered", ready).await;
+    }
+
+    /// Starts a worker that was killed again, where it was, and waits until the controller knows the new process.
+    pub(crate) async fn restart(&mut self, worker: usize, flags: &[&str]) {
+        let id = self.workers[worker].address.clone();
+        let known = async || {
+            let fleet = self.controller.get("/fleet").await;
+            let workers = fleet["workers"].as_array().expect("workers").clone();
+            workers.into_iter().find(|worker| worker["id"] == id.as_str()).unwrap_or_default()
+        };
+        let before = known().await["incarnation"].clone();
+        let port = id.rsplit(':').next().expect("a port");
+        let started = ["worker", "--port", port, "--controller-address", &self.controller.address];
+        let process = Process::start(&[&started[..], flags].concat());
+        let is_back = async || {
+            let now = known().await;
+            now["state"] == "ready" && now["incarnation"] != before
+        };
+        eventually("the new process is registered", is_back).await;
+        self.workers[worker] = process;
     }
 
     /// Tickets of all workers.

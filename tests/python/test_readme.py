@@ -50,7 +50,8 @@ def test_the_python_example_prints_what_its_comments_say(fleet: Muster):
     assert done.returncode == 0, done.stderr
     lines = done.stdout.splitlines()
     assert lines[0] == "The chemical symbol for gold is Au."
-    assert "fox" in done.stdout
+    # The story is drawn, and one in sixty is about somebody else.
+    assert len("".join(lines[1:-1])) > 20, done.stdout
     assert lines[-1].endswith("128")
 
 

@@ -234,6 +234,11 @@ impl Job {
                 if outcome != Outcome::Overloaded {
                     self.tried.push(ticket.worker().clone());
                 }
+                // Attempts end what kills its workers. One that was not reached was not killed by this; an answer that
+                // has begun has its own time to find another.
+                if self.resumes && outcome == Outcome::Unreachable {
+                    self.attempts_left += 1;
+                }
                 self.last = Some(problem);
                 Verdict::Again
             }

@@ -232,3 +232,24 @@ fn a_desk_that_closes_answers_all_and_lets_nobody_wait() {
     assert!(f.ask("b", secs(1)).is_none());
     assert_eq!(f.refused("b").kind, Kind::NoWorker);
 }
+
+#[test]
+fn the_silence_of_a_desk_that_stood_still_is_nobodys_else() {
+    let mut f = Fixture::new();
+    let ticket = f.fill();
+    f.now += secs(60);
+    f.desk.look_at_clock(f.now);
+    f.desk.tick(f.now);
+    f.release(ticket, Outcome::Done);
+    assert_eq!(f.desk.registry().held(), 0, "the ticket was held until now, and the gateway's silence excused");
+    f.ask("a", Duration::ZERO);
+    f.granted("a");
+    // One that runs on notices who is silent.
+    for _ in 0..60 {
+        f.now += secs(1);
+        f.desk.look_at_clock(f.now);
+        f.desk.tick(f.now);
+    }
+    f.ask("b", Duration::ZERO);
+    assert_eq!(f.refused("b").kind, Kind::NoWorker);
+}

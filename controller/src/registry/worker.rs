@@ -104,6 +104,11 @@ impl Worker {
         self.breaker.beat();
     }
 
+    /// Lets its lease go on by so long, though no sign of life came.
+    pub(crate) fn excuse_silence(&mut self, silence: Duration) {
+        self.renewed += silence;
+    }
+
     /// Takes the load of a heartbeat, where it tells one. Says how many of the `settled` tickets, by model, it proves
     /// lost.
     pub(crate) fn take_load(
