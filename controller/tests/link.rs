@@ -2,15 +2,16 @@
 
 mod common;
 
+use bytes::BytesMut;
 use common::{Controller, Worker, within};
 use muster_controller::Config;
 use muster_shared::client::{ClientError, ControllerClient, Timeouts, http_client};
 use muster_shared::control::{Fleet, Grant, Heartbeat, Held, Leave, ModelLoad, Outcome, Release};
 use muster_shared::id::{GatewayId, TicketId, WorkerId};
-use muster_shared::link::{Ask, Link, Tell};
-use muster_shared::problem::{Kind, Problem};
+use muster_shared::link::{Ask, Link, Message, Tell};
+use muster_shared::problem::{BoxError, Kind, Problem};
 use muster_shared::secret::Secret;
-use serde_json::json;
+use serde_json::{Value, json};
 
 /// A gateway's end of its link.
 struct Linked {
@@ -376,6 +377,19 @@ async fn a_link_wants_the_fleet_token() {
     assert!(Linked::new(&controller).await.claim(Vec::new()).await.is_empty());
 }
 
+/// Something that a gateway does not say.
+struct Garbage(Value);
+
+impl Message for Garbage {
+    fn write(&self, to: &mut BytesMut) {
+        to.extend_from_slice(self.0.to_string().as_bytes());
+    }
+
+    fn read(_: &[u8]) -> Result<Self, BoxError> {
+        Err("nobody reads it".into())
+    }
+}
+
 #[tokio::test]
 async fn garbage_ends_the_link_that_it_came_over_and_no_other() {
     let (controller, _worker) = fleet_of_one(1).await;
@@ -385,7 +399,7 @@ async fn garbage_ends_the_link_that_it_came_over_and_no_other() {
         let mut linked = Linked::new(&controller).await;
         linked.ask(&controller, 1, 20_000).await;
         controller.until(|fleet| fleet.waiting == 1).await;
-        linked.link.queue(&garbage);
+        linked.link.queue(&Garbage(garbage));
         linked.ended().await;
         controller.until(|fleet| fleet.waiting == 0).await;
     }
