@@ -17,6 +17,7 @@ mod up;
 use std::process::ExitCode;
 
 use cli::{Cli, Verb};
+use tokio::runtime::Builder;
 
 fn main() -> ExitCode {
     environment::prepare();
@@ -24,7 +25,7 @@ fn main() -> ExitCode {
         Ok(cli) => cli,
         Err(code) => return code,
     };
-    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+    let runtime = match runtime(&cli.verb).enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => return fail(&anyhow::Error::from(error).context("cannot start the async runtime")),
     };
@@ -35,6 +36,15 @@ fn main() -> ExitCode {
     // A read from the terminal may still block a thread; it must not hold up the end.
     runtime.shutdown_background();
     code
+}
+
+/// A controller's work is done in less time than it takes to wake another thread for a part of it, and a gateway has
+/// threads of its own.
+fn runtime(verb: &Verb) -> Builder {
+    match verb {
+        Verb::Controller(_) | Verb::Gateway(_) => Builder::new_current_thread(),
+        _ => Builder::new_multi_thread(),
+    }
 }
 
 async fn run(cli: Cli) -> anyhow::Result<()> {

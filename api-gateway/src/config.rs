@@ -48,6 +48,13 @@ pub struct Config {
     pub drain: Duration,
 }
 
+/// Half of the processors that the process may use: one thread serves some twenty thousand requests a second, and what
+/// stands on both sides of a gateway wants processors, too.
+fn usual_threads() -> NonZeroUsize {
+    let processors = std::thread::available_parallelism().map_or(1, NonZeroUsize::get);
+    NonZeroUsize::new(processors / 2).unwrap_or(NonZeroUsize::MIN)
+}
+
 impl Default for Config {
     fn default() -> Self {
         Self {
@@ -68,7 +75,7 @@ impl Default for Config {
             body_limit: 8 << 20,
             sync_interval: Duration::from_secs(2),
             fastchat_embedding_batch: NonZeroUsize::new(4).expect("4 is not 0"),
-            threads: std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN),
+            threads: usual_threads(),
             drain: Duration::from_secs(30),
         }
     }

@@ -93,7 +93,7 @@ pub(crate) struct GatewaySection {
     /// Texts sent to a FastChat worker in one embeddings call.
     #[arg(long, env = "FASTCHAT_WORKER_API_EMBEDDING_BATCH_SIZE")]
     pub(crate) fastchat_embedding_batch: Option<NonZeroUsize>,
-    /// Threads that serve clients; as many as the process may use, unless said otherwise.
+    /// Threads that serve clients; half of the processors that the process may use, unless said otherwise.
     #[arg(long, env = "MUSTER_GATEWAY_THREADS")]
     pub(crate) threads: Option<NonZeroUsize>,
     /// Time that running requests get when the gateway stops.
