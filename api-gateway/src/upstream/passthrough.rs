@@ -241,9 +241,9 @@ fn judge(head: &hyper::http::response::Parts, body: &[u8], stream: bool) -> Resu
         StatusCode::NOT_FOUND if is(&head.headers, "application/json") => {
             Err(Judgement::Refused(Problem::new(Kind::UnknownModel, said(body)).with_param("model")))
         }
-        StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE => {
-            Err(Judgement::Refused(Problem::new(Kind::Overloaded, said(body)).with_retry_after_ms(retry_after_ms(head))))
-        }
+        StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE => Err(Judgement::Refused(
+            Problem::new(Kind::Overloaded, said(body)).with_retry_after_ms(retry_after_ms(head)),
+        )),
         StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN | StatusCode::REQUEST_TIMEOUT | StatusCode::NOT_FOUND => {
             Err(Judgement::Unexpected(text()))
         }
