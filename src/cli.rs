@@ -115,6 +115,7 @@ pub(crate) enum Verb {
 /// Flags of `muster up`, which has a controller of its own.
 #[derive(Debug, Args)]
 #[command(mut_arg("controller_address", |arg| arg.env(Resettable::Reset).hide(true)))]
+#[command(mut_arg("gateway_threads", |arg| arg.long("gateway-threads")))] // `--threads` are those of the models
 pub(crate) struct UpArgs {
     #[command(flatten)]
     pub(crate) gateway: GatewaySection,
@@ -270,6 +271,7 @@ impl Logs {
 
 #[cfg(all(test, unix))]
 mod tests {
+    use std::num::NonZeroUsize;
     use std::os::unix::ffi::OsStringExt as _;
 
     use super::*;
@@ -279,6 +281,17 @@ mod tests {
         let words = [b"muster".to_vec(), b"gateway".to_vec(), b"--pr\xff".to_vec()].map(OsString::from_vec);
         assert_eq!(parse(&words).expect_err("no such flag").kind(), ErrorKind::UnknownArgument);
         assert!(legal(&words).contains("--port"));
+    }
+
+    #[test]
+    fn no_flag_stands_for_two_knobs() {
+        defaults::show(Cli::command()).debug_assert();
+        let parsed = |words: &[&str]| parse(&words.iter().map(OsString::from).collect::<Vec<_>>()).expect("flags").verb;
+        let Verb::Up(up) = parsed(&["muster", "up", "--threads", "3", "--gateway-threads", "2"]) else { panic!("up") };
+        let threads = [up.models.threads, up.gateway.threads].map(|threads| threads.map(NonZeroUsize::get));
+        assert_eq!(threads, [Some(3), Some(2)]);
+        let Verb::Gateway(gateway) = parsed(&["muster", "gateway", "--threads", "2"]) else { panic!("gateway") };
+        assert_eq!(gateway.section.threads.map(NonZeroUsize::get), Some(2));
     }
 
     #[test]

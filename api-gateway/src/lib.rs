@@ -1,9 +1,9 @@
 //! The gateway: the OpenAI API in front of a fleet of workers.
 //!
 //! ```text
-//!   client ──▶ front ─▶ chat, completion, embedding ──▶ upstream ──which worker?──▶ controller
-//!                 ▲              │                          └──generate (token events)──▶ worker
-//!                 └── openai ◀───┘ bodies in and out
+//!   client ──▶ shard ─▶ front ─▶ chat, completion, embedding ──▶ upstream ──link──▶ controller
+//!                         ▲              │                           └──token events, or bytes as they are──▶ worker
+//!                         └── openai ◀───┘ bodies in and out
 //! ```
 //!
 //! The gateway knows OpenAI and no tokens. In reading order:
@@ -16,7 +16,8 @@
 //! * `body` and `outgoing`: bodies as bytes, in and out.
 //! * `openai`: bodies, checked once on the way in; the table from our errors to OpenAI's.
 //! * `encoding`: compressed bodies, both ways.
-//! * `upstream`: attempts, tickets, the last known fleet, and workers in every protocol.
+//! * `upstream`: attempts, tickets, the last known fleet, answers that go on elsewhere, and workers in every protocol.
+//! * `state` and `metrics`: what handlers share, and what is counted.
 
 mod auth;
 mod body;

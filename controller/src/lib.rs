@@ -1,9 +1,9 @@
 //! The controller: which workers live, what they have to do, and who takes the next request.
 //!
 //! ```text
-//!   gateways ──dispatch, release, renew──┐                    ┌─ registry: workers, leases, tickets (pure)
+//!   gateways ──dispatch, release, sync───┐   link                     ┌─ registry: workers, leases, tickets (pure)
 //!   workers ──register, heartbeat, leave─┼─▶ http ─▶ service ─▶ desk ─┼─ dispatch: the policy picks (pure)
-//!   FastChat's workers and gateways ─────┘   fastchat         └─ queue: who waits for room (pure)
+//!   FastChat's workers and gateways ─────┘   fastchat                 └─ queue: who waits for room (pure)
 //! ```
 //!
 //! In reading order:

@@ -1,8 +1,8 @@
 //! The words muster's services exchange, and the few tools all of them need to speak them.
 //!
 //! ```text
-//!   api-gateway ──dispatch, release──▶ controller ◀──register, heartbeat── model-worker
-//!        └───────────────generate, embed (SSE of token events)──────────────────▶┘
+//!   api-gateway ──link: dispatch, release──▶ controller ◀──register, heartbeat── model-worker
+//!        └──────────────generate, embed (token events, over HTTP or gRPC)──────────────▶┘
 //! ```
 //!
 //! Nothing here knows OpenAI's bodies, a model file or a dispatch policy. In reading order:

@@ -97,7 +97,8 @@ pub async fn serve(
     shutdown: CancellationToken,
     drain: Duration,
 ) -> std::io::Result<()> {
-    let service = tower::util::MapRequest::new(router, |request: hyper::Request<Incoming>| request.map(axum::body::Body::new));
+    let service =
+        tower::util::MapRequest::new(router, |request: hyper::Request<Incoming>| request.map(axum::body::Body::new));
     serve_requests(listener, service, shutdown, Patience::draining(drain)).await;
     Ok(())
 }
@@ -107,12 +108,8 @@ pub async fn serve(
 /// Small events leave at once, heads are bounded in size and time, and a peer that does not read is not waited for.
 ///
 /// What fails for one connection, or for a moment, is no reason to end.
-pub async fn serve_requests<S, B>(
-    mut door: impl Accept,
-    service: S,
-    shutdown: CancellationToken,
-    patience: Patience,
-) where
+pub async fn serve_requests<S, B>(mut door: impl Accept, service: S, shutdown: CancellationToken, patience: Patience)
+where
     S: Service<hyper::Request<Incoming>, Response = hyper::Response<B>, Error = Infallible> + Clone + Send + 'static,
     S::Future: Send,
     B: HttpBody<Data = Bytes> + Send + 'static,

@@ -9,7 +9,9 @@ use crate::config::{AttachSection, ControllerSection, GatewaySection, ModelSecti
 /// The command line with its defaults shown.
 pub(super) fn show(command: Command) -> Command {
     let worker = [values(WorkerSection::defaults()), values(ModelSection::defaults())].concat();
-    let up = [values(GatewaySection::defaults()), values(ModelSection::defaults()), policy()].concat();
+    let mut up = values(GatewaySection::defaults());
+    up.retain(|(name, _)| name != "threads"); // there it is the name of the models' flag
+    let up = [up, values(ModelSection::defaults()), policy()].concat();
     [
         ("controller", values(ControllerSection::defaults())),
         ("worker", worker),

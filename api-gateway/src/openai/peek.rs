@@ -47,7 +47,8 @@ mod tests {
 
     #[test]
     fn a_few_fields_are_read_and_the_rest_is_passed_over() {
-        let body = br#"{"messages":[{"role":"user","content":"a\"model\":1"}],"x":{"y":[1,{}]},"model":"m","stream":true}"#;
+        let body =
+            br#"{"messages":[{"role":"user","content":"a\"model\":1"}],"x":{"y":[1,{}]},"model":"m","stream":true}"#;
         let peek = Peek::parse(body).expect("a request");
         assert_eq!((&*peek.model, peek.stream(), peek.priority()), ("m", true, 0));
         let peek = Peek::parse(br#"{"model":"m\u00e9","stream":null,"priority":1000}"#).expect("a request");
@@ -56,7 +57,9 @@ mod tests {
 
     #[test]
     fn what_is_no_request_is_not_peeked_at() {
-        for body in ["", "[]", "{}", r#"{"model":""}"#, r#"{"model":1}"#, r#"{"model":"m","stream":1}"#, r#"{"model":"m"} x"#] {
+        for body in
+            ["", "[]", "{}", r#"{"model":""}"#, r#"{"model":1}"#, r#"{"model":"m","stream":1}"#, r#"{"model":"m"} x"#]
+        {
             assert!(Peek::parse(body.as_bytes()).is_none(), "{body}");
         }
     }

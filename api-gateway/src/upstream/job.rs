@@ -13,8 +13,8 @@ use tokio_util::sync::CancellationToken;
 use tower::retry::budget::{Budget as _, TpsBudget};
 
 use super::ticket::Ticket;
-use super::{Filled, millis};
 use super::watch::{Lapse, Watch};
+use super::{Filled, millis};
 use crate::metrics;
 
 /// Shortest and longest pause of a patient request before it asks a full fleet again.
@@ -365,11 +365,8 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn only_a_part_of_all_requests_is_tried_again_but_answers_that_have_begun_are() {
-        let limits = Limits {
-            attempts: 3,
-            budget: Arc::new(TpsBudget::new(MINUTE, 0, 0.5)),
-            cut: CancellationToken::new(),
-        };
+        let limits =
+            Limits { attempts: 3, budget: Arc::new(TpsBudget::new(MINUTE, 0, 0.5)), cut: CancellationToken::new() };
         let job = || Job::new("r".into(), "m".into(), Instant::now() + MINUTE, limits.clone());
         let mut jobs: Vec<Job> = (0..4).map(|_| job()).collect();
         let mut again = Vec::new();

@@ -75,12 +75,10 @@ impl Raw {
         Self { path, headers, body, stream }
     }
 
-    fn request(&self, authorization: Option<&HeaderValue>) -> Request<Full<Bytes>> {
+    /// It, for a worker. The fleet's token is not in it: a server that speaks OpenAI's API is a stranger.
+    fn request(&self) -> Request<Full<Bytes>> {
         let mut request = Request::post(self.path).body(Full::new(self.body.clone())).expect("its path is fixed");
         *request.headers_mut() = self.headers.clone();
-        if let Some(authorization) = authorization {
-            request.headers_mut().insert(header::AUTHORIZATION, authorization.clone());
-        }
         request
     }
 }
@@ -120,7 +118,7 @@ pub(super) async fn pass(
     // The first byte of a whole answer comes with its last token.
     let timeout = if raw.stream { upstream.config().first_token_timeout } else { upstream.config().request_timeout };
     job.watch.set(job.first_token_until(timeout));
-    let asked = Box::pin(exchange(upstream, raw, ticket)); // boxed, as it is large, and moved with all that holds it
+    let asked = Box::pin(exchange(raw, ticket)); // boxed, as it is large, and moved with all that holds it
     match job.watch.run(asked).await {
         Ok(answered) => Ok(answered),
         Err(Lapse::Stopping) => Err(job::stopping()),
@@ -141,10 +139,10 @@ pub(super) fn relay(
     Response::from_parts(head, Outgoing::Relay(Box::new(relay)))
 }
 
-async fn exchange(upstream: &Upstream, raw: &Raw, ticket: &Ticket) -> Result<Passed, ClientError> {
+async fn exchange(raw: &Raw, ticket: &Ticket) -> Result<Passed, ClientError> {
     let peer = ticket.peer();
     let broken = |error: WireError| broken_by(&peer.address, error);
-    let (response, mut answer) = peer.pool.send(raw.request(upstream.authorization())).await.map_err(broken)?;
+    let (response, mut answer) = peer.pool.send(raw.request()).await.map_err(broken)?;
     let (mut head, ()) = response.into_parts();
     drop_hop_by_hop(&mut head.headers);
     let unexpected = |status: StatusCode, detail: String| ClientError::Unexpected {
@@ -241,9 +239,9 @@ fn judge(head: &hyper::http::response::Parts, body: &[u8], stream: bool) -> Resu
         StatusCode::NOT_FOUND if is(&head.headers, "application/json") => {
             Err(Judgement::Refused(Problem::new(Kind::UnknownModel, said(body)).with_param("model")))
         }
-        StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE => {
-            Err(Judgement::Refused(Problem::new(Kind::Overloaded, said(body)).with_retry_after_ms(retry_after_ms(head))))
-        }
+        StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE => Err(Judgement::Refused(
+            Problem::new(Kind::Overloaded, said(body)).with_retry_after_ms(retry_after_ms(head)),
+        )),
         StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN | StatusCode::REQUEST_TIMEOUT | StatusCode::NOT_FOUND => {
             Err(Judgement::Unexpected(text()))
         }

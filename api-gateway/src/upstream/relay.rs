@@ -66,7 +66,9 @@ impl Relay {
             let data = match answer.poll_data(cx) {
                 Poll::Ready(data) => data,
                 Poll::Pending => match ready!(self.job.watch.poll(cx)) {
-                    Lapse::Stopping => return Poll::Ready(Some(self.break_off(Outcome::Cancelled, &super::job::stopping()))),
+                    Lapse::Stopping => {
+                        return Poll::Ready(Some(self.break_off(Outcome::Cancelled, &super::job::stopping())));
+                    }
                     Lapse::Late if self.check.end != End::Open => return Poll::Ready(self.finish()),
                     Lapse::Late => {
                         tracing::warn!(worker = %self.ticket.worker(), "a worker's stream stands still");
@@ -126,7 +128,9 @@ impl Relay {
     fn end(&mut self, outcome: Outcome) {
         self.ticket.end(outcome);
         self.view.note_end(self.ticket.worker(), outcome, Instant::now());
-        if let Some(connection) = self.answer.take().filter(|_| outcome == Outcome::Done).and_then(Answer::into_connection) {
+        if let Some(connection) =
+            self.answer.take().filter(|_| outcome == Outcome::Done).and_then(Answer::into_connection)
+        {
             self.ticket.peer().pool.give_back(connection);
         }
     }

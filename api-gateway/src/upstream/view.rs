@@ -124,7 +124,10 @@ impl View {
     pub(crate) fn knows_worker(&self, id: &WorkerId) -> bool {
         let memory = self.memory();
         // Ordered by id, as the controller tells them.
-        memory.fleet.as_ref().is_some_and(|(fleet, _)| fleet.workers.binary_search_by(|worker| worker.id.cmp(id)).is_ok())
+        memory
+            .fleet
+            .as_ref()
+            .is_some_and(|(fleet, _)| fleet.workers.binary_search_by(|worker| worker.id.cmp(id)).is_ok())
     }
 
     /// A model that is served. Only such names become labels of metrics.

@@ -91,7 +91,8 @@ impl Pool {
         request.headers_mut().insert(HOST, target.host.clone());
         if !target.prefix.is_empty() {
             let path = format!("{}{}", target.prefix, request.uri());
-            *request.uri_mut() = path.parse().map_err(|error: hyper::http::uri::InvalidUri| WireError::broken(error))?;
+            *request.uri_mut() =
+                path.parse().map_err(|error: hyper::http::uri::InvalidUri| WireError::broken(error))?;
         }
         if let Some(connection) = self.take() {
             match connection.exchange(request.clone()).await {
@@ -141,7 +142,8 @@ impl Pool {
         let stream = connected.map_err(|late| WireError::Connect(late.into()))?;
         let stream = stream.map_err(|error| WireError::Connect(error.into()))?;
         let _ = stream.set_nodelay(true); // a failure costs latency only
-        let handshake = http1::Builder::new().max_header_size(HEAD).max_headers(HEADERS).handshake(TokioIo::new(stream));
+        let handshake =
+            http1::Builder::new().max_header_size(HEAD).max_headers(HEADERS).handshake(TokioIo::new(stream));
         let (sender, driver) = handshake.await.map_err(|error| WireError::Connect(error.into()))?;
         Ok(Connection { sender, driver: Box::new(driver) })
     }

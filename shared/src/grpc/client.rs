@@ -15,9 +15,9 @@ use super::connection::{Connection, GrpcPool};
 use super::proto::worker_client::WorkerClient;
 use super::{Malformed, problem, proto};
 use crate::client::{ClientError, EVENT_LIMIT, trimmed};
-use crate::problem::BoxError;
 use crate::embed::{EmbedRequest, EmbedResponse};
 use crate::generate::{Event, GenerateRequest};
+use crate::problem::BoxError;
 use crate::secret::Secret;
 
 /// Longest answer with embeddings, in bytes: far more than any model gives for the longest request.
