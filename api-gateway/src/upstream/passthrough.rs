@@ -258,9 +258,7 @@ fn judge_result(head: &hyper::http::response::Parts, body: &[u8]) -> Result<(), 
     if std::str::from_utf8(body).is_err() {
         return Err(Judgement::Unexpected("200 with a body that is not UTF-8".to_owned()));
     }
-    // Most answers have neither word in them, and need not be read.
-    let suspicious = body.len() <= SUSPICIOUS && memchr::memmem::find(body, b"\"error\"").is_some();
-    if !suspicious {
+    if body.len() > SUSPICIOUS {
         return Ok(());
     }
     match serde_json::from_slice::<Suspect<'_>>(body) {

@@ -265,7 +265,8 @@ impl Answer {
         if self.driver_ended || self.read != Read::Whole {
             return None;
         }
-        self.connection.take() // whether it is of use is seen when it is wanted
+        let mut connection = self.connection.take()?;
+        connection.is_usable().then_some(connection)
     }
 
     fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, WireError>>> {
