@@ -24,7 +24,6 @@ mod chat;
 mod completion;
 pub mod config;
 mod embedding;
-#[cfg_attr(not(test), expect(dead_code, reason = "the handlers are about to use it"))]
 mod encoding;
 pub mod error;
 mod front;
