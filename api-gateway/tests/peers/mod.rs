@@ -5,6 +5,7 @@ pub(crate) mod raw;
 
 use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::io;
+use std::num::NonZeroUsize;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -460,7 +461,9 @@ impl Gateway {
 
     /// One whose controller may not be there.
     pub(crate) async fn start_alone(controller: &str, change: impl FnOnce(&mut Config)) -> Self {
-        let mut config = Config { controller: controller.to_owned(), ..Config::default() };
+        // Each thread has a link of its own, and scripts are for one: what it says, and when it is there.
+        let threads = NonZeroUsize::MIN;
+        let mut config = Config { controller: controller.to_owned(), threads, ..Config::default() };
         change(&mut config);
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
         let address = format!("http://{}", listener.local_addr().expect("an address"));
