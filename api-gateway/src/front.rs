@@ -22,7 +22,7 @@ use crate::observe::{Observed, Route};
 use crate::openai::error;
 use crate::outgoing::{self, Outgoing};
 use crate::state::State;
-use crate::{auth, body, chat, completion, embedding, encoding};
+use crate::{auth, body, chat, completion, embedding, encoding, via};
 
 /// The gateway as a service. Cheap to clone.
 #[derive(Clone)]
@@ -103,6 +103,7 @@ where
     B::Error: Into<BoxError>,
 {
     auth::check(&state.keys, request.headers())?;
+    via::check(request.headers(), state.upstream.via())?;
     let (head, incoming) = request.into_parts();
     let body = body::read(&state, incoming).await?;
     let body = body::decoded(&head.headers, body, state.body_limit).await?;

@@ -132,6 +132,7 @@ struct Inner {
     embed_http: reqwest::Client,
     token: Option<Secret>,
     authorization: Option<HeaderValue>,
+    via: HeaderValue,
     limits: Limits,
     config: Config,
 }
@@ -139,6 +140,8 @@ struct Inner {
 /// What the threads of a gateway have in common. Cheap to clone.
 #[derive(Debug, Clone)]
 pub(crate) struct Common {
+    /// The name of this run, on requests that are passed on.
+    via: HeaderValue,
     /// The last known fleet.
     view: Arc<View>,
     /// How many requests may be tried again.
@@ -150,7 +153,8 @@ pub(crate) struct Common {
 impl Common {
     pub(crate) fn new(config: &Config) -> Self {
         let budget = Arc::new(TpsBudget::new(BUDGET_SPAN, BUDGET_FLOOR, config.retry_budget));
-        Self { view: Arc::default(), budget, cut: CancellationToken::new() }
+        let via = HeaderValue::try_from(GatewayId::new().to_string()).expect("letters and digits");
+        Self { via, view: Arc::default(), budget, cut: CancellationToken::new() }
     }
 }
 
@@ -161,7 +165,7 @@ impl Upstream {
         let (http, embed_http) = (client(config.first_token_timeout), client(config.request_timeout));
         let peers = Arc::new(Peers::new(config.connect_timeout));
         let batch = config.fastchat_embedding_batch;
-        let Common { view, budget, cut } = common;
+        let Common { via, view, budget, cut } = common;
         Self(Arc::new(Inner {
             gateway,
             link: ControllerLink::new(gateway, Arc::clone(&peers), Arc::clone(&view)),
@@ -172,6 +176,7 @@ impl Upstream {
             embed_http,
             authorization: config.token.as_ref().map(bearer),
             token: config.token.clone(),
+            via,
             limits: Limits { attempts: config.attempts.get(), budget, cut },
             config,
         }))
@@ -203,6 +208,11 @@ impl Upstream {
     /// What workers want to be shown.
     pub(super) fn authorization(&self) -> Option<&HeaderValue> {
         self.0.authorization.as_ref()
+    }
+
+    /// This gateway's name on requests that are passed on.
+    pub(crate) fn via(&self) -> &HeaderValue {
+        &self.0.via
     }
 
     /// A request that begins now.

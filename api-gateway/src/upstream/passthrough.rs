@@ -22,6 +22,7 @@ use super::watch::Lapse;
 use super::wire::{Answer, WireError};
 use super::{Upstream, broken_by};
 use crate::outgoing::Outgoing;
+use crate::via::VIA;
 
 /// Longest whole answer, in bytes: room for thousands of embeddings.
 const WHOLE: usize = 64 << 20;
@@ -75,9 +76,10 @@ impl Raw {
         Self { path, headers, body, stream }
     }
 
-    fn request(&self, authorization: Option<&HeaderValue>) -> Request<Full<Bytes>> {
+    fn request(&self, authorization: Option<&HeaderValue>, via: &HeaderValue) -> Request<Full<Bytes>> {
         let mut request = Request::post(self.path).body(Full::new(self.body.clone())).expect("its path is fixed");
         *request.headers_mut() = self.headers.clone();
+        request.headers_mut().append(VIA, via.clone());
         if let Some(authorization) = authorization {
             request.headers_mut().insert(header::AUTHORIZATION, authorization.clone());
         }
@@ -144,7 +146,7 @@ pub(super) fn relay(
 async fn exchange(upstream: &Upstream, raw: &Raw, ticket: &Ticket) -> Result<Passed, ClientError> {
     let peer = ticket.peer();
     let broken = |error: WireError| broken_by(&peer.address, error);
-    let (response, mut answer) = peer.pool.send(raw.request(upstream.authorization())).await.map_err(broken)?;
+    let (response, mut answer) = peer.pool.send(raw.request(upstream.authorization(), upstream.via())).await.map_err(broken)?;
     let (mut head, ()) = response.into_parts();
     drop_hop_by_hop(&mut head.headers);
     let unexpected = |status: StatusCode, detail: String| ClientError::Unexpected {
