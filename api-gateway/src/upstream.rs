@@ -100,7 +100,7 @@ pub(crate) enum Begun<T> {
 
 /// A worker's answer, with its ticket.
 enum Opened<T> {
-    Passed(Passed, Ticket),
+    Passed(Box<Passed>, Ticket),
     Ours(T, Ticket),
 }
 
@@ -132,6 +132,7 @@ struct Inner {
     embed_http: reqwest::Client,
     token: Option<Secret>,
     authorization: Option<HeaderValue>,
+    openai_authorization: Option<HeaderValue>,
     via: HeaderValue,
     limits: Limits,
     config: Config,
@@ -175,6 +176,7 @@ impl Upstream {
             grpc: GrpcPool::new(config.connect_timeout),
             embed_http,
             authorization: config.token.as_ref().map(bearer),
+            openai_authorization: config.openai_key.as_ref().map(bearer),
             token: config.token.clone(),
             via,
             limits: Limits { attempts: config.attempts.get(), budget, cut },
@@ -205,9 +207,14 @@ impl Upstream {
         Arc::clone(&self.0.view)
     }
 
-    /// What workers want to be shown.
+    /// What workers of the fleet want to be shown.
     pub(super) fn authorization(&self) -> Option<&HeaderValue> {
         self.0.authorization.as_ref()
+    }
+
+    /// What servers that speak OpenAI's API want to be shown: they are strangers, who have no business with our token.
+    pub(super) fn openai_authorization(&self) -> Option<&HeaderValue> {
+        self.0.openai_authorization.as_ref()
     }
 
     /// This gateway's name on requests that are passed on.
@@ -250,7 +257,7 @@ impl Upstream {
         mut job: Job,
     ) -> Result<Begun<Answer>, Problem> {
         match Box::pin(self.begin(question, &mut job, Self::open_events)).await? {
-            Opened::Passed(passed, ticket) => Ok(Begun::Passed(self.passed(passed, job, ticket))),
+            Opened::Passed(passed, ticket) => Ok(Begun::Passed(self.passed(*passed, job, ticket))),
             Opened::Ours(events, ticket) => {
                 let request = question.read().await?;
                 Ok(Begun::Ours(Answer::new(self.clone(), request, job, (events, ticket))))
@@ -284,7 +291,7 @@ impl Upstream {
         mut job: Job,
     ) -> Result<Begun<EmbedResponse>, Problem> {
         match Box::pin(self.begin(question, &mut job, Self::open_vectors)).await? {
-            Opened::Passed(passed, ticket) => Ok(Begun::Passed(self.passed(passed, job, ticket))),
+            Opened::Passed(passed, ticket) => Ok(Begun::Passed(self.passed(*passed, job, ticket))),
             Opened::Ours(response, mut ticket) => {
                 ticket.end(Outcome::Done);
                 Ok(Begun::Ours(response))
@@ -306,7 +313,7 @@ impl Upstream {
             let mut ticket = self.choose(job).await?;
             let error = match question.raw().filter(|_| ticket.peer().transport == Transport::OpenAi) {
                 Some(raw) => match passthrough::pass(self, raw, job, &ticket).await {
-                    Ok(Ok(passed)) => return Ok(Opened::Passed(passed, ticket)),
+                    Ok(Ok(passed)) => return Ok(Opened::Passed(Box::new(passed), ticket)),
                     Ok(Err(error)) => error,
                     Err(problem) => return Err(self.give_in(&mut ticket, problem)),
                 },

@@ -1,7 +1,7 @@
 //! Workers that speak OpenAI's API: a client's request goes to them as it is, and their answer comes back as it is.
 
 use std::borrow::Cow;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use axum::http::header::{self, HeaderName};
 use axum::http::{HeaderMap, HeaderValue, StatusCode};
@@ -9,7 +9,6 @@ use bytes::{Bytes, BytesMut};
 use http_body_util::Full;
 use hyper::{Request, Response};
 use muster_shared::client::ClientError;
-use muster_shared::control::Outcome;
 use muster_shared::problem::{Kind, Problem};
 use serde::Deserialize;
 use serde::de::IgnoredAny;
@@ -146,7 +145,8 @@ pub(super) fn relay(
 async fn exchange(upstream: &Upstream, raw: &Raw, ticket: &Ticket) -> Result<Passed, ClientError> {
     let peer = ticket.peer();
     let broken = |error: WireError| broken_by(&peer.address, error);
-    let (response, mut answer) = peer.pool.send(raw.request(upstream.authorization(), upstream.via())).await.map_err(broken)?;
+    let (response, mut answer) =
+        peer.pool.send(raw.request(upstream.openai_authorization(), upstream.via())).await.map_err(broken)?;
     let (mut head, ()) = response.into_parts();
     drop_hop_by_hop(&mut head.headers);
     let unexpected = |status: StatusCode, detail: String| ClientError::Unexpected {
@@ -243,9 +243,9 @@ fn judge(head: &hyper::http::response::Parts, body: &[u8], stream: bool) -> Resu
         StatusCode::NOT_FOUND if is(&head.headers, "application/json") => {
             Err(Judgement::Refused(Problem::new(Kind::UnknownModel, said(body)).with_param("model")))
         }
-        StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE => {
-            Err(Judgement::Refused(Problem::new(Kind::Overloaded, said(body)).with_retry_after_ms(retry_after_ms(head))))
-        }
+        StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE => Err(Judgement::Refused(
+            Problem::new(Kind::Overloaded, said(body)).with_retry_after_ms(retry_after_ms(head)),
+        )),
         StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN | StatusCode::REQUEST_TIMEOUT | StatusCode::NOT_FOUND => {
             Err(Judgement::Unexpected(text()))
         }
@@ -309,10 +309,4 @@ fn is(headers: &HeaderMap, kind: &str) -> bool {
     let value = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
     let value = value.split(';').next().unwrap_or_default().trim();
     value.eq_ignore_ascii_case(kind)
-}
-
-/// Notes that a whole answer has come.
-pub(super) fn done(ticket: &mut Ticket, begun: Instant) {
-    ticket.end(Outcome::Done);
-    ticket.tokens(0, begun.elapsed());
 }

@@ -335,9 +335,10 @@ async fn keys_and_cookies_of_a_client_end_at_the_gateway_and_its_other_headers_g
     let worker = Raw::always([send(json("200 OK", WHOLE))]).await;
     let turns = (0..2).map(|_| Ok::<_, Problem>(worker.named(Transport::OpenAi)));
     let controller = Controller::start(turns).await;
-    for token in [None, Some("of the fleet")] {
+    for key in [None, Some("of the server")] {
         let gateway = Gateway::start(&controller.address, |config| {
-            (config.token, config.keys) = (token.map(Secret::new), vec![Secret::new("client key")]);
+            (config.token, config.openai_key) = (Some(Secret::new("of the fleet")), key.map(Secret::new));
+            config.keys = vec![Secret::new("client key")];
         })
         .await;
         let request = reqwest::Client::new().post(format!("{}/v1/chat/completions", gateway.address));
@@ -349,7 +350,8 @@ async fn keys_and_cookies_of_a_client_end_at_the_gateway_and_its_other_headers_g
         assert_eq!((response.status().as_u16(), header(&response, "x-request-id")), (200, "r-1"));
         let asked = worker.asked().pop().expect("a request");
         assert!(!asked.head.contains("client key"), "{}", asked.head);
-        assert_eq!(asked.header("authorization"), token.map(|_| "Bearer of the fleet"));
+        assert!(!asked.head.contains("of the fleet"), "a stranger is not shown the fleet's token: {}", asked.head);
+        assert_eq!(asked.header("authorization"), key.map(|_| "Bearer of the server"));
         assert_eq!(asked.header("accept-encoding"), None, "what comes back is looked at");
         let others = ["x-own", "openai-organization", "x-request-id", "content-type"];
         let others = others.map(|name| asked.header(name).unwrap_or_default());
