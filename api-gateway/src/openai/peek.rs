@@ -2,7 +2,6 @@
 
 use std::borrow::Cow;
 
-use muster_shared::problem::Problem;
 use serde::Deserialize;
 
 /// What a request must say before a worker is sought.
@@ -36,18 +35,14 @@ impl<'a> Peek<'a> {
     }
 }
 
-/// What is wrong with a body that could not be read so, should the whole reading find nothing.
-pub(crate) fn unread() -> Problem {
-    Problem::invalid("model", "the body must be a JSON object with the name of a `model`")
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
     fn a_few_fields_are_read_and_the_rest_is_passed_over() {
-        let body = br#"{"messages":[{"role":"user","content":"a\"model\":1"}],"x":{"y":[1,{}]},"model":"m","stream":true}"#;
+        let body =
+            br#"{"messages":[{"role":"user","content":"a\"model\":1"}],"x":{"y":[1,{}]},"model":"m","stream":true}"#;
         let peek = Peek::parse(body).expect("a request");
         assert_eq!((&*peek.model, peek.stream(), peek.priority()), ("m", true, 0));
         let peek = Peek::parse(br#"{"model":"m\u00e9","stream":null,"priority":1000}"#).expect("a request");
@@ -56,7 +51,9 @@ mod tests {
 
     #[test]
     fn what_is_no_request_is_not_peeked_at() {
-        for body in ["", "[]", "{}", r#"{"model":""}"#, r#"{"model":1}"#, r#"{"model":"m","stream":1}"#, r#"{"model":"m"} x"#] {
+        for body in
+            ["", "[]", "{}", r#"{"model":""}"#, r#"{"model":1}"#, r#"{"model":"m","stream":1}"#, r#"{"model":"m"} x"#]
+        {
             assert!(Peek::parse(body.as_bytes()).is_none(), "{body}");
         }
     }

@@ -40,12 +40,7 @@ pub(crate) struct Answer {
 }
 
 impl Answer {
-    pub(super) fn new(
-        upstream: Upstream,
-        request: Arc<GenerateRequest>,
-        job: Job,
-        running: (Events, Ticket),
-    ) -> Self {
+    pub(super) fn new(upstream: Upstream, request: Arc<GenerateRequest>, job: Job, running: (Events, Ticket)) -> Self {
         let progress = Progress::new(request.choices);
         let mut answer = Self {
             upstream,
@@ -147,7 +142,8 @@ impl Answer {
             return Ok(());
         }
         let Some((_, ticket)) = &self.running else { return Ok(()) };
-        let problem = Problem::new(Kind::UnknownModel, "the worker does not go on with an answer that another one began");
+        let problem =
+            Problem::new(Kind::UnknownModel, "the worker does not go on with an answer that another one began");
         Err(refused(ticket, problem))
     }
 

@@ -13,8 +13,8 @@ use tokio_util::sync::CancellationToken;
 use tower::retry::budget::{Budget as _, TpsBudget};
 
 use super::ticket::Ticket;
-use super::{Filled, millis};
 use super::watch::{Lapse, Watch};
+use super::{Filled, millis};
 use crate::metrics;
 
 /// Shortest and longest pause of a patient request before it asks a full fleet again.
@@ -101,6 +101,7 @@ impl Job {
     }
 
     /// Another request for the same, with limits of its own.
+    #[expect(dead_code, reason = "a second attempt is not made yet")]
     pub(super) fn again(&self) -> Self {
         Self {
             request_id: Arc::clone(&self.request_id),
@@ -365,11 +366,8 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn only_a_part_of_all_requests_is_tried_again_but_answers_that_have_begun_are() {
-        let limits = Limits {
-            attempts: 3,
-            budget: Arc::new(TpsBudget::new(MINUTE, 0, 0.5)),
-            cut: CancellationToken::new(),
-        };
+        let limits =
+            Limits { attempts: 3, budget: Arc::new(TpsBudget::new(MINUTE, 0, 0.5)), cut: CancellationToken::new() };
         let job = || Job::new("r".into(), "m".into(), Instant::now() + MINUTE, limits.clone());
         let mut jobs: Vec<Job> = (0..4).map(|_| job()).collect();
         let mut again = Vec::new();

@@ -55,6 +55,9 @@ async fn a_worker_without_a_first_token_is_left_for_another() {
     for (transport, scripts) in [(Transport::OpenAi, &silent[..2]), (Transport::Http, &silent[..])] {
         for acts in scripts {
             for is_stream in [false, true] {
+                if transport == Transport::OpenAi && !is_stream {
+                    continue; // its first byte comes with its last token
+                }
                 let (gateway, mut controller, mut workers) =
                     fleet(transport, acts.clone(), good(transport, is_stream)).await;
                 let response = gateway.chat(is_stream).await;
