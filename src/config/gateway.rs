@@ -100,7 +100,7 @@ pub(crate) struct GatewaySection {
     #[arg(long, env = "FASTCHAT_WORKER_API_EMBEDDING_BATCH_SIZE")]
     pub(crate) fastchat_embedding_batch: Option<NonZeroUsize>,
     /// Threads that serve clients; as many as the process may use, unless said otherwise.
-    #[arg(long, env = "MUSTER_GATEWAY_THREADS")]
+    #[arg(id = "gateway_threads", long = "gateway-threads", env = "MUSTER_GATEWAY_THREADS")]
     pub(crate) threads: Option<NonZeroUsize>,
     /// Time that running requests get when the gateway stops.
     #[arg(long, env = "MUSTER_GATEWAY_DRAIN")]
