@@ -152,7 +152,7 @@ fn whole_faults() -> Vec<Fault> {
         fault("half of a large body", [send(format!("{head}content-length: 100000\r\n\r\n{large}")), Act::Close]),
         fault("a list", [send(json("200 OK", "[1]"))]),
         fault("words", [send(json("200 OK", BAD))]),
-        fault("almost JSON", [send(json("200 OK", r#"{"a":}"#))]),
+        fault("almost JSON, of an error", [send(json("200 OK", r#"{"error":}"#))]),
         fault("nothing at all", [send(json("200 OK", ""))]),
         fault(
             "no text",
