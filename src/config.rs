@@ -44,8 +44,12 @@ macro_rules! or {
 pub(crate) use or;
 
 /// Flags that belong together, by their names in `clap`, as in the sections' `or`.
-pub(crate) const PAIRS: [(&str, &str); 3] =
-    [("fleet_token", "fleet_token_file"), ("api_key", "api_key_file"), ("model", "model_names")];
+pub(crate) const PAIRS: [(&str, &str); 4] = [
+    ("fleet_token", "fleet_token_file"),
+    ("api_key", "api_key_file"),
+    ("openai_key", "openai_key_file"),
+    ("model", "model_names"),
+];
 
 /// A duration as people write it: `15s`, `500ms`, `2m`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -114,8 +118,8 @@ pub(crate) fn secrets_of_file(path: &Path) -> anyhow::Result<Vec<Secret>> {
     Ok(secrets)
 }
 
-/// The one token of a flag, a variable or a file.
-pub(crate) fn fleet_token(given: Option<Secret>, file: Option<&Path>) -> anyhow::Result<Option<Secret>> {
+/// The one secret of a flag, a variable or a file.
+pub(crate) fn one_secret(given: Option<Secret>, file: Option<&Path>) -> anyhow::Result<Option<Secret>> {
     match (given, file) {
         (Some(token), _) => Ok(Some(token)),
         (None, Some(path)) => Ok(secrets_of_file(path)?.into_iter().next()),

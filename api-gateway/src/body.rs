@@ -2,11 +2,14 @@
 
 use std::time::Duration;
 
+use axum::http::HeaderMap;
+use axum::http::header::CONTENT_ENCODING;
 use bytes::{Bytes, BytesMut};
 use http_body::Body as HttpBody;
 use http_body_util::BodyExt as _;
 use muster_shared::problem::{BoxError, Kind, Problem};
 
+use crate::encoding::decompress;
 use crate::state::State;
 use crate::upstream::job::stopping;
 
@@ -88,6 +91,28 @@ where
             Some(Err(_)) => return Err(Problem::new(Kind::Invalid, "the body could not be read")),
         }
     }
+}
+
+/// A body as it was before its sender coded it.
+///
+/// What is small, coded and not, is read where it arrives; how much comes of a little is only known when it is there.
+///
+/// # Errors
+/// See [`decompress`].
+pub(crate) async fn decoded(headers: &HeaderMap, body: Bytes, limit: usize) -> Result<Bytes, Problem> {
+    if !headers.contains_key(CONTENT_ENCODING) {
+        return Ok(body);
+    }
+    let little = AT_ONCE.min(limit);
+    if body.len() <= little {
+        match decompress(headers, body.clone(), little) {
+            Err(problem) if problem.kind == Kind::TooLarge && little < limit => {}
+            read => return read,
+        }
+    }
+    let headers = headers.clone();
+    let read = tokio::task::spawn_blocking(move || decompress(&headers, body, limit)).await;
+    read.unwrap_or_else(|panic| Err(Problem::new(Kind::Bug, panic.to_string())))
 }
 
 /// Reads and checks a body, beside other requests where it is large.

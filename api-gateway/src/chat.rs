@@ -48,8 +48,9 @@ pub(crate) async fn create(
         None => {
             let generate = question.read().await?;
             let mut job = state.upstream.job(&id.0, &generate.model);
-            job.priority = i8::try_from(generate.priority).unwrap_or_default();
-            job.whole = question.read.as_ref().is_some_and(|(request, _)| !request.stream);
+            if let Some((request, _)) = &question.read {
+                (job.priority, job.whole) = (request.priority, !request.stream);
+            }
             job
         }
     };

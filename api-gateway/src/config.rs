@@ -12,6 +12,8 @@ pub struct Config {
     pub controller: String,
     /// The fleet's token, sent to the controller and to workers.
     pub token: Option<Secret>,
+    /// What workers of the transport `openai` are shown; they are never shown the fleet's token.
+    pub openai_key: Option<Secret>,
     /// Keys of which clients must present one; empty: everybody may ask.
     pub keys: Vec<Secret>,
     /// Workers tried for one request, at most.
@@ -60,6 +62,7 @@ impl Default for Config {
         Self {
             controller: "http://127.0.0.1:21001".to_owned(),
             token: None,
+            openai_key: None,
             keys: Vec::new(),
             attempts: NonZeroU32::new(3).expect("3 is not 0"),
             dispatch_wait: Duration::from_secs(10),

@@ -3,6 +3,7 @@
 //! An answer that depends on `Accept-Encoding` must say `Vary: Accept-Encoding`. Work here takes time in proportion to
 //! a body's length; large bodies belong off the threads that serve.
 
+mod answer;
 mod decompress;
 mod negotiate;
 
@@ -13,8 +14,7 @@ use bytes::Bytes;
 use flate2::Compression;
 use flate2::write::GzEncoder;
 
-#[expect(unused_imports, reason = "the handlers are about to use them")]
-pub(crate) use {decompress::decompress, negotiate::negotiate};
+pub(crate) use {answer::compressed, decompress::decompress, negotiate::negotiate};
 
 /// The codings that a request may have, as a refusal names them (`Accept-Encoding` of a 415).
 pub(crate) const LEGAL: &str = "zstd, gzip, identity";

@@ -22,7 +22,7 @@ use crate::observe::{Observed, Route};
 use crate::openai::error;
 use crate::outgoing::{self, Outgoing};
 use crate::state::State;
-use crate::{auth, body, chat, completion, embedding};
+use crate::{auth, body, chat, completion, embedding, encoding, via};
 
 /// The gateway as a service. Cheap to clone.
 #[derive(Clone)]
@@ -81,9 +81,13 @@ where
 {
     let observed = Observed::begin(route, request.headers());
     let (id, span) = (observed.id.clone(), observed.span.clone());
+    let coding = encoding::negotiate(request.headers());
     let handled = AssertUnwindSafe(handle(state, route, request, id).instrument(span)).catch_unwind().await;
     let handled = handled.unwrap_or_else(|panic| Err(panicked(&*panic)));
     let mut response = handled.unwrap_or_else(|problem| error::response(&problem));
+    if let Some(coding) = coding {
+        response = encoding::compressed(coding, response).await;
+    }
     observed.finish(&mut response);
     response
 }
@@ -99,8 +103,10 @@ where
     B::Error: Into<BoxError>,
 {
     auth::check(&state.keys, request.headers())?;
+    via::check(request.headers(), state.upstream.via())?;
     let (head, incoming) = request.into_parts();
     let body = body::read(&state, incoming).await?;
+    let body = body::decoded(&head.headers, body, state.body_limit).await?;
     match route {
         Route::Completions => completion::create(&state, &id, head.headers, body).await,
         Route::Embeddings => embedding::create(&state, &id, head.headers, body).await,

@@ -11,7 +11,7 @@
 //! * [`config`] and [`error`]: what it can be told, and why it stops.
 //! * `shard`: the gateway's threads, each with a link and connections of its own.
 //! * `front`: the requests that come by the thousand; `routes`: every route and layer; `observe` and `auth`: what all
-//!   requests have in common.
+//!   requests have in common; `via`: gateways in a circle.
 //! * `chat`, `completion`, `embedding`, `models`: the handlers.
 //! * `body` and `outgoing`: bodies as bytes, in and out.
 //! * `openai`: bodies, checked once on the way in; the table from our errors to OpenAI's.
@@ -25,7 +25,6 @@ mod chat;
 mod completion;
 pub mod config;
 mod embedding;
-#[cfg_attr(not(test), expect(dead_code, reason = "the handlers are about to use it"))]
 mod encoding;
 pub mod error;
 mod front;
@@ -38,6 +37,7 @@ mod routes;
 mod shard;
 mod state;
 mod upstream;
+mod via;
 
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;

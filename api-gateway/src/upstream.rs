@@ -100,7 +100,7 @@ pub(crate) enum Begun<T> {
 
 /// A worker's answer, with its ticket.
 enum Opened<T> {
-    Passed(Passed, Ticket),
+    Passed(Box<Passed>, Ticket),
     Ours(T, Ticket),
 }
 
@@ -132,6 +132,8 @@ struct Inner {
     embed_http: reqwest::Client,
     token: Option<Secret>,
     authorization: Option<HeaderValue>,
+    openai_authorization: Option<HeaderValue>,
+    via: HeaderValue,
     limits: Limits,
     config: Config,
 }
@@ -139,6 +141,8 @@ struct Inner {
 /// What the threads of a gateway have in common. Cheap to clone.
 #[derive(Debug, Clone)]
 pub(crate) struct Common {
+    /// The name of this run, on requests that are passed on.
+    via: HeaderValue,
     /// The last known fleet.
     view: Arc<View>,
     /// How many requests may be tried again.
@@ -150,7 +154,8 @@ pub(crate) struct Common {
 impl Common {
     pub(crate) fn new(config: &Config) -> Self {
         let budget = Arc::new(TpsBudget::new(BUDGET_SPAN, BUDGET_FLOOR, config.retry_budget));
-        Self { view: Arc::default(), budget, cut: CancellationToken::new() }
+        let via = HeaderValue::try_from(GatewayId::new().to_string()).expect("letters and digits");
+        Self { via, view: Arc::default(), budget, cut: CancellationToken::new() }
     }
 }
 
@@ -161,7 +166,7 @@ impl Upstream {
         let (http, embed_http) = (client(config.first_token_timeout), client(config.request_timeout));
         let peers = Arc::new(Peers::new(config.connect_timeout));
         let batch = config.fastchat_embedding_batch;
-        let Common { view, budget, cut } = common;
+        let Common { via, view, budget, cut } = common;
         Self(Arc::new(Inner {
             gateway,
             link: ControllerLink::new(gateway, Arc::clone(&peers), Arc::clone(&view)),
@@ -171,7 +176,9 @@ impl Upstream {
             grpc: GrpcPool::new(config.connect_timeout),
             embed_http,
             authorization: config.token.as_ref().map(bearer),
+            openai_authorization: config.openai_key.as_ref().map(bearer),
             token: config.token.clone(),
+            via,
             limits: Limits { attempts: config.attempts.get(), budget, cut },
             config,
         }))
@@ -200,9 +207,19 @@ impl Upstream {
         Arc::clone(&self.0.view)
     }
 
-    /// What workers want to be shown.
+    /// What workers of the fleet want to be shown.
     pub(super) fn authorization(&self) -> Option<&HeaderValue> {
         self.0.authorization.as_ref()
+    }
+
+    /// What servers that speak OpenAI's API want to be shown: they are strangers, who have no business with our token.
+    pub(super) fn openai_authorization(&self) -> Option<&HeaderValue> {
+        self.0.openai_authorization.as_ref()
+    }
+
+    /// This gateway's name on requests that are passed on.
+    pub(crate) fn via(&self) -> &HeaderValue {
+        &self.0.via
     }
 
     /// A request that begins now.
@@ -240,7 +257,7 @@ impl Upstream {
         mut job: Job,
     ) -> Result<Begun<Answer>, Problem> {
         match Box::pin(self.begin(question, &mut job, Self::open_events)).await? {
-            Opened::Passed(passed, ticket) => Ok(Begun::Passed(self.passed(passed, job, ticket))),
+            Opened::Passed(passed, ticket) => Ok(Begun::Passed(self.passed(*passed, job, ticket))),
             Opened::Ours(events, ticket) => {
                 let request = question.read().await?;
                 Ok(Begun::Ours(Answer::new(self.clone(), request, job, (events, ticket))))
@@ -274,7 +291,7 @@ impl Upstream {
         mut job: Job,
     ) -> Result<Begun<EmbedResponse>, Problem> {
         match Box::pin(self.begin(question, &mut job, Self::open_vectors)).await? {
-            Opened::Passed(passed, ticket) => Ok(Begun::Passed(self.passed(passed, job, ticket))),
+            Opened::Passed(passed, ticket) => Ok(Begun::Passed(self.passed(*passed, job, ticket))),
             Opened::Ours(response, mut ticket) => {
                 ticket.end(Outcome::Done);
                 Ok(Begun::Ours(response))
@@ -296,7 +313,7 @@ impl Upstream {
             let mut ticket = self.choose(job).await?;
             let error = match question.raw().filter(|_| ticket.peer().transport == Transport::OpenAi) {
                 Some(raw) => match passthrough::pass(self, raw, job, &ticket).await {
-                    Ok(Ok(passed)) => return Ok(Opened::Passed(passed, ticket)),
+                    Ok(Ok(passed)) => return Ok(Opened::Passed(Box::new(passed), ticket)),
                     Ok(Err(error)) => error,
                     Err(problem) => return Err(self.give_in(&mut ticket, problem)),
                 },

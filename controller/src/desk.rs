@@ -256,7 +256,7 @@ impl<R> Desk<R> {
     }
 
     fn unknown_model(&self, model: &str, now: Instant) -> Problem {
-        let known = self.registry.model_names(None, now);
+        let known = self.registry.served(now);
         let mut message = format!("no worker has offered the model `{model}`; ");
         match known.len() {
             0 => message += "no models are served at the moment",

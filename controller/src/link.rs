@@ -113,7 +113,7 @@ async fn serve(service: Arc<Service>, mut link: Link<Stream>) {
 async fn introduce(link: &mut Link<Stream>) -> io::Result<(GatewayId, Vec<Held>)> {
     loop {
         link.exchange().await?;
-        match link.next()? {
+        match link.take()? {
             Some(Ask::Hello { gateway, held }) => return Ok((gateway, held)),
             Some(_) => return Err(unexpected("the first message is not a hello")),
             None => {}
@@ -156,7 +156,7 @@ impl Session {
     /// Deals with every message that has come.
     fn take_all(&mut self) -> io::Result<()> {
         let mut asks = Vec::new();
-        while let Some(ask) = self.link.next::<Ask>()? {
+        while let Some(ask) = self.link.take::<Ask>()? {
             asks.push(ask);
         }
         let service = Arc::clone(&self.service);

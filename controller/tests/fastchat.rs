@@ -6,6 +6,8 @@ use std::sync::atomic::Ordering;
 
 use common::{Controller, Worker, nobody, within};
 use muster_shared::control::WorkerState;
+use muster_shared::fastchat::error_code;
+use muster_shared::transport::Transport;
 use serde_json::{Value, json};
 use tokio::io::AsyncReadExt as _;
 
@@ -248,4 +250,36 @@ async fn a_stream_that_breaks_off_ends_with_one_whole_frame() {
     let answer = controller.post("/worker_generate_stream", json!({ "model": "m", "prompt": "a" })).await;
     let codes: Vec<_> = frames(&answer).into_iter().map(|frame| frame["error_code"].clone()).collect();
     assert_eq!(codes, [json!(0), json!(50006)]);
+}
+
+#[tokio::test]
+async fn only_workers_that_speak_fastchat_are_told_of_and_relayed_to() {
+    let controller = Controller::start().await;
+    let mut workers = Vec::new();
+    for (transport, model) in
+        [(Transport::Grpc, "m"), (Transport::OpenAi, "m"), (Transport::OpenAi, "other"), (Transport::Http, "n")]
+    {
+        let worker = Worker::start().await;
+        let mut registration = worker.registration(1);
+        registration.transport = transport;
+        registration.models[0].name = model.to_owned();
+        controller.client.register(&registration).await.expect("it is reachable");
+        workers.push(worker);
+    }
+    let list = controller.post_text("/list_models", "").await;
+    assert_eq!(list, (200, json!({ "models": ["n"] })));
+    assert_eq!(controller.post_text("/worker_get_status", "").await.1["speed"], json!(1.0));
+    for (model, address) in [("m", ""), ("other", ""), ("n", &*workers[3].address)] {
+        // The second time the worker is full, and named all the same.
+        for _ in 0..2 {
+            let answer = controller.post("/get_worker_address", json!({ "model": model })).await;
+            assert_eq!(answer, (200, json!({ "address": address })), "{model}");
+        }
+    }
+    let answer = controller.post_text("/worker_generate_stream", r#"{"model":"m","prompt":"hi"}"#).await;
+    let last = frames(&answer).pop().expect("a frame");
+    assert_eq!(last["error_code"], json!(error_code::CONTROLLER_NO_WORKER));
+    register(&controller, &workers[0]).await;
+    let answer = controller.post_text("/worker_generate_stream", r#"{"model":"m","prompt":"hi"}"#).await;
+    assert!(frames(&answer).iter().all(|frame| frame["error_code"] != json!(error_code::CONTROLLER_NO_WORKER)));
 }

@@ -41,7 +41,7 @@ impl Linked {
 
     async fn hear(&mut self) -> Tell {
         loop {
-            if let Some(tell) = self.link.next().expect("a message") {
+            if let Some(tell) = self.link.take().expect("a message") {
                 return tell;
             }
             within(self.link.exchange()).await.expect("the link goes on");

@@ -130,7 +130,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Link<S> {
         self.outgoing.is_empty()
     }
 
-    /// Sends what is queued, and resolves when more has come: [`Link::next`] has it. Nothing is lost when the future is
+    /// Sends what is queued, and resolves when more has come: [`Link::take`] has it. Nothing is lost when the future is
     /// dropped.
     ///
     /// # Errors
@@ -151,7 +151,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Link<S> {
     ///
     /// # Errors
     /// When it is none, or too long.
-    pub fn next<M: Message>(&mut self) -> io::Result<Option<M>> {
+    pub fn take<M: Message>(&mut self) -> io::Result<Option<M>> {
         let Some(length) = self.incoming.first_chunk::<LENGTH>() else { return Ok(None) };
         let length = u32::from_le_bytes(*length) as usize;
         if length > LONGEST {
@@ -214,7 +214,7 @@ mod tests {
         for piece in bytes.chunks(7) {
             far.write_all(piece).await.expect("there is room");
             link.exchange().await.expect("it goes on");
-            while let Some(message) = link.next::<Ask>().expect("a message") {
+            while let Some(message) = link.take::<Ask>().expect("a message") {
                 got.push(message);
             }
         }
@@ -236,7 +236,7 @@ mod tests {
                     continue;
                 }
                 link.exchange().await.expect("it goes on");
-                while link.next::<Ask>().expect("a message").is_some() {
+                while link.take::<Ask>().expect("a message").is_some() {
                     got += 1;
                 }
             }
@@ -252,7 +252,7 @@ mod tests {
         let mut link = Link::new(near);
         far.write_all(b"\x0a\0\0\0{\"what\":1}").await.expect("there is room");
         link.exchange().await.expect("it goes on");
-        assert_eq!(link.next::<Ask>().expect_err("no message").kind(), io::ErrorKind::InvalidData);
+        assert_eq!(link.take::<Ask>().expect_err("no message").kind(), io::ErrorKind::InvalidData);
         drop(far);
         assert_eq!(link.exchange().await.expect_err("the end").kind(), io::ErrorKind::UnexpectedEof);
     }

@@ -30,7 +30,7 @@ use worker::Worker;
 use super::process::allow_files;
 use crate::bind::{Guard, bind};
 use crate::cli::FakeWorkerArgs;
-use crate::config::{base_url, fleet_token};
+use crate::config::{base_url, one_secret};
 use crate::services::announce;
 use crate::stop;
 
@@ -42,7 +42,7 @@ const PAUSE: Duration = Duration::from_millis(20);
 /// Serves until it is told to stop.
 pub(super) async fn run(args: FakeWorkerArgs) -> anyhow::Result<()> {
     let controller = args.controller_address.as_deref().map(|url| base_url("--controller-address", url)).transpose()?;
-    let token = fleet_token(args.fleet_token.clone(), args.fleet_token_file.as_deref())?;
+    let token = one_secret(args.fleet_token.clone(), args.fleet_token_file.as_deref())?;
     allow_files();
     let stop = stop::on_signal();
     let listener = bind("fake worker", "127.0.0.1", args.port, Guard::token(false, None)).await?;

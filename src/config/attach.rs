@@ -13,7 +13,7 @@ use muster_shared::secret::Secret;
 use muster_shared::transport::Transport;
 use serde::{Deserialize, Serialize};
 
-use super::{Span, base_url, fleet_token, or};
+use super::{Span, base_url, one_secret, or};
 
 /// What `muster attach` can be told. Everything but the address and the id holds for all its servers.
 #[derive(Debug, Clone, Default, Args, Serialize, Deserialize)]
@@ -135,7 +135,7 @@ impl AttachSection {
             targets: self.targets()?,
             offer: self.offer()?,
             controller: base_url("controller_address", controller)?,
-            token: fleet_token(self.fleet_token.clone(), self.fleet_token_file.as_deref())?,
+            token: one_secret(self.fleet_token.clone(), self.fleet_token_file.as_deref())?,
             probe,
             drain,
         })

@@ -11,7 +11,7 @@ use muster_controller::config::{BreakerConfig, LeaseConfig, QueueConfig};
 use muster_shared::secret::Secret;
 use serde::{Deserialize, Serialize};
 
-use super::{Span, fleet_token, or};
+use super::{Span, one_secret, or};
 
 /// What a controller can be told.
 #[derive(Debug, Clone, Default, Args, Serialize, Deserialize)]
@@ -124,7 +124,7 @@ impl ControllerSection {
                 failures: self.breaker_failures.unwrap_or(usual.breaker.failures),
                 pause: span(self.breaker_pause, usual.breaker.pause),
             },
-            token: fleet_token(self.fleet_token.clone(), self.fleet_token_file.as_deref())?,
+            token: one_secret(self.fleet_token.clone(), self.fleet_token_file.as_deref())?,
             body_limit: self.body_limit.map_or(usual.body_limit, |size| size.0 as usize),
             drain: span(self.drain, usual.drain),
         })

@@ -9,7 +9,7 @@ use muster_gateway::Config;
 use muster_shared::secret::Secret;
 use serde::{Deserialize, Serialize};
 
-use super::{Span, base_url, fleet_token, or, secrets_of_file};
+use super::{Span, base_url, one_secret, or, secrets_of_file};
 
 /// What a gateway can be told.
 #[derive(Debug, Clone, Default, Args, Serialize, Deserialize)]
@@ -44,6 +44,12 @@ pub(crate) struct GatewaySection {
     /// File that holds the fleet's token.
     #[arg(long, env = "MUSTER_FLEET_TOKEN_FILE")]
     pub(crate) fleet_token_file: Option<PathBuf>,
+    /// Key shown to workers of the transport `openai`, which never see the fleet's token.
+    #[arg(long, env = "MUSTER_OPENAI_KEY", hide_env_values = true, value_parser = super::SecretParser)]
+    pub(crate) openai_key: Option<Secret>,
+    /// File whose first line is that key.
+    #[arg(long, env = "MUSTER_OPENAI_KEY_FILE")]
+    pub(crate) openai_key_file: Option<PathBuf>,
     /// Origin whose pages may ask, as `https://app.example`, or `*` for any; may be given several times.
     #[arg(
         long = "cors-origin",
@@ -116,7 +122,8 @@ impl GatewaySection {
         or!(self, other; host, port, controller_address, cors_origins, attempts,
             dispatch_wait, connect_timeout, first_token_timeout, inter_token_timeout, resume_timeout, retry_budget,
             hedge_after, client_timeout, request_timeout, body_limit, sync_interval, fastchat_embedding_batch, threads,
-            drain, insecure; (api_key, api_key_file), (fleet_token, fleet_token_file))
+            drain, insecure; (api_key, api_key_file), (fleet_token, fleet_token_file),
+            (openai_key, openai_key_file))
     }
 
     /// Everything said.
@@ -130,6 +137,8 @@ impl GatewaySection {
             api_key_file: None,
             fleet_token: None,
             fleet_token_file: None,
+            openai_key: None,
+            openai_key_file: None,
             cors_origins: Some(usual.cors_origins),
             attempts: Some(usual.attempts),
             dispatch_wait: Some(Span(usual.dispatch_wait)),
@@ -170,7 +179,8 @@ impl GatewaySection {
                 Some(url) => base_url("controller_address", url)?,
                 None => usual.controller,
             },
-            token: fleet_token(self.fleet_token.clone(), self.fleet_token_file.as_deref())?,
+            token: one_secret(self.fleet_token.clone(), self.fleet_token_file.as_deref())?,
+            openai_key: one_secret(self.openai_key.clone(), self.openai_key_file.as_deref())?,
             keys,
             cors_origins: match &self.cors_origins {
                 Some(origins) => origins.iter().map(|text| origin(text)).collect::<anyhow::Result<_>>()?,

@@ -19,7 +19,7 @@ use muster_worker::model::onnx::spin::Spin;
 use serde::{Deserialize, Serialize};
 
 use super::hub::hub_config;
-use super::{Span, base_url, cache_folder, fleet_token, or};
+use super::{Span, base_url, cache_folder, one_secret, or};
 
 /// Name under which `--model` means a model without files.
 const FAKE: &str = "fake";
@@ -323,7 +323,7 @@ impl WorkerSection {
             hub: if from_hub { hub_config()? } else { usual.hub },
             address: self.worker_address.as_deref().map(|url| base_url("worker_address", url)).transpose()?,
             registration: self.registration()?,
-            token: fleet_token(self.fleet_token.clone(), self.fleet_token_file.as_deref())?,
+            token: one_secret(self.fleet_token.clone(), self.fleet_token_file.as_deref())?,
             capacity: EngineCapacity {
                 slots: flags.slots.map_or(usual.capacity.slots, NonZeroUsize::get),
                 waiting: flags.waiting.unwrap_or(usual.capacity.waiting),

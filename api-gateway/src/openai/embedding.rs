@@ -12,7 +12,6 @@ const INPUTS: usize = 2048;
 /// A checked request.
 #[derive(Debug)]
 pub(crate) struct EmbeddingRequest {
-    pub(crate) model: String,
     /// Still without a request id.
     pub(crate) embed: EmbedRequest,
     /// Whether vectors go out as base64 instead of as numbers.
@@ -34,7 +33,7 @@ impl EmbeddingRequest {
         }
         let embed = EmbedRequest {
             request_id: String::new(),
-            model: model.clone(),
+            model,
             inputs,
             dimensions: fields.positive("dimensions")?,
             truncate: fields.boolean("truncate")?.unwrap_or(false),
@@ -42,7 +41,7 @@ impl EmbeddingRequest {
         let base64 = is_base64(&mut fields)?;
         fields.string("user")?;
         fields.unknown();
-        Ok(Self { model, embed, base64 })
+        Ok(Self { embed, base64 })
     }
 }
 

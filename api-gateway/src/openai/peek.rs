@@ -2,7 +2,6 @@
 
 use std::borrow::Cow;
 
-use muster_shared::problem::Problem;
 use serde::Deserialize;
 
 /// What a request must say before a worker is sought.
@@ -34,11 +33,6 @@ impl<'a> Peek<'a> {
     pub(crate) fn priority(&self) -> i8 {
         self.priority.unwrap_or(0).clamp(i8::MIN.into(), i8::MAX.into()) as i8
     }
-}
-
-/// What is wrong with a body that could not be read so, should the whole reading find nothing.
-pub(crate) fn unread() -> Problem {
-    Problem::invalid("model", "the body must be a JSON object with the name of a `model`")
 }
 
 #[cfg(test)]

@@ -101,6 +101,7 @@ impl Job {
     }
 
     /// Another request for the same, with limits of its own.
+    #[expect(dead_code, reason = "a second attempt is not made yet")]
     pub(super) fn again(&self) -> Self {
         Self {
             request_id: Arc::clone(&self.request_id),

@@ -219,7 +219,7 @@ impl ControllerLink {
             tokio::select! {
                 received = link.exchange() => {
                     received?;
-                    while let Some(tell) = link.next::<Tell>()? {
+                    while let Some(tell) = link.take::<Tell>()? {
                         if matches!(tell, Tell::Fleet { .. }) {
                             waiting_since = None;
                         }

@@ -1,7 +1,7 @@
 //! Workers that speak OpenAI's API: a client's request goes to them as it is, and their answer comes back as it is.
 
 use std::borrow::Cow;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use axum::http::header::{self, HeaderName};
 use axum::http::{HeaderMap, HeaderValue, StatusCode};
@@ -9,7 +9,6 @@ use bytes::{Bytes, BytesMut};
 use http_body_util::Full;
 use hyper::{Request, Response};
 use muster_shared::client::ClientError;
-use muster_shared::control::Outcome;
 use muster_shared::problem::{Kind, Problem};
 use serde::Deserialize;
 use serde::de::IgnoredAny;
@@ -22,6 +21,7 @@ use super::watch::Lapse;
 use super::wire::{Answer, WireError};
 use super::{Upstream, broken_by};
 use crate::outgoing::Outgoing;
+use crate::via::VIA;
 
 /// Longest whole answer, in bytes: room for thousands of embeddings.
 const WHOLE: usize = 64 << 20;
@@ -75,10 +75,13 @@ impl Raw {
         Self { path, headers, body, stream }
     }
 
-    /// It, for a worker. The fleet's token is not in it: a server that speaks OpenAI's API is a stranger.
-    fn request(&self) -> Request<Full<Bytes>> {
+    fn request(&self, authorization: Option<&HeaderValue>, via: &HeaderValue) -> Request<Full<Bytes>> {
         let mut request = Request::post(self.path).body(Full::new(self.body.clone())).expect("its path is fixed");
         *request.headers_mut() = self.headers.clone();
+        request.headers_mut().append(VIA, via.clone());
+        if let Some(authorization) = authorization {
+            request.headers_mut().insert(header::AUTHORIZATION, authorization.clone());
+        }
         request
     }
 }
@@ -118,7 +121,7 @@ pub(super) async fn pass(
     // The first byte of a whole answer comes with its last token.
     let timeout = if raw.stream { upstream.config().first_token_timeout } else { upstream.config().request_timeout };
     job.watch.set(job.first_token_until(timeout));
-    let asked = Box::pin(exchange(raw, ticket)); // boxed, as it is large, and moved with all that holds it
+    let asked = Box::pin(exchange(upstream, raw, ticket)); // boxed, as it is large, and moved with all that holds it
     match job.watch.run(asked).await {
         Ok(answered) => Ok(answered),
         Err(Lapse::Stopping) => Err(job::stopping()),
@@ -139,10 +142,11 @@ pub(super) fn relay(
     Response::from_parts(head, Outgoing::Relay(Box::new(relay)))
 }
 
-async fn exchange(raw: &Raw, ticket: &Ticket) -> Result<Passed, ClientError> {
+async fn exchange(upstream: &Upstream, raw: &Raw, ticket: &Ticket) -> Result<Passed, ClientError> {
     let peer = ticket.peer();
     let broken = |error: WireError| broken_by(&peer.address, error);
-    let (response, mut answer) = peer.pool.send(raw.request()).await.map_err(broken)?;
+    let (response, mut answer) =
+        peer.pool.send(raw.request(upstream.openai_authorization(), upstream.via())).await.map_err(broken)?;
     let (mut head, ()) = response.into_parts();
     drop_hop_by_hop(&mut head.headers);
     let unexpected = |status: StatusCode, detail: String| ClientError::Unexpected {
@@ -303,10 +307,4 @@ fn is(headers: &HeaderMap, kind: &str) -> bool {
     let value = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
     let value = value.split(';').next().unwrap_or_default().trim();
     value.eq_ignore_ascii_case(kind)
-}
-
-/// Notes that a whole answer has come.
-pub(super) fn done(ticket: &mut Ticket, begun: Instant) {
-    ticket.end(Outcome::Done);
-    ticket.tokens(0, begun.elapsed());
 }

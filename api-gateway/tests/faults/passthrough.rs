@@ -9,10 +9,12 @@ use muster_shared::problem::Problem;
 use muster_shared::secret::Secret;
 use muster_shared::transport::Transport;
 use serde_json::{Value, json};
-use tokio::sync::Notify;
+use tokio::io::copy_bidirectional;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{Notify, watch};
 
 use crate::peers::raw::{Act, END, Raw, STREAM, answer, chunk, events, json, send, stream};
-use crate::peers::{Controller, Gateway, header, in_time};
+use crate::peers::{Controller, Gateway, Named, header, in_time};
 
 const EVENT: &str = r#"{"id":"1","object":"chat.completion.chunk","choices":[{"index":0,"delta":{"content":"Hé"}}]}"#;
 const WHOLE: &str = r#"{"id":"1", "object":"chat.completion","choices":[{"message":{"content":"Hé"}}],"x":1.50}"#;
@@ -333,9 +335,10 @@ async fn keys_and_cookies_of_a_client_end_at_the_gateway_and_its_other_headers_g
     let worker = Raw::always([send(json("200 OK", WHOLE))]).await;
     let turns = (0..2).map(|_| Ok::<_, Problem>(worker.named(Transport::OpenAi)));
     let controller = Controller::start(turns).await;
-    for token in [None, Some("of the fleet")] {
+    for key in [None, Some("of the server")] {
         let gateway = Gateway::start(&controller.address, |config| {
-            (config.token, config.keys) = (token.map(Secret::new), vec![Secret::new("client key")]);
+            (config.token, config.openai_key) = (Some(Secret::new("of the fleet")), key.map(Secret::new));
+            config.keys = vec![Secret::new("client key")];
         })
         .await;
         let request = reqwest::Client::new().post(format!("{}/v1/chat/completions", gateway.address));
@@ -347,7 +350,8 @@ async fn keys_and_cookies_of_a_client_end_at_the_gateway_and_its_other_headers_g
         assert_eq!((response.status().as_u16(), header(&response, "x-request-id")), (200, "r-1"));
         let asked = worker.asked().pop().expect("a request");
         assert!(!asked.head.contains("client key"), "{}", asked.head);
-        assert_eq!(asked.header("authorization"), None, "a stranger is not shown the fleet's token");
+        assert!(!asked.head.contains("of the fleet"), "a stranger is not shown the fleet's token: {}", asked.head);
+        assert_eq!(asked.header("authorization"), key.map(|_| "Bearer of the server"));
         assert_eq!(asked.header("accept-encoding"), None, "what comes back is looked at");
         let others = ["x-own", "openai-organization", "x-request-id", "content-type"];
         let others = others.map(|name| asked.header(name).unwrap_or_default());
@@ -454,4 +458,64 @@ async fn streams_that_outlive_the_time_to_drain_are_told_so() {
     }
     assert_eq!(controller.outcomes(2).await, [Cancelled; 2]);
     in_time(stopped).await.expect("no panic").expect("it stops well");
+}
+
+#[tokio::test]
+async fn a_gateway_that_is_attached_to_itself_says_so() {
+    for others in [0, 1] {
+        // The controllers grant gateways that do not run yet: each listens before the one that asks it.
+        let last = Door::open().await;
+        let mut gateways = Vec::new();
+        let mut next = last.named();
+        for _ in 0..others {
+            let controller = Controller::start([Ok::<_, Problem>(next)]).await;
+            let gateway = Gateway::start(&controller.address, |_| {}).await;
+            next = Named { address: gateway.address.clone(), transport: Transport::OpenAi };
+            gateways.push((gateway, controller));
+        }
+        let controller = Controller::start([Ok::<_, Problem>(next)]).await;
+        let gateway = Gateway::start(&controller.address, |config| {
+            config.threads = 2.try_into().expect("2 is not 0"); // all of one name
+        })
+        .await;
+        last.lead_to(&gateway.address);
+        let response = gateway.chat(false).await;
+        assert_eq!(response.status(), 400, "{others}");
+        let text = response.text().await.expect("a body");
+        assert!(text.contains("attached in a circle"), "{text}");
+        assert_eq!(controller.asked(), 1, "{others}");
+    }
+}
+
+/// A way to an address that is told later.
+struct Door {
+    address: String,
+    target: watch::Sender<String>,
+}
+
+impl Door {
+    async fn open() -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+        let address = format!("http://{}", listener.local_addr().expect("an address"));
+        let (target, mut told) = watch::channel(String::new());
+        tokio::spawn(async move {
+            while let Ok((mut here, _)) = listener.accept().await {
+                let target = told.wait_for(|target| !target.is_empty()).await.expect("the test runs").clone();
+                tokio::spawn(async move {
+                    let mut there = TcpStream::connect(target).await.expect("it listens");
+                    let _ = copy_bidirectional(&mut here, &mut there).await; // it ends with the test
+                });
+            }
+        });
+        Self { address, target }
+    }
+
+    fn named(&self) -> Named {
+        Named { address: self.address.clone(), transport: Transport::OpenAi }
+    }
+
+    fn lead_to(&self, address: &str) {
+        let address = address.strip_prefix("http://").expect("a base URL");
+        self.target.send(address.to_owned()).expect("it waits");
+    }
 }

@@ -354,7 +354,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
             tokio::select! {
                 received = self.link.exchange() => {
                     received?;
-                    while let Some(ask) = self.link.next()? {
+                    while let Some(ask) = self.link.take()? {
                         self.take(ask).await;
                     }
                 }

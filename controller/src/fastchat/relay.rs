@@ -32,7 +32,7 @@ pub(super) async fn worker_generate_stream(
     let Some(model) = params.get("model").and_then(Value::as_str) else {
         return Err(Problem::invalid("model", "the body must name a `model`"));
     };
-    let request = Request { model: model.to_owned(), affinity: None, exclude: Vec::new(), transports: Vec::new() };
+    let request = Request::of_fastchat(model.to_owned());
     let patience = Patience { wait: service.max_wait, priority: 0 };
     let grant = match service.dispatch(Asker { holder: Holder::Relay, request }, patience).await {
         Ok(grant) => grant,

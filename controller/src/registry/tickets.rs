@@ -15,6 +15,9 @@ use crate::dispatch::{Candidate, Policy, PolicyRequest};
 /// How long a worker that refused for want of room is spared, unless a heartbeat comes sooner.
 const FULL: Duration = Duration::from_millis(250);
 
+/// Transports of workers that speak FastChat's protocol at their address: muster's own serve it beside their own one.
+pub(super) const SPEAK_FASTCHAT: [Transport; 2] = [Transport::Http, Transport::FastChat];
+
 /// Who holds a ticket.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Holder {
@@ -47,6 +50,16 @@ pub(crate) struct Request {
 }
 
 impl Request {
+    /// One in FastChat's words, which only workers that speak it at their address understand.
+    pub(crate) fn of_fastchat(model: String) -> Self {
+        Self { model, affinity: None, exclude: Vec::new(), transports: SPEAK_FASTCHAT.to_vec() }
+    }
+
+    /// Whether it can be said to that worker.
+    fn is_spoken_by(&self, worker: &Worker) -> bool {
+        self.transports.is_empty() || self.transports.contains(&worker.transport)
+    }
+
     /// Whether every worker of the model will do.
     pub(crate) fn takes_any_worker(&self) -> bool {
         self.exclude.is_empty() && self.transports.is_empty()
@@ -115,7 +128,7 @@ impl Registry {
     /// little call, and their own workers decide what to do with a request too many.
     pub(crate) fn lookup(&mut self, model: &str, chooser: &mut Chooser<'_>, now: Instant) -> Option<String> {
         self.settle(now);
-        let request = Request { model: model.to_owned(), affinity: None, exclude: Vec::new(), transports: Vec::new() };
+        let request = Request::of_fastchat(model.to_owned());
         match self.choose(&request, chooser, now) {
             Ok(id) => {
                 let worker = self.workers.get_mut(&id).expect("candidates come from the map");
@@ -224,7 +237,7 @@ impl Registry {
         let live: Vec<_> = self
             .workers
             .values()
-            .filter(|worker| worker.offer(&request.model).is_some())
+            .filter(|worker| worker.offer(&request.model).is_some() && request.is_spoken_by(worker))
             .filter(|worker| matches!(worker.state(now), WorkerState::Ready | WorkerState::Suspect))
             .collect();
         if live.is_empty() {
@@ -329,10 +342,9 @@ impl Seen {
     /// Whether the worker is a candidate; if not, notes why.
     fn admits(&mut self, worker: &Worker, request: &Request, now: Instant) -> bool {
         let Some(offer) = worker.offer(&request.model) else { return false };
-        let speaks = request.transports.is_empty() || request.transports.contains(&worker.transport);
         let state = worker.state(now);
         let reason = match state {
-            _ if !speaks => &mut self.gone, // for this request
+            _ if !request.is_spoken_by(worker) => &mut self.gone, // for this request
             WorkerState::Gone | WorkerState::Draining => &mut self.gone,
             _ if request.exclude.contains(&worker.id) => &mut self.excluded,
             WorkerState::Open => &mut self.open,

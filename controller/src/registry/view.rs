@@ -7,6 +7,7 @@ use muster_shared::control::{ModelCard, ModelStatus, Source, WorkerState, Worker
 use muster_shared::fastchat;
 use muster_shared::id::WorkerId;
 
+use super::tickets::SPEAK_FASTCHAT;
 use super::worker::Worker;
 use super::{Origin, Registry, millis};
 
@@ -41,21 +42,25 @@ impl Registry {
         models.into_values().collect()
     }
 
-    /// Names of the models that someone would take a request for, as FastChat lists them. `multimodal`: only those
-    /// of workers that take images, or that do not.
-    pub(crate) fn model_names(&self, multimodal: Option<bool>, now: Instant) -> Vec<String> {
-        let workers = self.workers.values().filter(|worker| worker.is_live(now));
-        let workers = workers.filter(|worker| multimodal.is_none_or(|wanted| takes_images(worker) == wanted));
-        let mut names: Vec<_> =
-            workers.flat_map(|worker| &worker.offers).map(|offer| offer.card.name.clone()).collect();
-        names.sort_unstable();
-        names.dedup();
-        names
+    /// Names of the models that someone would take a request for.
+    pub(crate) fn served(&self, now: Instant) -> Vec<String> {
+        names(self.workers.values().filter(|worker| worker.is_live(now)))
     }
 
-    /// The whole fleet as if it were one FastChat worker.
+    /// The same as FastChat lists them: those of workers that speak its protocol. `multimodal`: only those of workers
+    /// that take images, or that do not.
+    pub(crate) fn model_names(&self, multimodal: Option<bool>, now: Instant) -> Vec<String> {
+        names(self.live_fastchat(now).filter(|worker| multimodal.is_none_or(|wanted| takes_images(worker) == wanted)))
+    }
+
+    fn live_fastchat(&self, now: Instant) -> impl Iterator<Item = &Worker> {
+        let speaks = |worker: &&Worker| SPEAK_FASTCHAT.contains(&worker.transport);
+        self.workers.values().filter(speaks).filter(move |worker| worker.is_live(now))
+    }
+
+    /// All workers that speak FastChat's protocol as if they were one.
     pub(crate) fn as_one_worker(&self, now: Instant) -> fastchat::WorkerStatus {
-        let live = || self.workers.values().filter(|worker| worker.is_live(now));
+        let live = || self.live_fastchat(now);
         fastchat::WorkerStatus {
             model_names: self.model_names(None, now),
             // From 0.0, since an empty sum of floats is -0.0.
@@ -106,6 +111,14 @@ impl Registry {
 /// A model of which only the name is known.
 pub(crate) fn bare_card(name: String) -> ModelCard {
     ModelCard { name, kind: None, context_length: None, capacity: None }
+}
+
+/// Names of what workers offer, in order, each once.
+fn names<'a>(workers: impl Iterator<Item = &'a Worker>) -> Vec<String> {
+    let mut names: Vec<_> = workers.flat_map(|worker| &worker.offers).map(|offer| offer.card.name.clone()).collect();
+    names.sort_unstable();
+    names.dedup();
+    names
 }
 
 fn takes_images(worker: &Worker) -> bool {

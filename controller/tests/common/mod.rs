@@ -164,6 +164,7 @@ impl Worker {
         };
         let router = Router::new()
             .route("/health", get(async || "alive"))
+            .route("/v1/models", get(async || "[]"))
             .route("/worker_get_status", post(status))
             .route("/worker_generate_stream", post(async move || answer()));
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("there is a free port");
