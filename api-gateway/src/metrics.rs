@@ -115,7 +115,6 @@ pub(crate) fn resumed() {
 }
 
 /// A second attempt beside the first.
-#[expect(dead_code, reason = "a second attempt is not made yet")]
 pub(crate) fn hedge() {
     counter!("muster_gateway_hedges_total").increment(1);
 }

@@ -7,9 +7,11 @@
 //! * [`passthrough`] and [`relay`]: workers that speak OpenAI's API, whose answers go on as they are.
 //! * [`native`]: workers that speak our own protocol; [`answer`]: token events, from as many workers as it takes.
 //! * [`fastchat`]: workers that speak FastChat's protocol.
+//! * [`hedge`]: a second attempt beside a slow first one.
 
 pub(crate) mod answer;
 pub(crate) mod fastchat;
+mod hedge;
 pub(crate) mod job;
 pub(crate) mod link;
 pub(crate) mod native;
@@ -179,7 +181,7 @@ impl Upstream {
             openai_authorization: config.openai_key.as_ref().map(bearer),
             token: config.token.clone(),
             via,
-            limits: Limits { attempts: config.attempts.get(), budget, cut },
+            limits: Limits { attempts: config.attempts.get(), budget, hedges: config.hedge_after.is_some(), cut },
             config,
         }))
     }
@@ -256,7 +258,7 @@ impl Upstream {
         question: &mut impl Question<Ours = GenerateRequest>,
         mut job: Job,
     ) -> Result<Begun<Answer>, Problem> {
-        match Box::pin(self.begin(question, &mut job, Self::open_events)).await? {
+        match Box::pin(self.begin(question, &mut job, self.opener())).await? {
             Opened::Passed(passed, ticket) => Ok(Begun::Passed(self.passed(*passed, job, ticket))),
             Opened::Ours(events, ticket) => {
                 let request = question.read().await?;
@@ -275,7 +277,7 @@ impl Upstream {
 
     /// Finds a worker that accepts the request, and opens its stream of events.
     async fn start(&self, request: &Arc<GenerateRequest>, job: &mut Job) -> Result<(Events, Ticket), Problem> {
-        match self.begin(&mut Read(Arc::clone(request)), job, Self::open_events).await? {
+        match self.begin(&mut Read(Arc::clone(request)), job, self.opener()).await? {
             Opened::Ours(events, ticket) => Ok((events, ticket)),
             Opened::Passed(..) => Err(Problem::new(Kind::Bug, "a part of a request went to a worker as it is")),
         }
@@ -300,7 +302,7 @@ impl Upstream {
     }
 
     /// Makes attempts, until a worker begins to answer.
-    async fn begin<Q: Question, T>(
+    async fn begin<Q: Question, T: Send>(
         &self,
         question: &mut Q,
         job: &mut Job,
@@ -309,6 +311,19 @@ impl Upstream {
         if question.raw().is_none() && job.transports.is_empty() {
             job.transports = TRANSLATED;
         }
+        match self.0.config.hedge_after {
+            None => self.attempt(question, job, open).await,
+            Some(after) => Box::pin(hedge::begin(self, question, job, (open, after))).await,
+        }
+    }
+
+    /// One attempt after the other.
+    async fn attempt<Q: Question, T>(
+        &self,
+        question: &mut Q,
+        job: &mut Job,
+        open: Open<Q::Ours, T>,
+    ) -> Result<Opened<T>, Problem> {
         loop {
             let mut ticket = self.choose(job).await?;
             let error = match question.raw().filter(|_| ticket.peer().transport == Transport::OpenAi) {
@@ -342,6 +357,11 @@ impl Upstream {
                 passthrough::relay(self, (head, answer, check, first), job, ticket)
             }
         }
+    }
+
+    /// How a stream of events is opened: where a second attempt may overtake it, it must have begun.
+    fn opener(&self) -> Open<GenerateRequest, Events> {
+        if self.0.config.hedge_after.is_some() { hedge::open_begun } else { Self::open_events }
     }
 
     fn open_events(
@@ -422,7 +442,10 @@ impl Upstream {
         job.begin_attempt().await?;
         loop {
             match self.seek(job).await {
-                Ok(ticket) => return Ok(ticket),
+                Ok(ticket) => {
+                    job.note_latest(ticket.worker());
+                    return Ok(ticket);
+                }
                 Err(problem) => job.wait_for_room(problem).await?,
             }
         }

@@ -1,6 +1,6 @@
 //! One request on its way through several attempts.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use muster_shared::client::ClientError;
@@ -64,6 +64,8 @@ pub(crate) struct Job {
     attempts_left: u32,
     /// Why the last attempt failed.
     last: Option<Problem>,
+    /// The worker asked last, where another attempt may be made beside.
+    latest: Option<Arc<Mutex<Option<WorkerId>>>>,
     deadline: Instant,
 }
 
@@ -74,6 +76,8 @@ pub(crate) struct Limits {
     pub(crate) attempts: u32,
     /// Shared by all requests: how many of them may be tried again.
     pub(crate) budget: Arc<TpsBudget>,
+    /// Whether a second attempt may be made beside the first.
+    pub(crate) hedges: bool,
     /// Ends all that still runs when the gateway stops.
     pub(crate) cut: CancellationToken,
 }
@@ -81,6 +85,7 @@ pub(crate) struct Limits {
 impl Job {
     pub(crate) fn new(request_id: Arc<str>, model: Arc<str>, deadline: Instant, limits: Limits) -> Self {
         limits.budget.deposit();
+        let hedges = limits.hedges;
         Self {
             request_id,
             model,
@@ -96,12 +101,12 @@ impl Job {
             attempts_left: limits.attempts,
             limits,
             last: None,
+            latest: hedges.then(Arc::default),
             deadline,
         }
     }
 
     /// Another request for the same, with limits of its own.
-    #[expect(dead_code, reason = "a second attempt is not made yet")]
     pub(super) fn again(&self) -> Self {
         Self {
             request_id: Arc::clone(&self.request_id),
@@ -110,7 +115,22 @@ impl Job {
             watch: Watch::new(self.deadline, self.limits.cut.clone()),
             limits: self.limits.clone(),
             last: self.last.clone(),
+            latest: self.latest.clone(),
             ..*self
+        }
+    }
+
+    /// Notes the worker that is asked now, for an attempt beside this one.
+    pub(super) fn note_latest(&self, worker: &WorkerId) {
+        if let Some(latest) = &self.latest {
+            *latest.lock().unwrap_or_else(PoisonError::into_inner) = Some(worker.clone());
+        }
+    }
+
+    /// Leaves the worker alone that an attempt beside this one asks now.
+    pub(super) fn spare_latest(&mut self) {
+        if let Some(latest) = &self.latest {
+            self.tried.extend(latest.lock().unwrap_or_else(PoisonError::into_inner).clone());
         }
     }
 
@@ -328,7 +348,7 @@ mod tests {
     }
 
     fn job_within(attempts: u32, left: Duration, budget: TpsBudget) -> Job {
-        let limits = Limits { attempts, budget: Arc::new(budget), cut: CancellationToken::new() };
+        let limits = Limits { attempts, budget: Arc::new(budget), hedges: false, cut: CancellationToken::new() };
         Job::new("r".into(), "m".into(), Instant::now() + left, limits)
     }
 
@@ -366,8 +386,12 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn only_a_part_of_all_requests_is_tried_again_but_answers_that_have_begun_are() {
-        let limits =
-            Limits { attempts: 3, budget: Arc::new(TpsBudget::new(MINUTE, 0, 0.5)), cut: CancellationToken::new() };
+        let limits = Limits {
+            hedges: false,
+            attempts: 3,
+            budget: Arc::new(TpsBudget::new(MINUTE, 0, 0.5)),
+            cut: CancellationToken::new(),
+        };
         let job = || Job::new("r".into(), "m".into(), Instant::now() + MINUTE, limits.clone());
         let mut jobs: Vec<Job> = (0..4).map(|_| job()).collect();
         let mut again = Vec::new();

@@ -1,12 +1,14 @@
 //! Workers that take a request and stand still.
 
+use std::sync::Arc;
 use std::time::Duration;
 
-use muster_shared::control::Outcome::{Done, Failed, Unreachable};
+use muster_shared::control::Outcome::{Cancelled, Done, Failed, Unreachable};
 use muster_shared::generate::{Event, FinishReason, Usage};
 use muster_shared::problem::Problem;
 use muster_shared::transport::Transport;
 use tokio::net::{TcpSocket, TcpStream};
+use tokio::sync::Notify;
 
 use crate::peers::raw::{Act, END, Raw, STREAM, events, json, send, stream};
 use crate::peers::{Controller, Gateway, Named, in_time};
@@ -115,4 +117,45 @@ async fn a_worker_that_does_not_take_connections_is_left_for_another() {
     let gateway = Gateway::start(&controller.address, |config| config.connect_timeout = SHORT * 2).await;
     assert_eq!(gateway.chat(false).await.status(), 200);
     assert_eq!(controller.outcomes(2).await, [Unreachable, Done]);
+}
+
+#[tokio::test]
+async fn a_second_worker_is_asked_beside_a_slow_one_only_where_that_is_wanted() {
+    let slow = [vec![Act::Hang], vec![send(STREAM), Act::Hang], vec![send(events(&[started()])), Act::Hang]];
+    for (transport, scripts) in [(Transport::OpenAi, &slow[..2]), (Transport::Http, &slow[..])] {
+        for is_stream in [false, true] {
+            for slow in scripts.iter().cloned() {
+                let workers = [Raw::always(slow).await, Raw::always(good(transport, is_stream)).await];
+                let named: Vec<_> = workers.iter().map(|worker| Ok::<_, Problem>(worker.named(transport))).collect();
+                let mut controller = Controller::start(named).await;
+                let gateway = Gateway::start(&controller.address, |config| config.hedge_after = Some(SHORT / 10)).await;
+                let response = in_time(gateway.chat(is_stream)).await;
+                let text = in_time(response.text()).await.expect("a whole answer");
+                assert!(text.contains("good") && !text.contains("error"), "{transport}: {text}");
+                let mut outcomes = controller.outcomes(2).await;
+                outcomes.sort_by_key(|outcome| *outcome == Done);
+                assert_eq!(outcomes, [Cancelled, Done], "{transport}: the slow one is let go, and not blamed");
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_slow_worker_answers_where_the_one_asked_beside_it_fails() {
+    for is_stream in [false, true] {
+        let bell = Arc::new(Notify::new());
+        let mut slow = vec![Act::Await(Arc::clone(&bell))];
+        slow.extend(good(Transport::Http, is_stream));
+        let (slow, bad) = (Raw::always(slow).await, Raw::always(vec![Act::Close]).await);
+        let named = [&slow, &bad, &bad, &bad].map(|worker| Ok::<_, Problem>(worker.named(Transport::Http)));
+        let mut controller = Controller::start(named).await;
+        let gateway = Gateway::start(&controller.address, |config| config.hedge_after = Some(SHORT / 10)).await;
+        let ringing = async {
+            assert_eq!(controller.outcomes(1).await, [Failed]);
+            bell.notify_one();
+        };
+        let (response, ()) = tokio::join!(in_time(gateway.chat(is_stream)), ringing);
+        let text = in_time(response.text()).await.expect("a whole answer");
+        assert!(text.contains("good") && !text.contains("error"), "{text}");
+    }
 }
