@@ -2,8 +2,8 @@
 //! controller and connections to workers of its own.
 //!
 //! What a request does takes some ten microseconds, less than it takes to wake another thread for a part of it. So a
-//! runtime whose threads take work from each other costs twice as much here, measured, as threads that share nothing but
-//! what is known of the fleet.
+//! runtime whose threads take work from each other costs more here than threads that share nothing but what is known of
+//! the fleet.
 
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -47,7 +47,6 @@ pub(crate) async fn run(config: Config, listener: TcpListener, shutdown: Cancell
     tokio::select! {
         () = shutdown.cancelled() => {}
         never = accept(&listener, &shards) => match never {},
-        never = cut_after(&shutdown, config.drain, &common.cut) => match never {},
     }
     drop(listener);
     let ended = async {
@@ -57,7 +56,7 @@ pub(crate) async fn run(config: Config, listener: TcpListener, shutdown: Cancell
     };
     tokio::select! {
         () = ended => {}
-        never = cut_after(&shutdown, config.drain, &common.cut) => match never {},
+        never = cut_after(config.drain, &common.cut) => match never {},
     }
     Ok(())
 }
@@ -142,9 +141,8 @@ async fn accept(listener: &TcpListener, shards: &[Shard]) -> Infallible {
     }
 }
 
-/// Ends what still runs a while after the shutdown was asked for.
-async fn cut_after(shutdown: &CancellationToken, drain: Duration, cut: &CancellationToken) -> Infallible {
-    shutdown.cancelled().await;
+/// Ends what still runs after that time.
+async fn cut_after(drain: Duration, cut: &CancellationToken) -> Infallible {
     tokio::time::sleep(drain).await;
     tracing::debug!(?drain, "the time to drain is over; what still runs is ended");
     cut.cancel();

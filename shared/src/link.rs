@@ -2,11 +2,11 @@
 //! many in one write as are ready.
 //!
 //! `GET /link` with `Upgrade: muster-link` is answered with `101 Switching Protocols`; then both sides send messages, in
-//! any order, each after its length as a little-endian `u32`. The gateway's first message is [`Ask::Hello`]. A request
-//! over HTTP for every dispatch would cost a gateway and a controller as much as the request that is dispatched.
+//! any order, each after its length as a little-endian `u32`. The gateway's first message is [`Ask::Hello`]. A call over
+//! HTTP for every dispatch would be a second request beside every request.
 //!
-//! A message is JSON, but for those that come by the thousand (dispatches, grants, releases): reading these as JSON took
-//! a third of all that a controller does. They are in [postcard](https://docs.rs/postcard)'s form ([`brief`]).
+//! A message is JSON, but for those that come by the thousand (dispatches, grants, releases), which are in
+//! [postcard](https://docs.rs/postcard)'s form ([`brief`]): a third of the cost.
 
 pub mod brief;
 
