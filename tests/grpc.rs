@@ -83,11 +83,9 @@ async fn both_transports_give_the_same_answers() {
     assert_eq!(answer_of(&by_grpc), answer_of(&by_http));
 
     let request = EmbedRequest {
-        request_id: String::new(),
         model: EMBEDDING.to_owned(),
         inputs: vec![EmbedInput::Text("a quick fox".to_owned()), EmbedInput::Tokens(vec![5, 6, 7])],
-        dimensions: None,
-        truncate: false,
+        ..EmbedRequest::default()
     };
     assert_eq!(grpc.embed(&request).await.expect("vectors"), http.embed(&request).await.expect("vectors"));
 

@@ -14,6 +14,7 @@ use muster_shared::problem::{Kind, Problem};
 use crate::chat_template::ChatTemplate;
 use crate::config::{Config, LoadProgress, ModelConfig, ModelSource};
 use crate::embedding::EmbeddingModel;
+use crate::encoder::head::EmbeddingHead;
 use crate::encoder::{EncoderHandle, EncoderSettings};
 use crate::engine::{EngineHandle, EngineSettings};
 use crate::error::LoadError;
@@ -393,11 +394,10 @@ impl Loader<'_> {
         let (runtime, options) = self.runtime()?;
         let mut model = onnx::load_encoder(runtime, &options, &manifest)?;
         self.step("warming up", 3);
-        model.encode(&EncoderBatch { rows: 1, columns: 2, ids: vec![0, 0], mask: vec![1, 1] })?;
+        model.encode(&EncoderBatch { rows: 1, columns: 2, ids: vec![0, 0], mask: vec![1, 1], types: vec![0, 0] })?;
         let requests: NonZeroUsize = self.config.embedding_requests;
         let settings = EncoderSettings {
-            pooling: manifest.pooling,
-            normalise: manifest.normalise,
+            head: Arc::new(EmbeddingHead { pooling: manifest.pooling, normalise: manifest.normalise }),
             padding: manifest.padding,
             requests: requests.get(),
         };

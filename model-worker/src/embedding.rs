@@ -5,6 +5,7 @@ use muster_shared::embed::{EmbedInput, EmbedRequest, EmbedResponse, Vector};
 use muster_shared::problem::{Kind, Problem};
 
 use crate::encoder::EncoderHandle;
+use crate::encoder::head::{Encoded, Tokens};
 use crate::encoder::pooling::normalise;
 use crate::language::problem;
 use crate::tokenizer::Tokenizer;
@@ -94,10 +95,14 @@ impl EmbeddingModel {
     pub async fn embed(&self, texts: Vec<Vec<u32>>, dimensions: Option<u32>) -> Result<EmbedResponse, Problem> {
         crate::metrics::request(&self.name, "embed");
         let prompt_tokens = texts.iter().map(Vec::len).sum::<usize>();
-        let vectors = self.encoder.embed(texts).await.map_err(problem)?;
-        let vectors = vectors.into_iter().map(|vector| shorten(vector, dimensions).map(Vector));
+        let encoded = self.encoder.encode(texts.into_iter().map(Tokens::one).collect()).await.map_err(problem)?;
+        let vectors = encoded.into_iter().filter_map(|encoded| match encoded {
+            Encoded::Dense(vector) => Some(shorten(vector, dimensions).map(Vector)),
+            Encoded::Sparse(_) | Encoded::Tokens { .. } => None,
+        });
         Ok(EmbedResponse {
             vectors: vectors.collect::<Result<_, _>>()?,
+            sparse: Vec::new(),
             prompt_tokens: u32::try_from(prompt_tokens).unwrap_or(u32::MAX),
         })
     }

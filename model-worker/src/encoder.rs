@@ -1,9 +1,10 @@
 //! The encoder of one embedding model: a thread that alone owns the model, and a handle to it.
 //!
 //! * [`batch`]: which waiting texts run together.
-//! * [`pooling`]: from the vectors of a text's tokens to one.
+//! * [`head`]: what becomes of the graph's numbers; [`pooling`]: from the vectors of a text's tokens to one.
 
 pub mod batch;
+pub mod head;
 pub mod pooling;
 
 use std::collections::{HashMap, VecDeque};
@@ -15,15 +16,13 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 use crate::engine::EngineError;
 use crate::metrics::EncoderMetrics;
 use crate::model::{EncoderBatch, EncoderModel, EncoderOutput, ModelError};
-use pooling::{Pooling, normalise};
+use head::{Encoded, Given, Head, Tokens};
 
-/// How token vectors become one vector of a text.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// How texts go through a graph.
+#[derive(Clone)]
 pub struct EncoderSettings {
-    /// How they are put together.
-    pub pooling: Pooling,
-    /// Whether the vector is scaled to length 1.
-    pub normalise: bool,
+    /// What becomes of the graph's numbers.
+    pub head: Arc<dyn Head>,
     /// The token that fills up shorter texts of a batch.
     pub padding: u32,
     /// Requests that may be in the encoder at once.
@@ -38,12 +37,12 @@ pub struct EncoderHandle {
     requests: usize,
 }
 
-/// The vectors of a request, or why there are none.
-type Answer = Result<Vec<Vec<f32>>, EngineError>;
+/// What a request's texts became, or why nothing did.
+type Answer = Result<Vec<Encoded>, EngineError>;
 
 #[derive(Debug)]
 struct Request {
-    texts: Vec<Vec<u32>>,
+    texts: Vec<Tokens>,
     reply: oneshot::Sender<Answer>,
     permit: OwnedSemaphorePermit,
 }
@@ -74,11 +73,11 @@ impl EncoderHandle {
         Ok((handle, thread))
     }
 
-    /// Embeds texts, each of at least one token; gives their vectors in the same order.
+    /// Encodes texts, each of at least one token; gives what became of them in the same order.
     ///
     /// # Errors
     /// [`EngineError::Overloaded`] at once when there is no room.
-    pub async fn embed(&self, texts: Vec<Vec<u32>>) -> Answer {
+    pub async fn encode(&self, texts: Vec<Tokens>) -> Answer {
         let permit = Arc::clone(&self.room)
             .try_acquire_owned()
             .map_err(|_| EngineError::Overloaded { slots: 1, waiting: self.requests - 1 })?;
@@ -106,8 +105,8 @@ impl EncoderHandle {
 /// A request whose texts are being embedded.
 struct Pending {
     reply: oneshot::Sender<Answer>,
-    /// One for each text; empty until it is embedded.
-    vectors: Vec<Vec<f32>>,
+    /// One for each text, once it is encoded.
+    encoded: Vec<Option<Encoded>>,
     missing: usize,
     permit: OwnedSemaphorePermit,
 }
@@ -116,7 +115,7 @@ struct Pending {
 struct Text {
     request: u64,
     index: usize,
-    tokens: Vec<u32>,
+    tokens: Tokens,
 }
 
 struct Encoder {
@@ -149,8 +148,8 @@ impl Encoder {
     fn accept(&mut self, Request { texts, reply, permit }: Request) {
         let request = self.next_request;
         self.next_request += 1;
-        let (vectors, missing) = (vec![Vec::new(); texts.len()], texts.len());
-        self.pending.insert(request, Pending { reply, vectors, missing, permit });
+        let (encoded, missing) = (vec![None; texts.len()], texts.len());
+        self.pending.insert(request, Pending { reply, encoded, missing, permit });
         let texts = texts.into_iter().enumerate();
         self.queue.extend(texts.map(|(index, tokens)| Text { request, index, tokens }));
     }
@@ -170,8 +169,8 @@ impl Encoder {
             return;
         }
         self.metrics.run(texts.len(), texts.iter().map(|text| text.tokens.len()).sum());
-        match self.embed(&texts) {
-            Ok(vectors) => texts.iter().zip(vectors).for_each(|(text, vector)| self.deliver(text, vector)),
+        match self.encode(&texts) {
+            Ok(encoded) => texts.iter().zip(encoded).for_each(|(text, encoded)| self.deliver(text, encoded)),
             Err(error) => {
                 tracing::error!(%error, texts = texts.len(), "a batch of texts failed");
                 texts.iter().for_each(|text| self.fail(text, &error));
@@ -179,32 +178,34 @@ impl Encoder {
         }
     }
 
-    fn embed(&mut self, texts: &[Text]) -> Result<Vec<Vec<f32>>, ModelError> {
+    fn encode(&mut self, texts: &[Text]) -> Result<Vec<Encoded>, ModelError> {
         let columns = texts.iter().map(|text| text.tokens.len()).max().unwrap_or(0);
         let output = self.model.encode(&padded(texts, columns, self.settings.padding))?;
-        let mut vectors: Vec<Vec<f32>> = match &output {
-            EncoderOutput::Pooled { values, width } => values.chunks_exact(*width).map(<[f32]>::to_vec).collect(),
+        let head = &self.settings.head;
+        Ok(match &output {
+            EncoderOutput::Pooled { values, width } => {
+                values.chunks_exact(*width).map(|row| head.finish(Given::Text(row))).collect()
+            }
             EncoderOutput::Tokens { values, width } => {
                 let rows = values.chunks_exact(columns * width).zip(texts);
-                rows.map(|(row, text)| self.settings.pooling.pool(&row[..text.tokens.len() * width], *width)).collect()
+                let given = |(row, text): (&'_ [f32], &Text)| {
+                    head.finish(Given::Tokens { values: &row[..text.tokens.len() * width], width: *width })
+                };
+                rows.map(given).collect()
             }
-        };
-        if self.settings.normalise {
-            vectors.iter_mut().for_each(|vector| normalise(vector));
-        }
-        Ok(vectors)
+        })
     }
 
-    fn deliver(&mut self, text: &Text, vector: Vec<f32>) {
+    fn deliver(&mut self, text: &Text, encoded: Encoded) {
         let Some(pending) = self.pending.get_mut(&text.request) else { return };
-        pending.vectors[text.index] = vector;
+        pending.encoded[text.index] = Some(encoded);
         pending.missing -= 1;
         if pending.missing == 0
-            && let Some(Pending { reply, vectors, permit, .. }) = self.pending.remove(&text.request)
+            && let Some(Pending { reply, encoded, permit, .. }) = self.pending.remove(&text.request)
         {
             drop(permit); // whoever has the answer may ask again at once
             // The client may have gone away meanwhile.
-            let _ = reply.send(Ok(vectors));
+            let _ = reply.send(Ok(encoded.into_iter().flatten().collect()));
         }
     }
 
@@ -216,24 +217,23 @@ impl Encoder {
 }
 
 fn padded(texts: &[Text], columns: usize, padding: u32) -> EncoderBatch {
-    let fill = |fill: i64, value: &dyn Fn(u32) -> i64| -> Vec<i64> {
-        let rows = texts.iter().map(|text| text.tokens.iter().map(|&token| value(token)));
-        rows.flat_map(|row| {
-            let missing = columns - row.len();
-            row.chain(std::iter::repeat_n(fill, missing))
-        })
-        .collect()
+    let fill = |fill: i64, value: &dyn Fn(&Tokens, usize) -> i64| -> Vec<i64> {
+        let rows = texts.iter().flat_map(|Text { tokens, .. }| (0..columns).map(move |place| (tokens, place)));
+        rows.map(|(tokens, place)| if place < tokens.len() { value(tokens, place) } else { fill }).collect()
     };
     EncoderBatch {
         rows: texts.len(),
         columns,
-        ids: fill(i64::from(padding), &|id| i64::from(id)),
-        mask: fill(0, &|_| 1),
+        ids: fill(i64::from(padding), &|tokens, place| i64::from(tokens.ids[place])),
+        mask: fill(0, &|_, _| 1),
+        types: fill(0, &|tokens, place| i64::from(place >= tokens.second)),
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use super::head::EmbeddingHead;
+    use super::pooling::Pooling;
     use super::*;
 
     /// Gives each token a vector of its id and 1, and fails on id 13.
@@ -250,16 +250,23 @@ mod tests {
     }
 
     fn start() -> (EncoderHandle, JoinHandle<()>) {
-        let settings = EncoderSettings { pooling: Pooling::Mean, normalise: false, padding: 99, requests: 4 };
+        let settings = EncoderSettings {
+            head: Arc::new(EmbeddingHead { pooling: Pooling::Mean, normalise: false }),
+            padding: 99,
+            requests: 4,
+        };
         EncoderHandle::start("fake", Box::new(Fake), settings).expect("a thread")
     }
 
     #[tokio::test]
     async fn vectors_come_in_the_order_of_the_texts_and_padding_does_not_count() {
         let (encoder, thread) = start();
-        let texts = vec![vec![1, 3], vec![5; 200], vec![2], vec![4, 4]];
-        let vectors = encoder.embed(texts).await.expect("an answer");
-        assert_eq!(vectors, [[2.0, 1.0], [5.0, 1.0], [2.0, 1.0], [4.0, 1.0]]);
+        let texts = vec![vec![1, 3], vec![5; 200], vec![2], vec![4, 4]].into_iter().map(Tokens::one);
+        let vectors = encoder.encode(texts.collect()).await.expect("an answer");
+        assert_eq!(
+            vectors,
+            [[2.0, 1.0], [5.0, 1.0], [2.0, 1.0], [4.0, 1.0]].map(|vector| Encoded::Dense(vector.into()))
+        );
         assert_eq!(encoder.load(), 0);
         drop(encoder);
         thread.join().expect("the thread ends with its last handle");
@@ -268,8 +275,9 @@ mod tests {
     #[tokio::test]
     async fn a_failed_run_fails_its_requests_and_no_others() {
         let (encoder, _thread) = start();
-        let (bad, good) = tokio::join!(encoder.embed(vec![vec![13]]), encoder.embed(vec![vec![1; 120]]));
+        let (bad, good) =
+            tokio::join!(encoder.encode(vec![Tokens::one(vec![13])]), encoder.encode(vec![Tokens::one(vec![1; 120])]));
         assert!(matches!(bad, Err(EngineError::Step(_))), "{bad:?}");
-        assert_eq!(good.expect("an answer"), [[1.0, 1.0]]);
+        assert_eq!(good.expect("an answer"), [Encoded::Dense(vec![1.0, 1.0])]);
     }
 }

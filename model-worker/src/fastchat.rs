@@ -133,11 +133,9 @@ async fn embed(state: &Arc<State>, params: EmbeddingsParams) -> Result<serde_jso
     let model = embedding(state, &params.model)?;
     let base64 = params.encoding_format.as_deref() == Some("base64");
     let request = EmbedRequest {
-        request_id: String::new(),
         model: model.name.clone(),
         inputs: params.input.into_iter().map(EmbedInput::Text).collect(),
-        dimensions: None,
-        truncate: false,
+        ..EmbedRequest::default()
     };
     let (model, texts) = blocking(move || {
         let texts = model.prepare(&request)?;

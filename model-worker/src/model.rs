@@ -94,6 +94,8 @@ pub struct EncoderBatch {
     pub ids: Vec<i64>,
     /// `[rows, columns]`; 1 for a token, 0 for padding.
     pub mask: Vec<i64>,
+    /// `[rows, columns]`; 1 for a token of the second of two texts, else 0.
+    pub types: Vec<i64>,
 }
 
 /// What an encoder gives for a batch.

@@ -17,6 +17,32 @@ pub enum ModelKind {
     Generate,
     /// One vector for each input.
     Embed,
+    /// One vector for each input with few numbers that are not 0, each for a token of the vocabulary.
+    SparseEmbed,
+    /// How well texts answer a query.
+    Rerank,
+    /// Of which class a text is.
+    Classify,
+    /// The same where each class stands for something that a text may not hold, and a text may be of several.
+    Moderate,
+    /// Which parts of a text are names of something.
+    Entities,
+    /// Whatever the graph makes of tensors.
+    Tensor,
+}
+
+impl ModelKind {
+    /// Every one of them.
+    pub const ALL: [Self; 8] = [
+        Self::Generate,
+        Self::Embed,
+        Self::SparseEmbed,
+        Self::Rerank,
+        Self::Classify,
+        Self::Moderate,
+        Self::Entities,
+        Self::Tensor,
+    ];
 }
 
 /// How many requests for one model a worker takes at once.

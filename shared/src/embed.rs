@@ -15,7 +15,7 @@ pub enum EmbedInput {
 }
 
 /// `POST /embed`: one vector for each input. Answered with an [`EmbedResponse`].
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct EmbedRequest {
     /// Name for logs.
     #[serde(default)]
@@ -27,18 +27,34 @@ pub struct EmbedRequest {
     /// Keeps the first so many numbers of each vector, and normalises again.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub dimensions: Option<u32>,
+    /// Name of what the model's own configuration puts before each text: `query`, `document`; absent: what it puts there
+    /// by default, if anything.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub prompt_name: Option<String>,
     /// Cuts an input that is too long instead of refusing it.
     #[serde(default)]
     pub truncate: bool,
 }
 
 /// The vectors, in the order of the inputs.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 pub struct EmbedResponse {
-    /// One for each input.
+    /// One for each input; none where the model gives sparse ones.
     pub vectors: Vec<Vector>,
+    /// One for each input, of a model that gives such.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub sparse: Vec<SparseVector>,
     /// Tokens of all inputs.
     pub prompt_tokens: u32,
+}
+
+/// A vector of which most numbers are 0.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+pub struct SparseVector {
+    /// Places of the others, ascending: token ids of the model's vocabulary.
+    pub indices: Vec<u32>,
+    /// The numbers at these places, above 0.
+    pub values: Vec<f32>,
 }
 
 /// One embedding. Travels as the base64 of its little-endian 32-bit floats: a third of the size of decimal

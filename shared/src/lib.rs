@@ -10,7 +10,8 @@
 //! * [`id`]: names of workers, gateways and tickets.
 //! * [`transport`]: how a worker wants to be spoken to.
 //! * [`control`]: what workers and gateways say to the controller.
-//! * [`generate`] and [`embed`]: what a gateway asks of a worker, and the events it gets back.
+//! * [`generate`], [`embed`] and [`text`]: what a gateway asks of a worker, and what it gets back.
+//! * [`tensor`]: the same for any graph, in the terms of the Open Inference Protocol.
 //! * [`link`] (feature `link`): the connection over which a gateway and its controller exchange them.
 //! * [`resume`]: how far an answer has come, so that another worker can go on with it.
 //! * [`problem`]: the one error body between our processes.
@@ -40,4 +41,6 @@ pub mod serve;
 pub mod sse;
 #[cfg(feature = "serve")]
 pub mod telemetry;
+pub mod tensor;
+pub mod text;
 pub mod transport;

@@ -36,6 +36,7 @@ impl EmbeddingRequest {
             model,
             inputs,
             dimensions: fields.positive("dimensions")?,
+            prompt_name: fields.string("prompt_name")?,
             truncate: fields.boolean("truncate")?.unwrap_or(false),
         };
         let base64 = is_base64(&mut fields)?;
@@ -157,7 +158,8 @@ mod tests {
 
     #[test]
     fn vectors_go_out_as_numbers_or_base64() {
-        let response = EmbedResponse { vectors: vec![Vector(vec![0.5, -1.0]), Vector(vec![])], prompt_tokens: 3 };
+        let response =
+            EmbedResponse { vectors: vec![Vector(vec![0.5, -1.0]), Vector(vec![])], sparse: vec![], prompt_tokens: 3 };
         let body = |base64| serde_json::to_value(reply("m", response.clone(), base64)).unwrap();
         let expected = json!({
             "object": "list", "model": "m", "usage": { "prompt_tokens": 3, "total_tokens": 3 }, "data": [

@@ -82,7 +82,7 @@ impl FastChatClient {
     pub(crate) async fn embed(&self, address: &str, request: &EmbedRequest) -> Result<EmbedResponse, ClientError> {
         let worker = Worker::new(self.embed_http.clone(), address, self.token.clone());
         let texts = request::embedding_texts(request).map_err(|problem| worker.refused(problem))?;
-        let mut response = EmbedResponse { vectors: Vec::with_capacity(texts.len()), prompt_tokens: 0 };
+        let mut response = EmbedResponse { vectors: Vec::with_capacity(texts.len()), ..EmbedResponse::default() };
         for batch in texts.chunks(self.embedding_batch.get()) {
             let params = EmbeddingsParams {
                 model: request.model.clone(),

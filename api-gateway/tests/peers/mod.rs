@@ -123,7 +123,7 @@ impl Drop for Farewell {
 pub(crate) async fn slow_embedder(time: Duration) -> String {
     let answer = move || async move {
         tokio::time::sleep(time).await;
-        Json(EmbedResponse { vectors: vec![Vector(vec![0.5])], prompt_tokens: 1 })
+        Json(EmbedResponse { vectors: vec![Vector(vec![0.5])], sparse: vec![], prompt_tokens: 1 })
     };
     serve(Router::new().route("/embed", post(answer))).await
 }

@@ -2,12 +2,13 @@
 
 use super::proto::embed_input::Input;
 use super::{Malformed, proto};
-use crate::embed::{EmbedInput, EmbedRequest, EmbedResponse, Vector};
+use crate::embed::{EmbedInput, EmbedRequest, EmbedResponse, SparseVector, Vector};
 
 impl From<EmbedRequest> for proto::EmbedRequest {
-    fn from(EmbedRequest { request_id, model, inputs, dimensions, truncate }: EmbedRequest) -> Self {
+    fn from(request: EmbedRequest) -> Self {
+        let EmbedRequest { request_id, model, inputs, dimensions, prompt_name, truncate } = request;
         let inputs = inputs.into_iter().map(Into::into).collect();
-        Self { request_id, model, inputs, dimensions, truncate }
+        Self { request_id, model, inputs, dimensions, truncate, prompt_name }
     }
 }
 
@@ -15,9 +16,9 @@ impl TryFrom<proto::EmbedRequest> for EmbedRequest {
     type Error = Malformed;
 
     fn try_from(request: proto::EmbedRequest) -> Result<Self, Malformed> {
-        let proto::EmbedRequest { request_id, model, inputs, dimensions, truncate } = request;
+        let proto::EmbedRequest { request_id, model, inputs, dimensions, truncate, prompt_name } = request;
         let inputs = inputs.into_iter().map(TryInto::try_into).collect::<Result<_, _>>()?;
-        Ok(Self { request_id, model, inputs, dimensions, truncate })
+        Ok(Self { request_id, model, inputs, dimensions, prompt_name, truncate })
     }
 }
 
@@ -46,13 +47,17 @@ impl TryFrom<proto::EmbedInput> for EmbedInput {
 impl From<EmbedResponse> for proto::EmbedResponse {
     fn from(response: EmbedResponse) -> Self {
         let vectors = response.vectors.into_iter().map(|Vector(numbers)| proto::Vector { numbers }).collect();
-        Self { vectors, prompt_tokens: response.prompt_tokens }
+        let sparse = response.sparse.into_iter();
+        let sparse = sparse.map(|SparseVector { indices, values }| proto::SparseVector { indices, values }).collect();
+        Self { vectors, sparse, prompt_tokens: response.prompt_tokens }
     }
 }
 
 impl From<proto::EmbedResponse> for EmbedResponse {
     fn from(response: proto::EmbedResponse) -> Self {
         let vectors = response.vectors.into_iter().map(|vector| Vector(vector.numbers)).collect();
-        Self { vectors, prompt_tokens: response.prompt_tokens }
+        let sparse = response.sparse.into_iter();
+        let sparse = sparse.map(|proto::SparseVector { indices, values }| SparseVector { indices, values }).collect();
+        Self { vectors, sparse, prompt_tokens: response.prompt_tokens }
     }
 }

@@ -9,7 +9,7 @@ use serde_json::{Map, Value, json};
 use super::problem::{of_status, to_status};
 use super::proto;
 use crate::control::{Capacity, ModelCard, ModelKind};
-use crate::embed::{EmbedInput, EmbedRequest, EmbedResponse, Vector};
+use crate::embed::{EmbedInput, EmbedRequest, EmbedResponse, SparseVector, Vector};
 use crate::generate::{
     Chat, Event, FinishReason, GenerateRequest, Message, Prompt, Resume, ResumedChoice, Sampling, TokenLogprob,
     TopLogprob, Usage,
@@ -184,16 +184,17 @@ prop_compose! {
         [request_id, model] in [text(), text()],
         inputs in vec(prop_oneof![text().prop_map(EmbedInput::Text), tokens().prop_map(EmbedInput::Tokens)], 0..4),
         dimensions: Option<u32>,
+        prompt_name in proptest::option::of(text()),
         truncate: bool,
     ) -> EmbedRequest {
-        EmbedRequest { request_id, model, inputs, dimensions, truncate }
+        EmbedRequest { request_id, model, inputs, dimensions, prompt_name, truncate }
     }
 }
 
 prop_compose! {
     fn card()(
         name in text(),
-        kind in prop_oneof![Just(None), Just(Some(ModelKind::Generate)), Just(Some(ModelKind::Embed))],
+        kind in proptest::option::of(proptest::sample::select(&ModelKind::ALL[..])),
         context_length: Option<u32>,
         capacity: Option<(u32, u32)>,
     ) -> ModelCard {
@@ -224,12 +225,21 @@ proptest! {
     }
 
     #[test]
-    fn vectors_survive_the_wire_bit_for_bit(vectors: Vec<Vec<f32>>, prompt_tokens: u32) {
-        let response = EmbedResponse { vectors: vectors.iter().cloned().map(Vector).collect(), prompt_tokens };
+    fn vectors_survive_the_wire_bit_for_bit(
+        vectors: Vec<Vec<f32>>,
+        sparse: Vec<Vec<(u32, u16)>>,
+        prompt_tokens: u32,
+    ) {
+        let sparse: Vec<_> = sparse.into_iter().map(|pairs| {
+            let (indices, values): (Vec<u32>, Vec<u16>) = pairs.into_iter().unzip();
+            SparseVector { indices, values: values.into_iter().map(f32::from).collect() }
+        }).collect();
+        let response = EmbedResponse { vectors: vectors.iter().cloned().map(Vector).collect(), sparse: sparse.clone(), prompt_tokens };
         let back = EmbedResponse::from(wire::<proto::EmbedResponse>(response));
         let bits = |vector: &[f32]| vector.iter().map(|number| number.to_bits()).collect::<Vec<_>>();
         let given: Vec<_> = vectors.iter().map(|vector| bits(vector)).collect();
         prop_assert_eq!(back.vectors.iter().map(|vector| bits(&vector.0)).collect::<Vec<_>>(), given);
+        prop_assert_eq!(back.sparse, sparse);
         prop_assert_eq!(back.prompt_tokens, prompt_tokens);
     }
 

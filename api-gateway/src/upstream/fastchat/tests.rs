@@ -250,7 +250,7 @@ fn what_fastchat_cannot_do_is_refused_by_name() {
 
 fn embed_request(texts: &[&str]) -> EmbedRequest {
     let inputs = texts.iter().map(|&text| EmbedInput::Text(text.to_owned())).collect();
-    EmbedRequest { request_id: String::new(), model: "m".to_owned(), inputs, dimensions: None, truncate: false }
+    EmbedRequest { model: "m".to_owned(), inputs, ..EmbedRequest::default() }
 }
 
 #[tokio::test]
@@ -261,7 +261,7 @@ async fn embeddings_go_out_in_batches_and_come_back_in_order() {
     let running = Running::start(vec![Reply::cut(first, 5), Reply::cut(second, 5)]).await;
     let response = running.client.embed(&running.address, &embed_request(&["a", "b", "c"])).await.expect("vectors");
     let vectors = [1.0, 2.0, 3.0].map(|number| Vector(vec![number, 0.5])).to_vec();
-    assert_eq!(response, EmbedResponse { vectors, prompt_tokens: 5 });
+    assert_eq!(response, EmbedResponse { vectors, prompt_tokens: 5, ..EmbedResponse::default() });
     let asked = running.bodies("/worker_get_embeddings");
     assert_eq!(asked[0], json!({ "model": "m", "input": ["a", "b"], "encoding_format": "base64" }));
     assert_eq!(asked[1]["input"], json!(["c"]));

@@ -13,7 +13,7 @@ use super::run_error;
 pub struct EncoderIo {
     /// Whether the graph takes an attention mask.
     pub attention_mask: bool,
-    /// Whether the graph takes segment numbers; they are all 0.
+    /// Whether the graph takes segment numbers.
     pub token_type_ids: bool,
     /// The output to read.
     pub output: String,
@@ -40,7 +40,7 @@ impl OnnxEncoder {
             inputs.push(("attention_mask".into(), Tensor::from_array((shape, batch.mask.clone()))?.into()));
         }
         if self.io.token_type_ids {
-            inputs.push(("token_type_ids".into(), Tensor::from_array((shape, vec![0_i64; batch.ids.len()]))?.into()));
+            inputs.push(("token_type_ids".into(), Tensor::from_array((shape, batch.types.clone()))?.into()));
         }
         let outputs = self.session.run(inputs)?;
         let (shape, values) = outputs[self.io.output.as_str()].try_extract_tensor::<f32>()?;

@@ -60,7 +60,7 @@ impl Worker for Scripted {
     async fn embed(&self, request: Request<proto::EmbedRequest>) -> Result<Response<proto::EmbedResponse>, Status> {
         let numbers = request.into_inner().dimensions.unwrap_or(1) as usize;
         let vectors = vec![proto::Vector { numbers: vec![0.5; numbers] }];
-        Ok(Response::new(proto::EmbedResponse { vectors, prompt_tokens: 1 }))
+        Ok(Response::new(proto::EmbedResponse { vectors, sparse: vec![], prompt_tokens: 1 }))
     }
 
     async fn models(&self, _: Request<proto::ModelsRequest>) -> Result<Response<proto::ModelsResponse>, Status> {
@@ -254,11 +254,10 @@ async fn an_address_that_cannot_be_is_unreachable() {
 async fn embeddings_may_be_longer_than_events() {
     let (_, client) = scripted().await;
     let request = EmbedRequest {
-        request_id: String::new(),
         model: "m".to_owned(),
         inputs: vec![],
         dimensions: Some(EVENT_LIMIT as u32),
-        truncate: false,
+        ..EmbedRequest::default()
     };
     let response = client.embed(&request).await.expect("vectors");
     assert_eq!(response.vectors[0].0.len(), EVENT_LIMIT);

@@ -1,0 +1,89 @@
+//! What becomes of the graph's numbers for one text.
+
+use muster_shared::embed::SparseVector;
+
+use super::pooling::{Pooling, normalise};
+
+/// A text as a graph takes it: the tokens of one text, or of two that are judged together.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Tokens {
+    /// Token ids, special ones included; at least one.
+    pub ids: Vec<u32>,
+    /// Where the second text begins, which `token_type_ids` mark with 1; the length where there is none.
+    pub second: usize,
+}
+
+impl Tokens {
+    /// The tokens of one text.
+    pub fn one(ids: Vec<u32>) -> Self {
+        Self { second: ids.len(), ids }
+    }
+
+    /// How many there are.
+    pub fn len(&self) -> usize {
+        self.ids.len()
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.ids.is_empty()
+    }
+}
+
+/// What a graph gives for one text, without padding.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Given<'a> {
+    /// `[tokens, width]`: numbers for each token.
+    Tokens {
+        /// The numbers, token by token.
+        values: &'a [f32],
+        /// How many each token has.
+        width: usize,
+    },
+    /// `[width]`: numbers for the text.
+    Text(&'a [f32]),
+}
+
+/// What is told of one text.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Encoded {
+    /// A vector, or a number for each class.
+    Dense(Vec<f32>),
+    /// A vector of which most numbers are 0.
+    Sparse(SparseVector),
+    /// `[tokens, width]`: numbers for each token.
+    Tokens {
+        /// The numbers, token by token.
+        values: Vec<f32>,
+        /// How many each token has.
+        width: usize,
+    },
+}
+
+/// The last step of a model, behind its graph. It runs on the encoder's threads.
+pub trait Head: Send + Sync {
+    /// Finishes one text.
+    fn finish(&self, given: Given<'_>) -> Encoded;
+}
+
+/// From the vectors of tokens to one vector of the text.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct EmbeddingHead {
+    /// How they are put together.
+    pub pooling: Pooling,
+    /// Whether the vector is scaled to length 1.
+    pub normalise: bool,
+}
+
+impl Head for EmbeddingHead {
+    fn finish(&self, given: Given<'_>) -> Encoded {
+        let mut vector = match given {
+            Given::Tokens { values, width } => self.pooling.pool(values, width),
+            Given::Text(vector) => vector.to_vec(),
+        };
+        if self.normalise {
+            normalise(&mut vector);
+        }
+        Encoded::Dense(vector)
+    }
+}
