@@ -205,9 +205,6 @@ type RunFuture<E> = std::pin::Pin<Box<dyn Future<Output = Result<(), E>> + Send>
 fn start(plan: Plan, listeners: Listeners, progress: &Progress) -> anyhow::Result<(Services, Front)> {
     let controller_address = format!("http://{}", listeners.controller.local_addr()?);
     let gateway_address = format!("http://{}", listeners.gateway.http.local_addr()?);
-    if let Some(grpc) = &listeners.gateway.grpc {
-        tracing::info!("the gateway speaks gRPC on http://{}", grpc.local_addr()?);
-    }
     let mut controller_config = plan.controller.config()?;
     let worker = WorkerSection { controller_address: Some(controller_address.clone()), ..plan.worker };
     let mut worker_config = worker.config()?;

@@ -17,6 +17,7 @@ use hyper::client::conn::http2;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use muster_gateway::{Config, Listeners};
 use muster_shared::client::ClientError;
+use muster_shared::control::Outcome;
 use muster_shared::grpc::open_inference::proto::{self, grpc_inference_service_client::GrpcInferenceServiceClient};
 use muster_shared::grpc::{GrpcPool, GrpcWorkerClient};
 use muster_shared::problem::{Kind, Problem};
@@ -29,7 +30,7 @@ use muster_shared::tensor::{
     TensorMetadata,
 };
 use muster_shared::transport::Transport;
-use peers::{Controller, Gateway, Named, PATIENCE, in_time, serve};
+use peers::{Controller, Gateway, Named, PATIENCE, in_time, nobody, serve};
 use serde_json::{Value, json};
 use tokio::net::{TcpListener, TcpStream};
 use tokio_util::sync::{CancellationToken, DropGuard};
@@ -188,6 +189,15 @@ async fn every_datatype_goes_through_over_both_wires_on_both_sides() {
     echoed(&request, &infer_over_http(&outer.http, &request).await);
     assert_eq!(controller.outcomes(3).await.len(), 3, "every ticket was given back");
     assert_eq!(second.dispatch(0).transports, [Transport::Http, Transport::Grpc]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_run_goes_to_another_worker_when_one_is_not_there() {
+    let (worker, _) = echo().await;
+    let mut controller = Controller::start([Ok(nobody().await), Ok(worker)]).await;
+    let gateway = both(&controller.address, |_| {}).await;
+    echoed(&request(), &gateway.client(None).infer(&request()).await.expect("an answer"));
+    assert_eq!(controller.outcomes(2).await, [Outcome::Unreachable, Outcome::Done]);
 }
 
 #[tokio::test(flavor = "multi_thread")]
