@@ -1,7 +1,8 @@
 //! ONNX models: what is in a graph, and how to run it. The only folder that names `ort`.
 //!
 //! * [`runtime`] finds and starts ONNX Runtime.
-//! * [`graph`] reads what an ONNX file says of itself, and refuses weights outside the model's folder.
+//! * [`graph`] reads what an ONNX file says of itself, and refuses weights outside the model's folder; [`bounds`] refuses
+//!   sizes that cannot be true.
 //! * [`rewrite`] changes a language model's graph so that its head runs on chosen positions only.
 //! * [`session`] loads a graph into ONNX Runtime; [`optimised`] keeps what it makes of it for the next start.
 //! * [`spin`] says what threads do between two pieces of work; `tuning` stops them where `contention` shows that other
@@ -9,6 +10,7 @@
 //! * `gqa` and [`mod@concat`] run the two layouts of language models; [`encoder`] runs encoders. `lent` holds the memory
 //!   that ONNX Runtime reads and writes in place.
 
+pub mod bounds;
 pub mod concat;
 mod contention;
 pub mod encoder;
@@ -21,6 +23,7 @@ pub mod runtime;
 pub mod session;
 pub mod spin;
 mod tuning;
+mod wire;
 
 use super::manifest::{CausalManifest, EncoderManifest, Graph, Layout};
 use super::{CausalModel, CausalShape, EncoderModel, ModelError};
