@@ -2,7 +2,9 @@
 
 use std::borrow::Cow;
 use std::num::NonZeroUsize;
+use std::panic::resume_unwind;
 use std::path::{Path, PathBuf};
+use std::thread::ScopedJoinHandle;
 
 use ort::logging::LogLevel;
 use ort::session::Session;
@@ -74,6 +76,32 @@ pub fn open(
     Opening { runtime, source, options, name, spin, rewritten: None }.open().map(|opened| opened.session)
 }
 
+/// Loads a graph as it is, so many times. The sessions share the weights where the optimised graph is kept.
+///
+/// # Errors
+/// As [`open`].
+pub fn open_several(
+    runtime: &'static Runtime,
+    source: &GraphSource,
+    options: &SessionOptions,
+    name: &str,
+    count: NonZeroUsize,
+) -> Result<Vec<Session>, ModelError> {
+    let opening = Opening { runtime, source, options, name, spin: options.spin.steady(), rewritten: None };
+    // The first one finds or makes the optimised graph for all.
+    let first = opening.open()?;
+    let again = || match &first.optimised {
+        Some(graph) => opening.load_optimised(graph).map_err(|reason| opening.refused(reason)),
+        None => opening.open_unoptimised(),
+    };
+    let others = std::thread::scope(|scope| {
+        let openings: Vec<_> = (1..count.get()).map(|_| scope.spawn(again)).collect();
+        let join = |opened: ScopedJoinHandle<'_, _>| opened.join().unwrap_or_else(|panic| resume_unwind(panic));
+        openings.into_iter().map(join).collect::<Result<Vec<Opened>, _>>()
+    })?;
+    Ok(std::iter::once(first).chain(others).map(|opened| opened.session).collect())
+}
+
 /// Loads a language model's graph, changed so that its head runs on chosen positions where that can be done.
 ///
 /// # Errors
@@ -130,6 +158,8 @@ struct Opening<'a> {
 struct Opened {
     session: Session,
     twin: Option<Twin>,
+    /// The optimised graph that was loaded, if one was.
+    optimised: Option<PathBuf>,
 }
 
 impl Opening<'_> {
@@ -137,13 +167,17 @@ impl Opening<'_> {
         if let Some(opened) = self.open_optimised()? {
             return Ok(opened);
         }
+        self.open_unoptimised()
+    }
+
+    fn open_unoptimised(&self) -> Result<Opened, ModelError> {
         let builder = self.configure(GraphOptimizationLevel::All, self.spin.steady());
         let session = builder.and_then(|builder| self.commit(builder)).map_err(|reason| self.refused(reason))?;
-        Ok(Opened { session, twin: None })
+        Ok(Opened { session, twin: None, optimised: None })
     }
 
     fn open_causal(&self, head: Head) -> Result<CausalSession, ModelError> {
-        let Opened { session, twin } = self.open()?;
+        let Opened { session, twin, .. } = self.open()?;
         Ok(CausalSession { session, head, twin })
     }
 
@@ -204,7 +238,7 @@ impl Opening<'_> {
         // Optimising once more costs time, and would copy the weights that it touches.
         let mut builder = self.configure(GraphOptimizationLevel::Disable, spin)?;
         let session = builder.commit_from_file(graph).map_err(|error| error.to_string())?;
-        Ok(Opened { session, twin })
+        Ok(Opened { session, twin, optimised: Some(graph.to_owned()) })
     }
 
     /// Whether threads may spin until told otherwise: that must be of use, be seen to do harm, and be over soon.
