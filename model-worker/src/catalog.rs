@@ -396,7 +396,13 @@ impl Loader<'_> {
         let mut sessions = onnx::load_encoders(runtime, &options, &manifest)?;
         self.step("warming up", 3);
         for session in &mut sessions {
-            session.encode(&EncoderBatch { rows: 1, columns: 2, ids: vec![0, 0], mask: vec![1, 1], types: vec![0, 0] })?;
+            session.encode(&EncoderBatch {
+                rows: 1,
+                columns: 2,
+                ids: vec![0, 0],
+                mask: vec![1, 1],
+                types: vec![0, 0],
+            })?;
         }
         let requests: NonZeroUsize = self.config.embedding_requests;
         let settings = EncoderSettings {

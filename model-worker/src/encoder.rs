@@ -94,9 +94,7 @@ impl EncoderHandle {
         let answer = self.send(texts)?;
         let answer = match deadline {
             None => answer.await,
-            Some(deadline) => {
-                tokio::time::timeout_at(deadline.into(), answer).await.map_err(|_| EngineError::Late)?
-            }
+            Some(deadline) => tokio::time::timeout_at(deadline.into(), answer).await.map_err(|_| EngineError::Late)?,
         };
         answer.unwrap_or(Err(EngineError::Stopped))
     }

@@ -72,7 +72,9 @@ pub enum EngineError {
         limit: usize,
     },
     /// The texts of a request are more than an encoder ever holds.
-    #[error("the texts have {tokens} tokens together, and this worker takes at most {limit} in one request; send fewer texts")]
+    #[error(
+        "the texts have {tokens} tokens together, and this worker takes at most {limit} in one request; send fewer texts"
+    )]
     TooManyTokens {
         /// Their tokens.
         tokens: usize,

@@ -55,13 +55,7 @@ pub struct Queue<R> {
 
 impl<R> Default for Queue<R> {
     fn default() -> Self {
-        Self {
-            waiting: HashMap::new(),
-            by_length: BTreeSet::new(),
-            turns: BTreeMap::new(),
-            last: None,
-            next: 0,
-        }
+        Self { waiting: HashMap::new(), by_length: BTreeSet::new(), turns: BTreeMap::new(), last: None, next: 0 }
     }
 }
 
