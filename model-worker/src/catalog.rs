@@ -26,7 +26,7 @@ use crate::model::files::ModelFiles;
 use crate::model::manifest::{CausalManifest, EncoderManifest, Layout, Manifest};
 use crate::model::onnx::runtime::{self, Runtime};
 use crate::model::onnx::session::SessionOptions;
-use crate::model::{CausalModel, EncoderBatch, ModelError, Next, Positions, Row, onnx};
+use crate::model::{CausalModel, EncoderBatch, EncoderModel, ModelError, Next, Positions, Row, onnx};
 use crate::tokenizer::Tokenizer;
 
 /// Steps that loading a model takes, for progress bars.
@@ -390,20 +390,22 @@ impl Loader<'_> {
             .map_err(|source| LoadError::Template { folder: self.files.describe(""), source })
     }
 
-    fn embedding(&self, manifest: EncoderManifest) -> Result<Loaded, LoadError> {
-        let tokenizer = self.tokenizer()?;
+    /// Loads and warms up the sessions of a text model.
+    fn encoders(&self, manifest: &EncoderManifest) -> Result<Vec<Box<dyn EncoderModel>>, ModelError> {
         let (runtime, options) = self.runtime()?;
-        let mut sessions = onnx::load_encoders(runtime, &options, &manifest)?;
+        let mut sessions = onnx::load_encoders(runtime, &options, manifest)?;
         self.step("warming up", 3);
-        for session in &mut sessions {
-            session.encode(&EncoderBatch {
-                rows: 1,
-                columns: 2,
-                ids: vec![0, 0],
-                mask: vec![1, 1],
-                types: vec![0, 0],
-            })?;
-        }
+        sessions.iter_mut().try_for_each(|session| warm_up_encoder(session.as_mut()))?;
+        Ok(sessions)
+    }
+
+    fn embedding(&self, manifest: EncoderManifest) -> Result<Loaded, LoadError> {
+        let (tokenizer, sessions) = std::thread::scope(|scope| {
+            let tokenizer = scope.spawn(|| self.tokenizer());
+            let sessions = self.encoders(&manifest);
+            (tokenizer.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)), sessions)
+        });
+        let (tokenizer, sessions) = (tokenizer?, sessions?);
         let requests: NonZeroUsize = self.config.embedding_requests;
         let settings = EncoderSettings {
             head: Arc::new(EmbeddingHead { pooling: manifest.pooling, normalise: manifest.normalise }),
@@ -422,6 +424,12 @@ impl Loader<'_> {
         };
         Ok(Loaded { served: Served::Embedding(Arc::new(model)), threads })
     }
+}
+
+/// Reads two tokens, as [`warm_up`].
+fn warm_up_encoder(model: &mut dyn EncoderModel) -> Result<(), ModelError> {
+    let batch = EncoderBatch { rows: 1, columns: 2, ids: vec![0, 0], mask: vec![1, 1], types: vec![0, 0] };
+    model.encode(&batch).map(drop)
 }
 
 /// Reads two tokens and adds one: a graph that cannot do that is found out at the start.

@@ -117,7 +117,7 @@ pub fn load_encoders(
     manifest: &EncoderManifest,
 ) -> Result<Vec<Box<dyn EncoderModel>>, ModelError> {
     let one = SessionOptions { threads: NonZeroUsize::MIN, ..options.clone() };
-    let sessions = session::open_several(runtime, &manifest.graph.source, &one, &manifest.graph.name, options.threads)?;
+    let sessions = session::open_several(runtime, &manifest.graph, &one, options.threads)?;
     let encoder = |session| Box::new(encoder::OnnxEncoder::new(session, manifest.io.clone())) as Box<dyn EncoderModel>;
     Ok(sessions.into_iter().map(encoder).collect())
 }

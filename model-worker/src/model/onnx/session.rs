@@ -12,7 +12,9 @@ use ort::session::builder::{GraphOptimizationLevel, SessionBuilder};
 
 use super::super::ModelError;
 use super::super::files::GraphSource;
+use super::super::manifest::Graph;
 use super::contention;
+use super::graph::GraphFacts;
 use super::optimised::{Identity, Store};
 use super::rewrite::{self, Head};
 use super::runtime::Runtime;
@@ -73,7 +75,7 @@ pub fn open(
     name: &str,
 ) -> Result<Session, ModelError> {
     let spin = options.spin.steady();
-    Opening { runtime, source, options, name, spin, rewritten: None }.open().map(|opened| opened.session)
+    Opening { runtime, source, options, name, spin, rewritten: None, facts: None }.open().map(|opened| opened.session)
 }
 
 /// Loads a graph as it is, so many times. The sessions share the weights where the optimised graph is kept.
@@ -82,12 +84,12 @@ pub fn open(
 /// As [`open`].
 pub fn open_several(
     runtime: &'static Runtime,
-    source: &GraphSource,
+    Graph { source, name, facts }: &Graph,
     options: &SessionOptions,
-    name: &str,
     count: NonZeroUsize,
 ) -> Result<Vec<Session>, ModelError> {
-    let opening = Opening { runtime, source, options, name, spin: options.spin.steady(), rewritten: None };
+    let spin = options.spin.steady();
+    let opening = Opening { runtime, source, options, name, spin, rewritten: None, facts: Some(facts) };
     // The first one finds or makes the optimised graph for all.
     let first = opening.open()?;
     let again = || match &first.optimised {
@@ -118,14 +120,17 @@ pub fn open_causal(
         Ok(bytes) => bytes,
         Err(reason) => {
             tracing::info!(graph = name, reason, "the model's head cannot be restricted to chosen positions");
-            return Opening { runtime, source, options, name, spin, rewritten: None }.open_causal(outcome.own);
+            return Opening { runtime, source, options, name, spin, rewritten: None, facts: None }
+                .open_causal(outcome.own);
         }
     };
-    match (Opening { runtime, source, options, name, spin, rewritten: Some(&rewritten) }).open_causal(Head::Positions) {
+    match (Opening { runtime, source, options, name, spin, rewritten: Some(&rewritten), facts: None })
+        .open_causal(Head::Positions)
+    {
         Ok(session) => Ok(session),
         // ONNX Runtime 1.19 does not find weights beside a graph that comes from memory; 1.21 does.
         Err(error) => {
-            let plain = Opening { runtime, source, options, name, spin, rewritten: None };
+            let plain = Opening { runtime, source, options, name, spin, rewritten: None, facts: None };
             let session = plain.open_causal(outcome.own)?;
             tracing::warn!(graph = name, %error, "serving the graph as it is: its head runs on more positions than needed");
             Ok(session)
@@ -152,6 +157,8 @@ struct Opening<'a> {
     spin: Spin,
     /// What is loaded in place of the source's bytes; weights beside the source stay where they are.
     rewritten: Option<&'a [u8]>,
+    /// What is known of the source.
+    facts: Option<&'a GraphFacts>,
 }
 
 /// A session, and how to open the same graph once more.
@@ -188,12 +195,13 @@ impl Opening<'_> {
     /// Loads the graph that an earlier start optimised, or optimises it now; `None` when that is not wanted or fails.
     fn open_optimised(&self) -> Result<Option<Opened>, ModelError> {
         let (Some(cache), GraphSource::File(path)) = (&self.options.optimised, self.source) else { return Ok(None) };
-        let bytes = match self.rewritten {
-            Some(bytes) => Cow::Borrowed(bytes),
-            None => content(self.source, self.name)?,
-        };
         let store = Store::new(cache);
-        let identity = match Identity::of(path, &bytes, self.runtime) {
+        let identity = match (self.rewritten, self.facts) {
+            (Some(bytes), _) => Identity::of(path, bytes, self.runtime),
+            (None, Some(facts)) => Identity::of_file(path, facts, self.runtime),
+            (None, None) => Identity::of(path, &content(self.source, self.name)?, self.runtime),
+        };
+        let identity = match identity {
             Ok(identity) if identity.is_worth_keeping() => identity,
             Ok(_) => return Ok(None),
             Err(error) => {
