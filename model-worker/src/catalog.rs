@@ -26,7 +26,7 @@ use crate::model::files::ModelFiles;
 use crate::model::manifest::{CausalManifest, EncoderManifest, Layout, Manifest};
 use crate::model::onnx::runtime::{self, Runtime};
 use crate::model::onnx::session::SessionOptions;
-use crate::model::{CausalModel, EncoderBatch, ModelError, Next, Positions, Row, onnx};
+use crate::model::{CausalModel, EncoderBatch, EncoderModel, ModelError, Next, Positions, Row, onnx};
 use crate::tokenizer::Tokenizer;
 
 /// Steps that loading a model takes, for progress bars.
@@ -44,12 +44,12 @@ pub enum Served {
     Embedding(Arc<EmbeddingModel>),
 }
 
-/// A loaded model and the thread that runs it.
+/// A loaded model and the threads that run it.
 #[derive(Debug)]
 pub struct Loaded {
     /// The model.
     pub served: Served,
-    thread: JoinHandle<()>,
+    threads: Vec<JoinHandle<()>>,
 }
 
 /// The models of this process.
@@ -65,11 +65,11 @@ impl Catalog {
         let (mut catalog, mut failures) = (Self::default(), Vec::new());
         for model in &config.models {
             match load(config, model) {
-                Ok(Loaded { served, thread }) => {
+                Ok(Loaded { served, threads }) => {
                     tracing::info!(model = model.name, "model is ready");
                     config.report(&model.name, LoadProgress::Ready);
                     catalog.models.insert(model.name.clone(), served);
-                    catalog.threads.push(thread);
+                    catalog.threads.extend(threads);
                 }
                 Err(error) => {
                     let reason = muster_shared::problem::chain(&error);
@@ -178,7 +178,7 @@ impl Served {
     fn card(&self) -> ModelCard {
         match self {
             Self::Language(model) => model.card(),
-            Self::Embedding(model) => model.card(),
+            Self::Embedding(model) => ModelCard { capacity: Some(model.encoder.capacity()), ..model.card() },
         }
     }
 
@@ -190,7 +190,8 @@ impl Served {
                 ModelLoad { model: model.name.clone(), running: count(running), waiting: count(waiting) }
             }
             Self::Embedding(model) => {
-                ModelLoad { model: model.name.clone(), running: count(model.encoder.load()), waiting: 0 }
+                let (running, waiting) = model.encoder.load();
+                ModelLoad { model: model.name.clone(), running: count(running), waiting: count(waiting) }
             }
         }
     }
@@ -296,7 +297,7 @@ fn start_language(config: &Config, name: &str, parts: LanguageParts) -> Result<L
         end_tokens: parts.end_tokens.into(),
         engine,
     };
-    Ok(Loaded { served: Served::Language(Arc::new(model)), thread })
+    Ok(Loaded { served: Served::Language(Arc::new(model)), threads: vec![thread] })
 }
 
 struct Loader<'a> {
@@ -389,19 +390,31 @@ impl Loader<'_> {
             .map_err(|source| LoadError::Template { folder: self.files.describe(""), source })
     }
 
-    fn embedding(&self, manifest: EncoderManifest) -> Result<Loaded, LoadError> {
-        let tokenizer = self.tokenizer()?;
+    /// Loads and warms up the sessions of a text model.
+    fn encoders(&self, manifest: &EncoderManifest) -> Result<Vec<Box<dyn EncoderModel>>, ModelError> {
         let (runtime, options) = self.runtime()?;
-        let mut model = onnx::load_encoder(runtime, &options, &manifest)?;
+        let mut sessions = onnx::load_encoders(runtime, &options, manifest)?;
         self.step("warming up", 3);
-        model.encode(&EncoderBatch { rows: 1, columns: 2, ids: vec![0, 0], mask: vec![1, 1], types: vec![0, 0] })?;
+        sessions.iter_mut().try_for_each(|session| warm_up_encoder(session.as_mut()))?;
+        Ok(sessions)
+    }
+
+    fn embedding(&self, manifest: EncoderManifest) -> Result<Loaded, LoadError> {
+        let (tokenizer, sessions) = std::thread::scope(|scope| {
+            let tokenizer = scope.spawn(|| self.tokenizer());
+            let sessions = self.encoders(&manifest);
+            (tokenizer.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)), sessions)
+        });
+        let (tokenizer, sessions) = (tokenizer?, sessions?);
         let requests: NonZeroUsize = self.config.embedding_requests;
         let settings = EncoderSettings {
             head: Arc::new(EmbeddingHead { pooling: manifest.pooling, normalise: manifest.normalise }),
             padding: manifest.padding,
-            requests: requests.get(),
+            limits: onnx::encoder_limits(&manifest.graph),
+            requests,
+            tokens: self.config.embedding_tokens,
         };
-        let (encoder, thread) = EncoderHandle::start(self.name, model, settings).map_err(LoadError::Thread)?;
+        let (encoder, threads) = EncoderHandle::start(self.name, sessions, settings).map_err(LoadError::Thread)?;
         let model = EmbeddingModel {
             name: self.name.to_owned(),
             tokenizer,
@@ -409,8 +422,14 @@ impl Loader<'_> {
             requests: requests.get(),
             encoder,
         };
-        Ok(Loaded { served: Served::Embedding(Arc::new(model)), thread })
+        Ok(Loaded { served: Served::Embedding(Arc::new(model)), threads })
     }
+}
+
+/// Reads two tokens, as [`warm_up`].
+fn warm_up_encoder(model: &mut dyn EncoderModel) -> Result<(), ModelError> {
+    let batch = EncoderBatch { rows: 1, columns: 2, ids: vec![0, 0], mask: vec![1, 1], types: vec![0, 0] };
+    model.encode(&batch).map(drop)
 }
 
 /// Reads two tokens and adds one: a graph that cannot do that is found out at the start.

@@ -95,7 +95,7 @@ impl EmbeddingModel {
     pub async fn embed(&self, texts: Vec<Vec<u32>>, dimensions: Option<u32>) -> Result<EmbedResponse, Problem> {
         crate::metrics::request(&self.name, "embed");
         let prompt_tokens = texts.iter().map(Vec::len).sum::<usize>();
-        let encoded = self.encoder.encode(texts.into_iter().map(Tokens::one).collect()).await.map_err(problem)?;
+        let encoded = self.encoder.encode(texts.into_iter().map(Tokens::one).collect(), None).await.map_err(problem)?;
         let vectors = encoded.into_iter().filter_map(|encoded| match encoded {
             Encoded::Dense(vector) => Some(shorten(vector, dimensions).map(Vector)),
             Encoded::Sparse(_) | Encoded::Tokens { .. } => None,

@@ -339,10 +339,11 @@ fn min_tokens(request: &GenerateRequest, max_tokens: usize) -> Result<usize, Pro
 /// What a caller is told of an engine's error.
 pub(crate) fn problem(error: EngineError) -> Problem {
     match &error {
-        EngineError::Overloaded { .. } => {
+        EngineError::Overloaded { .. } | EngineError::QueueFull { .. } => {
             Problem::new(Kind::Overloaded, error.to_string()).with_retry_after_ms(RETRY_AFTER_MS)
         }
         EngineError::TooMany { .. } => Problem::invalid("n", error.to_string()),
+        EngineError::TooManyTokens { .. } => Problem::invalid("input", error.to_string()),
         EngineError::Late => Problem::new(Kind::Timeout, error.to_string()),
         EngineError::Step(_) | EngineError::Sample(_) | EngineError::Mask(_) | EngineError::Stopped => {
             Problem::new(Kind::Bug, muster_shared::problem::chain(&error))

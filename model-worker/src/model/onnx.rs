@@ -9,6 +9,7 @@
 //!   work wants their processors.
 //! * `gqa` and [`mod@concat`] run the two layouts of language models; [`encoder`] runs encoders. `lent` holds the memory
 //!   that ONNX Runtime reads and writes in place.
+//! * `words`: what it says, fit for a client.
 
 pub mod bounds;
 pub mod concat;
@@ -24,9 +25,13 @@ pub mod session;
 pub mod spin;
 mod tuning;
 mod wire;
+mod words;
+
+use std::num::NonZeroUsize;
 
 use super::manifest::{CausalManifest, EncoderManifest, Graph, Layout};
 use super::{CausalModel, CausalShape, EncoderModel, ModelError};
+use crate::encoder::batch::BatchLimits;
 use gqa::GqaModel;
 use lent::f16;
 use runtime::Runtime;
@@ -105,18 +110,29 @@ pub fn load_causal(
     })
 }
 
-/// Loads an encoder.
+/// Loads an encoder as often as there are threads, each session with one of them: a run is too short to be shared.
 ///
 /// # Errors
 /// [`ModelError::Load`] with ONNX Runtime's words.
-pub fn load_encoder(
+pub fn load_encoders(
     runtime: &'static Runtime,
     options: &SessionOptions,
     manifest: &EncoderManifest,
-) -> Result<Box<dyn EncoderModel>, ModelError> {
-    note_shared_scales(&manifest.graph);
-    let session = session::open(runtime, &manifest.graph.source, options, &manifest.graph.name)?;
-    Ok(Box::new(encoder::OnnxEncoder::new(session, manifest.io.clone())))
+) -> Result<Vec<Box<dyn EncoderModel>>, ModelError> {
+    let one = SessionOptions { threads: NonZeroUsize::MIN, ..options.clone() };
+    let sessions = session::open_several(runtime, &manifest.graph, &one, options.threads)?;
+    let encoder = |session| Box::new(encoder::OnnxEncoder::new(session, manifest.io.clone())) as Box<dyn EncoderModel>;
+    Ok(sessions.into_iter().map(encoder).collect())
+}
+
+/// How much of an encoder's work may run together on a processor: nothing where a text's answer would depend on it.
+pub fn encoder_limits(graph: &Graph) -> BatchLimits {
+    if !graph.facts.shares_scales() {
+        return BatchLimits::PROCESSOR;
+    }
+    let graph = &graph.name;
+    tracing::info!(graph, "this int8 graph takes one scale for all that runs together, so texts run one by one");
+    BatchLimits::ALONE
 }
 
 fn note_shared_scales(graph: &Graph) {
@@ -131,5 +147,5 @@ fn note_shared_scales(graph: &Graph) {
 
 /// ONNX Runtime's words for a failed run.
 fn run_error(error: ort::Error) -> ModelError {
-    ModelError::Run(error.to_string())
+    ModelError::Run(words::without_paths(&error.to_string()))
 }
