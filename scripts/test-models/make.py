@@ -489,8 +489,11 @@ def causal(mask: torch.Tensor) -> dict[str, torch.Tensor]:
 def export(model: torch.nn.Module, tokenizer: PreTrainedTokenizerFast, path: Path, outputs: list[str]) -> None:
     path.parent.mkdir(exist_ok=True)
     takes_types = getattr(model.config, "type_vocab_size", 1) > 1
-    names = ["input_ids", "attention_mask", *(["token_type_ids"] if takes_types else [])]
+    takes_places = model.config.model_type == "qwen3"  # as exporters have it for decoders
+    names = ["input_ids", "attention_mask"]
+    names += ["token_type_ids"] * takes_types + ["position_ids"] * takes_places
     example = tokenizer(TEXTS[:2], padding=True, return_tensors="pt", return_token_type_ids=takes_types)
+    example["position_ids"] = torch.arange(example["input_ids"].shape[1]).repeat(2, 1)
     axes = {name: {0: "batch", 1: "tokens"} for name in names}
     axes[outputs[0]] = {0: "batch", 1: "tokens"} if is_per_token(model) else {0: "batch"}
     torch.onnx.export(
