@@ -10,8 +10,8 @@ use super::TextModel;
 use crate::encoder::head::Tokens;
 use crate::tokenizer::{Cut, Encoded, Tokenizer};
 
-/// Bytes of text from which on several threads tokenize it: some milliseconds of work.
-const SHARED_WORK: usize = 32 << 10;
+/// Bytes of text from which on several threads tokenize it: about a millisecond of work, and less is not worth waking them.
+const SHARED_WORK: usize = 8 << 10;
 
 /// Where in a request a text stands, for errors.
 #[derive(Debug, Clone, Copy)]

@@ -20,7 +20,7 @@ pub(crate) fn folder(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/models").join(name)
 }
 
-fn config(path: PathBuf, variant: Option<&str>) -> Config {
+pub(crate) fn config(path: PathBuf, variant: Option<&str>) -> Config {
     let place = |name: &str| std::env::var_os(name).map(PathBuf::from);
     let cache = place("XDG_CACHE_HOME").or_else(|| Some(place("HOME")?.join(".cache")));
     Config {
