@@ -8,9 +8,9 @@ use futures_util::future::join_all;
 use muster_worker::Config;
 use muster_worker::catalog::{self, Served};
 use muster_worker::config::{ModelConfig, ModelSource};
-use muster_worker::embedding::EmbeddingModel;
 use muster_worker::encoder::head::{Encoded, Tokens};
 use muster_worker::model::onnx::runtime::LibrarySearch;
+use muster_worker::text::TextModel;
 use rand::rngs::SmallRng;
 use rand::seq::SliceRandom as _;
 use rand::{RngExt as _, SeedableRng as _};
@@ -22,7 +22,7 @@ fn place(name: &str) -> Option<PathBuf> {
 }
 
 /// A model on so many threads.
-fn load(source: ModelSource, threads: usize) -> Arc<EmbeddingModel> {
+fn load(source: ModelSource, threads: usize) -> Arc<TextModel> {
     let cache = place("XDG_CACHE_HOME").or_else(|| Some(place("HOME")?.join(".cache")));
     let model = ModelConfig { source, name: "model".to_owned() };
     let config = Config {
@@ -32,12 +32,12 @@ fn load(source: ModelSource, threads: usize) -> Arc<EmbeddingModel> {
         ..Config::default()
     };
     match catalog::load(&config, &model).expect("ONNX Runtime; scripts/fetch-onnxruntime.sh gets it").served {
-        Served::Embedding(model) => model,
+        Served::Text(model) => model,
         other => panic!("no embedding model: {other:?}"),
     }
 }
 
-async fn embed(model: &EmbeddingModel, texts: Vec<Vec<u32>>) -> Vec<Vec<f32>> {
+async fn embed(model: &TextModel, texts: Vec<Vec<u32>>) -> Vec<Vec<f32>> {
     let texts = texts.into_iter().map(Tokens::one).collect();
     let encoded = model.encoder.encode(texts, None).await.expect("an answer");
     let dense = encoded.into_iter().map(|encoded| match encoded {
@@ -53,7 +53,7 @@ fn cosine(a: &[f32], b: &[f32]) -> f64 {
 }
 
 /// Each text alone, then all in random company from several clients at once.
-async fn check_company(model: &EmbeddingModel, texts: &[Vec<u32>], expected: &[Vec<f32>]) {
+async fn check_company(model: &TextModel, texts: &[Vec<u32>], expected: &[Vec<f32>]) {
     for (text, expected) in texts.iter().zip(expected) {
         let vector = embed(model, vec![text.clone()]).await;
         assert!(cosine(&vector[0], expected) >= ALIKE, "{} tokens alone", text.len());

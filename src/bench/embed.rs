@@ -13,13 +13,13 @@ use anyhow::{Context as _, anyhow, bail, ensure};
 use muster_worker::Config;
 use muster_worker::catalog::{self, Served};
 use muster_worker::config::ModelConfig;
-use muster_worker::embedding::EmbeddingModel;
 use muster_worker::encoder::EncoderHandle;
 use muster_worker::encoder::head::Tokens;
 use muster_worker::model::manifest::{EncoderManifest, Manifest};
 use muster_worker::model::onnx::session::SessionOptions;
 use muster_worker::model::onnx::{self, runtime};
 use muster_worker::model::{EncoderBatch, EncoderModel, ModelError};
+use muster_worker::text::TextModel;
 use rand::rngs::StdRng;
 use rand::{RngExt as _, SeedableRng as _};
 use tokio::task::{JoinSet, block_in_place};
@@ -98,10 +98,10 @@ fn manifest(config: &Config) -> anyhow::Result<EncoderManifest> {
 }
 
 /// The model as the worker serves it.
-fn pooled(config: &Config) -> anyhow::Result<Arc<EmbeddingModel>> {
+fn pooled(config: &Config) -> anyhow::Result<Arc<TextModel>> {
     let model = config.models.first().context(NO_MODEL)?;
     match catalog::load(config, model)?.served {
-        Served::Embedding(embedding) => Ok(embedding),
+        Served::Text(embedding) => Ok(embedding),
         _ => Err(no_texts(model)),
     }
 }
@@ -124,7 +124,7 @@ fn bare(config: &Config, manifest: &EncoderManifest) -> anyhow::Result<Vec<Box<d
 
 impl Load {
     /// So many tokens in texts of this load's lengths, as far as the model takes them.
-    fn texts(&self, tokens: usize, model: &EmbeddingModel, random: &mut StdRng) -> Vec<Vec<u32>> {
+    fn texts(&self, tokens: usize, model: &TextModel, random: &mut StdRng) -> Vec<Vec<u32>> {
         let (shortest, longest) = (self.lengths.0 as f64, self.lengths.1.min(model.max_tokens) as f64);
         let (mut texts, mut left) = (Vec::new(), tokens);
         while left > 0 {
@@ -189,7 +189,7 @@ async fn clients(encoder: &EncoderHandle, clients: usize, texts: &[Vec<u32>]) ->
 }
 
 /// What it costs to turn text into tokens, on one thread.
-fn tokenize(model: &EmbeddingModel, seed: u64) -> anyhow::Result<Tokenized> {
+fn tokenize(model: &TextModel, seed: u64) -> anyhow::Result<Tokenized> {
     let mut prompts = Prompts::new(PromptKind::Text, 0, seed);
     let (mut tokens, mut time) = (0, std::time::Duration::ZERO);
     while tokens < TOKENIZED {

@@ -34,7 +34,7 @@ fn number(number: usize) -> NonZeroUsize {
 
 fn settings() -> EncoderSettings {
     EncoderSettings {
-        head: Arc::new(EmbeddingHead { pooling: Pooling::Mean, normalise: false }),
+        head: Arc::new(EmbeddingHead::pooling(Pooling::Mean)),
         padding: 99,
         limits: BatchLimits::PROCESSOR,
         requests: number(4),
