@@ -188,7 +188,7 @@ fn mistakes_are_explained() {
         (&["bench", "engine", "--model", "muster-demo-embedding"], &["embeds texts", "give a language model"]),
         (&["bench", "engine", "--model", &demo, "--prefill", "9000"], &["9000", "2048", "--prefill"]),
         (&["bench", "embed"], &["--model"]),
-        (&["bench", "embed", "--model", &demo], &[&demo, "embeds no texts", "give an embedding model"]),
+        (&["bench", "embed", "--model", &demo], &["--model chat embeds no texts", "give an embedding model"]),
         (&["bench", "embed", "--model", "/no/such/folder"], &["/no/such/folder does not exist"]),
         (&["bench", "embed", "--model", &embedding, "--rounds", "0"], &["--rounds", "0"]),
         (&["bench", "engine", "--model", "fake", "--batch", "0"], &["--batch", "0"]),
