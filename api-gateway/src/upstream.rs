@@ -5,11 +5,13 @@
 //! * [`view`]: the last known fleet, for when the controller does not answer; [`peer`]: its workers.
 //! * [`wire`]: HTTP to workers, driven by whoever waits for the answer.
 //! * [`passthrough`] and [`relay`]: workers that speak OpenAI's API, whose answers go on as they are.
-//! * [`native`]: workers that speak our own protocol; [`answer`]: token events, from as many workers as it takes.
+//! * [`native`]: workers that speak our own protocol; [`answer`]: token events, from as many workers as it takes;
+//!   [`call`]: what is answered in one message.
 //! * [`fastchat`]: workers that speak FastChat's protocol.
 //! * [`hedge`]: a second attempt beside a slow first one.
 
 pub(crate) mod answer;
+pub(crate) mod call;
 pub(crate) mod fastchat;
 mod hedge;
 pub(crate) mod job;
@@ -30,10 +32,9 @@ use axum::http::HeaderValue;
 use futures_util::StreamExt as _;
 use futures_util::future::BoxFuture;
 use hyper::Response;
-use muster_shared::client::{ClientError, ControllerClient, Timeouts, WorkerClient, http_client};
-use muster_shared::control::{Dispatch, ModelStatus, Outcome};
-use muster_shared::embed::{EmbedRequest, EmbedResponse};
-use muster_shared::generate::GenerateRequest;
+use muster_shared::client::{ClientError, ControllerClient, Timeouts, http_client};
+use muster_shared::control::{Dispatch, ModelKind, ModelStatus, Outcome};
+use muster_shared::generate::{GenerateRequest, Usage};
 use muster_shared::grpc::{GrpcPool, GrpcWorkerClient};
 use muster_shared::id::GatewayId;
 use muster_shared::problem::{Kind, Problem};
@@ -43,8 +44,11 @@ use tokio_util::sync::CancellationToken;
 use tower::retry::budget::TpsBudget;
 
 use crate::Config;
+use crate::endpoints;
+use crate::observe::Route;
 use crate::outgoing::Outgoing;
 use answer::{Answer, Events};
+use call::Call;
 use fastchat::FastChatClient;
 use job::{Job, Limits, Verdict};
 use link::{Away, ControllerLink};
@@ -130,8 +134,6 @@ struct Inner {
     view: Arc<View>,
     fastchat: FastChatClient,
     grpc: GrpcPool,
-    /// For embeddings, whose worker is silent until all are there.
-    embed_http: reqwest::Client,
     token: Option<Secret>,
     authorization: Option<HeaderValue>,
     openai_authorization: Option<HeaderValue>,
@@ -174,9 +176,8 @@ impl Upstream {
             link: ControllerLink::new(gateway, Arc::clone(&peers), Arc::clone(&view)),
             peers,
             view,
-            fastchat: FastChatClient::new(http, embed_http.clone(), config.token.clone(), batch),
+            fastchat: FastChatClient::new(http, embed_http, config.token.clone(), batch),
             grpc: GrpcPool::new(config.connect_timeout),
-            embed_http,
             authorization: config.token.as_ref().map(bearer),
             openai_authorization: config.openai_key.as_ref().map(bearer),
             token: config.token.clone(),
@@ -232,6 +233,21 @@ impl Upstream {
         Job::new(Arc::clone(request_id), model, deadline, self.0.limits.clone())
     }
 
+    /// What a model can be asked for, where known.
+    pub(crate) fn kind(&self, model: &str) -> Option<ModelKind> {
+        self.0.view.model(model)?.kind
+    }
+
+    /// Refuses a request at a route that is not for the model, as far as is known. Workers that speak OpenAI's API know
+    /// best themselves what they can do.
+    ///
+    /// # Errors
+    /// What the model is, and where to ask it.
+    pub(crate) fn check(&self, model: &str, route: Route) -> Result<(), Problem> {
+        let known = self.0.view.model(model).filter(|model| !model.passes_through);
+        known.and_then(|model| model.kind).map_or(Ok(()), |kind| endpoints::check(model, kind, route))
+    }
+
     /// Whether a request may go to a worker as it is. Where none will, it can be checked before a worker is sought.
     pub(crate) fn may_pass(&self, model: &str) -> bool {
         self.0.view.model(model).is_none_or(|model| model.passes_through)
@@ -283,20 +299,29 @@ impl Upstream {
         }
     }
 
-    /// Embeds texts.
+    /// Asks what is answered in one message.
     ///
     /// # Errors
-    /// Why no worker did, in words for the client.
-    pub(crate) async fn embed(
+    /// Why no worker answered, in words for the client.
+    pub(crate) async fn ask<C: Call>(
         &self,
-        question: &mut impl Question<Ours = EmbedRequest>,
+        question: &mut impl Question<Ours = C>,
         mut job: Job,
-    ) -> Result<Begun<EmbedResponse>, Problem> {
-        match Box::pin(self.begin(question, &mut job, Self::open_vectors)).await? {
+    ) -> Result<Begun<C::Answer>, Problem> {
+        if !C::IN_FASTCHAT && self.0.view.model(&job.model).is_some_and(|model| model.only_fastchat) {
+            return Err(call::not_in_fastchat::<C>());
+        }
+        job.whole = true;
+        job.transports = call::transports::<C>(question.raw().is_some());
+        match Box::pin(self.begin(question, &mut job, Self::open_answer)).await? {
             Opened::Passed(passed, ticket) => Ok(Begun::Passed(self.passed(*passed, job, ticket))),
-            Opened::Ours(response, mut ticket) => {
+            Opened::Ours(answer, mut ticket) => {
                 ticket.end(Outcome::Done);
-                Ok(Begun::Ours(response))
+                if let Some(model) = self.0.view.model(&job.model) {
+                    let prompt_tokens = C::prompt_tokens(&answer);
+                    model.metrics.usage(&Usage { prompt_tokens, ..Usage::default() });
+                }
+                Ok(Begun::Ours(answer))
             }
         }
     }
@@ -387,22 +412,22 @@ impl Upstream {
         })
     }
 
-    fn open_vectors(
+    fn open_answer<C: Call>(
         self,
         peer: Arc<Peer>,
-        request: Arc<EmbedRequest>,
+        request: Arc<C>,
         _: Filled,
-    ) -> BoxFuture<'static, Result<EmbedResponse, ClientError>> {
+    ) -> BoxFuture<'static, Result<C::Answer, ClientError>> {
         Box::pin(async move {
-            match peer.transport {
-                Transport::Http => {
-                    let (http, token) = (self.0.embed_http.clone(), self.0.token.clone());
-                    WorkerClient::new(http, &peer.address, token).embed(&request).await
-                }
-                Transport::FastChat => self.0.fastchat.embed(&peer.address, &request).await,
-                Transport::Grpc => self.grpc(&peer.address, self.0.config.request_timeout).embed(&request).await,
-                Transport::OpenAi => Err(untranslated(&peer)),
-            }
+            let answer = match peer.transport {
+                Transport::Http => native::ask(&peer, self.authorization(), &*request).await?,
+                Transport::FastChat => request.over_fastchat(&self.0.fastchat, &peer.address).await?,
+                Transport::Grpc => request.over_grpc(&self.grpc(&peer.address, self.0.config.request_timeout)).await?,
+                Transport::OpenAi => return Err(untranslated(&peer)),
+            };
+            let unexpected = |detail| ClientError::Unexpected { address: peer.address.clone(), status: 200, detail };
+            request.check(&answer).map_err(unexpected)?;
+            Ok(answer)
         })
     }
 
