@@ -21,7 +21,8 @@ use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
 use muster_gateway::Config;
 use muster_shared::control::{
-    Dispatch, Fleet, Grant, Held, ModelCard, ModelStatus, Outcome, Release, Source, WorkerState, WorkerStatus,
+    Dispatch, Fleet, Grant, Held, ModelCard, ModelKind, ModelStatus, Outcome, Release, Source, WorkerState,
+    WorkerStatus,
 };
 use muster_shared::embed::{EmbedResponse, Vector};
 use muster_shared::generate::{Event, FinishReason, Usage};
@@ -204,13 +205,29 @@ impl Controller {
         turns: impl IntoIterator<Item = Result<N, Problem>>,
         room: usize,
     ) -> Self {
+        Self::begin(turns, room, None).await
+    }
+
+    /// One whose workers serve a model of that kind.
+    pub(crate) async fn of_kind<N: Into<Named>>(
+        turns: impl IntoIterator<Item = Result<N, Problem>>,
+        kind: ModelKind,
+    ) -> Self {
+        Self::begin(turns, Semaphore::MAX_PERMITS, Some(kind)).await
+    }
+
+    async fn begin<N: Into<Named>>(
+        turns: impl IntoIterator<Item = Result<N, Problem>>,
+        room: usize,
+        kind: Option<ModelKind>,
+    ) -> Self {
         let turns: VecDeque<Result<Named, _>> = turns.into_iter().map(|turn| turn.map(Into::into)).collect();
         let (released, releases) = mpsc::channel(1024);
         let (greeted, hellos) = mpsc::channel(64);
         let (claimed, claims) = mpsc::channel(64);
         let (presence, present) = watch::channel(Presence::default());
         let script = Script {
-            fleet: Arc::new(fleet(turns.iter().flatten())),
+            fleet: Arc::new(fleet(turns.iter().flatten(), kind)),
             turns: Arc::new(Mutex::new(turns)),
             dispatches: Arc::default(),
             released,
@@ -283,14 +300,14 @@ pub(crate) async fn in_time<T>(event: impl Future<Output = T>) -> T {
 }
 
 /// A fleet of workers for `m`.
-fn fleet<'a>(workers: impl Iterator<Item = &'a Named>) -> Fleet {
+fn fleet<'a>(workers: impl Iterator<Item = &'a Named>, kind: Option<ModelKind>) -> Fleet {
     let worker = |worker: &Named| WorkerStatus {
         id: worker.id(),
         address: worker.address.clone(),
         transport: worker.transport,
         source: Source::Registered,
         state: WorkerState::Ready,
-        models: vec![ModelCard { name: "m".to_owned(), kind: None, context_length: None, capacity: None }],
+        models: vec![ModelCard { name: "m".to_owned(), kind, context_length: None, capacity: None }],
         speed: 1.0,
         tickets: 0,
         reported: Vec::new(),
@@ -306,7 +323,7 @@ fn fleet<'a>(workers: impl Iterator<Item = &'a Named>) -> Fleet {
         policy: String::new(),
         waiting: 0,
         workers: workers.into_iter().map(worker).collect(),
-        models: vec![ModelStatus { name: "m".to_owned(), kind: None, context_length: None, workers: 1 }],
+        models: vec![ModelStatus { name: "m".to_owned(), kind, context_length: None, workers: 1 }],
     }
 }
 
