@@ -250,11 +250,8 @@ mod tests {
     }
 
     fn start() -> (EncoderHandle, JoinHandle<()>) {
-        let settings = EncoderSettings {
-            head: Arc::new(EmbeddingHead { pooling: Pooling::Mean, normalise: false }),
-            padding: 99,
-            requests: 4,
-        };
+        let settings =
+            EncoderSettings { head: Arc::new(EmbeddingHead::pooling(Pooling::Mean)), padding: 99, requests: 4 };
         EncoderHandle::start("fake", Box::new(Fake), settings).expect("a thread")
     }
 

@@ -5,7 +5,7 @@ mod encoder;
 mod variant;
 
 pub use causal::{CausalManifest, Layout};
-pub use encoder::EncoderManifest;
+pub use encoder::{EncoderManifest, Prompts, Task, TextRules};
 
 use super::ModelError;
 use super::files::{GraphSource, ModelFiles};
@@ -16,7 +16,7 @@ use super::onnx::graph::{GraphFacts, check_external_data};
 pub enum Manifest {
     /// A language model.
     Causal(CausalManifest),
-    /// An embedding model.
+    /// A model that reads whole texts.
     Encoder(EncoderManifest),
 }
 
