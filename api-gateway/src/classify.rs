@@ -23,7 +23,11 @@ pub(crate) async fn create(
     headers: HeaderMap,
     body: Bytes,
 ) -> Result<Response<Outgoing>, Problem> {
-    match peek::model(&body).and_then(|model| state.upstream.kind(&model)) {
+    let kind = match peek::model(&body) {
+        Some(model) => state.upstream.kind_now(&model).await,
+        None => None,
+    };
+    match kind {
         Some(ModelKind::Entities) => once::answer::<EntitiesBody>(state, id, headers, body).await,
         _ => once::answer::<ClassifyBody>(state, id, headers, body).await,
     }

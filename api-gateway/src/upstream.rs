@@ -238,6 +238,14 @@ impl Upstream {
         self.0.view.model(model)?.kind
     }
 
+    /// The same, where the controller may know a model that has just come.
+    pub(crate) async fn kind_now(&self, model: &str) -> Option<ModelKind> {
+        if self.0.view.model(model).is_none() {
+            self.look().await;
+        }
+        self.kind(model)
+    }
+
     /// Refuses a request at a route that is not for the model, as far as is known. Workers that speak OpenAI's API know
     /// best themselves what they can do.
     ///
@@ -255,14 +263,15 @@ impl Upstream {
 
     /// Every model that is served, as the controller says, or as was last known.
     pub(crate) async fn models(&self) -> Result<Vec<ModelStatus>, Problem> {
-        let patience = self.0.config.connect_timeout * 2;
-        let looked = tokio::time::timeout(patience, self.0.link.look()).await;
+        let answered = self.look().await;
         let models = self.0.view.models(Instant::now());
-        match looked {
-            Ok(Ok(())) => Ok(models),
-            _ if models.is_empty() => Err(no_controller()),
-            _ => Ok(models),
-        }
+        if models.is_empty() && !answered { Err(no_controller()) } else { Ok(models) }
+    }
+
+    /// Asks the controller for the fleet; tells whether it answered.
+    async fn look(&self) -> bool {
+        let patience = self.0.config.connect_timeout * 2;
+        matches!(tokio::time::timeout(patience, self.0.link.look()).await, Ok(Ok(())))
     }
 
     /// Continues a prompt. Resolves when a worker has accepted it.

@@ -118,6 +118,18 @@ async fn a_model_that_finds_entities_is_asked_for_them() {
     assert_eq!((path.as_str(), asked), ("/entities", expected));
 }
 
+#[tokio::test]
+async fn a_model_that_has_just_come_is_asked_for_what_it_can_do() {
+    let (address, asked) = saying(EntitiesResponse { entities: vec![vec![]], prompt_tokens: 1 }).await;
+    let mut controller = Controller::of_kind([Ok(address)], ModelKind::Entities).await;
+    let gateway = Gateway::start(&controller.address, |_| {}).await;
+    controller.rename("new");
+    let (status, reply) = post(&gateway, "/v1/classify", &json!({ "model": "new", "input": "a" })).await;
+    assert_eq!((status, &reply["data"][0]["entities"]), (200, &json!([])), "{reply}");
+    assert_eq!(last(&asked).0, "/entities");
+    assert_eq!(controller.released().await.outcome, Outcome::Done);
+}
+
 fn categories() -> ClassifyResponse {
     let (labels, scores) = (vec!["hate".to_owned(), "spam".to_owned()], vec![vec![0.75, 0.25]]);
     ClassifyResponse { labels, scores, multi_label: true, prompt_tokens: 3 }

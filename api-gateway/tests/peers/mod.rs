@@ -169,6 +169,7 @@ pub(crate) struct Controller {
     /// Whether it knows no worker of the requests that it is told of.
     pub(crate) forgets: Arc<AtomicBool>,
     presence: watch::Sender<Presence>,
+    fleet: Arc<Mutex<Fleet>>,
 }
 
 /// Whether a controller takes links, and how often it has ended them all.
@@ -192,7 +193,7 @@ struct Script {
     presence: watch::Receiver<Presence>,
     /// Requests that the workers have room for, all together.
     room: Arc<Semaphore>,
-    fleet: Arc<Fleet>,
+    fleet: Arc<Mutex<Fleet>>,
 }
 
 impl Controller {
@@ -227,7 +228,7 @@ impl Controller {
         let (claimed, claims) = mpsc::channel(64);
         let (presence, present) = watch::channel(Presence::default());
         let script = Script {
-            fleet: Arc::new(fleet(turns.iter().flatten(), kind)),
+            fleet: Arc::new(Mutex::new(fleet(turns.iter().flatten(), kind))),
             turns: Arc::new(Mutex::new(turns)),
             dispatches: Arc::default(),
             released,
@@ -242,8 +243,15 @@ impl Controller {
         };
         let router = Router::new().route("/link", get(open)).with_state(script.clone());
         let address = serve(router).await;
-        let Script { dispatches, hangs, ignored, abandoned, forgets, .. } = script;
-        Self { address, releases, dispatches, hellos, claims, hangs, ignored, abandoned, forgets, presence }
+        let Script { dispatches, hangs, ignored, abandoned, forgets, fleet, .. } = script;
+        Self { address, releases, dispatches, hellos, claims, hangs, ignored, abandoned, forgets, presence, fleet }
+    }
+
+    /// Its workers serve a model of another name from now on.
+    pub(crate) fn rename(&self, model: &str) {
+        let mut fleet = self.fleet.lock().expect("no panic while holding it");
+        fleet.models.iter_mut().for_each(|status| status.name = model.to_owned());
+        fleet.workers.iter_mut().flat_map(|worker| &mut worker.models).for_each(|card| card.name = model.to_owned());
     }
 
     /// Ends every link, and takes none until [`Controller::come_back`].
@@ -416,7 +424,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
     fn tell_fleet(&mut self, told: &[Held]) {
         let told = told.iter().filter(|_| self.script.forgets.load(Ordering::Relaxed));
         let unknown = told.map(|held| held.ticket).collect();
-        self.link.queue(&Tell::Fleet { fleet: Box::new((*self.script.fleet).clone()), unknown });
+        self.link.queue(&Tell::Fleet {
+            fleet: Box::new(self.script.fleet.lock().expect("no panic while holding it").clone()),
+            unknown,
+        });
     }
 
     fn dispatch(&mut self, id: u32, dispatch: Dispatch) {
