@@ -34,7 +34,7 @@ use futures_util::future::BoxFuture;
 use hyper::Response;
 use muster_shared::client::{ClientError, ControllerClient, Timeouts, http_client};
 use muster_shared::control::{Dispatch, ModelKind, ModelStatus, Outcome};
-use muster_shared::generate::{GenerateRequest, Usage};
+use muster_shared::generate::GenerateRequest;
 use muster_shared::grpc::{GrpcPool, GrpcWorkerClient};
 use muster_shared::id::GatewayId;
 use muster_shared::problem::{Kind, Problem};
@@ -48,7 +48,6 @@ use crate::endpoints;
 use crate::observe::Route;
 use crate::outgoing::Outgoing;
 use answer::{Answer, Events};
-use call::Call;
 use fastchat::FastChatClient;
 use job::{Job, Limits, Verdict};
 use link::{Away, ControllerLink};
@@ -308,33 +307,6 @@ impl Upstream {
         }
     }
 
-    /// Asks what is answered in one message.
-    ///
-    /// # Errors
-    /// Why no worker answered, in words for the client.
-    pub(crate) async fn ask<C: Call>(
-        &self,
-        question: &mut impl Question<Ours = C>,
-        mut job: Job,
-    ) -> Result<Begun<C::Answer>, Problem> {
-        if !C::IN_FASTCHAT && self.0.view.model(&job.model).is_some_and(|model| model.only_fastchat) {
-            return Err(call::not_in_fastchat::<C>());
-        }
-        job.whole = true;
-        job.transports = call::transports::<C>(question.raw().is_some());
-        match Box::pin(self.begin(question, &mut job, Self::open_answer)).await? {
-            Opened::Passed(passed, ticket) => Ok(Begun::Passed(self.passed(*passed, job, ticket))),
-            Opened::Ours(answer, mut ticket) => {
-                ticket.end(Outcome::Done);
-                if let Some(model) = self.0.view.model(&job.model) {
-                    let prompt_tokens = C::prompt_tokens(&answer);
-                    model.metrics.usage(&Usage { prompt_tokens, ..Usage::default() });
-                }
-                Ok(Begun::Ours(answer))
-            }
-        }
-    }
-
     /// Makes attempts, until a worker begins to answer.
     async fn begin<Q: Question, T: Send>(
         &self,
@@ -418,25 +390,6 @@ impl Upstream {
                 }
             };
             tokio::time::timeout(limit, opened).await.unwrap_or_else(|_| Err(job::silent(peer.address.clone())))
-        })
-    }
-
-    fn open_answer<C: Call>(
-        self,
-        peer: Arc<Peer>,
-        request: Arc<C>,
-        _: Filled,
-    ) -> BoxFuture<'static, Result<C::Answer, ClientError>> {
-        Box::pin(async move {
-            let answer = match peer.transport {
-                Transport::Http => native::ask(&peer, self.authorization(), &*request).await?,
-                Transport::FastChat => request.over_fastchat(&self.0.fastchat, &peer.address).await?,
-                Transport::Grpc => request.over_grpc(&self.grpc(&peer.address, self.0.config.request_timeout)).await?,
-                Transport::OpenAi => return Err(untranslated(&peer)),
-            };
-            let unexpected = |detail| ClientError::Unexpected { address: peer.address.clone(), status: 200, detail };
-            request.check(&answer).map_err(unexpected)?;
-            Ok(answer)
         })
     }
 

@@ -1,7 +1,12 @@
 //! What a worker is asked in one message, and answers in one.
 
+use std::sync::Arc;
+
+use futures_util::future::BoxFuture;
 use muster_shared::client::ClientError;
+use muster_shared::control::Outcome;
 use muster_shared::embed::{EmbedRequest, EmbedResponse};
+use muster_shared::generate::Usage;
 use muster_shared::grpc::GrpcWorkerClient;
 use muster_shared::problem::Problem;
 use muster_shared::text::{
@@ -13,6 +18,9 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::fastchat::FastChatClient;
+use super::job::Job;
+use super::peer::Peer;
+use super::{Begun, Filled, Opened, Question, TRANSLATED, Upstream, native, untranslated};
 
 /// One call of the worker protocol.
 pub(crate) trait Call: Serialize + Send + Sync + 'static {
@@ -54,17 +62,65 @@ pub(crate) trait Call: Serialize + Send + Sync + 'static {
     fn prompt_tokens(answer: &Self::Answer) -> u32;
 }
 
+impl Upstream {
+    /// Asks what is answered in one message.
+    ///
+    /// # Errors
+    /// Why no worker answered, in words for the client.
+    pub(crate) async fn ask<C: Call>(
+        &self,
+        question: &mut impl Question<Ours = C>,
+        mut job: Job,
+    ) -> Result<Begun<C::Answer>, Problem> {
+        if !C::IN_FASTCHAT && self.0.view.model(&job.model).is_some_and(|model| model.only_fastchat) {
+            return Err(not_in_fastchat::<C>());
+        }
+        job.whole = true;
+        job.transports = transports::<C>(question.raw().is_some());
+        match Box::pin(self.begin(question, &mut job, Self::open_answer)).await? {
+            Opened::Passed(passed, ticket) => Ok(Begun::Passed(self.passed(*passed, job, ticket))),
+            Opened::Ours(answer, mut ticket) => {
+                ticket.end(Outcome::Done);
+                if let Some(model) = self.0.view.model(&job.model) {
+                    let prompt_tokens = C::prompt_tokens(&answer);
+                    model.metrics.usage(&Usage { prompt_tokens, ..Usage::default() });
+                }
+                Ok(Begun::Ours(answer))
+            }
+        }
+    }
+
+    fn open_answer<C: Call>(
+        self,
+        peer: Arc<Peer>,
+        request: Arc<C>,
+        _: Filled,
+    ) -> BoxFuture<'static, Result<C::Answer, ClientError>> {
+        Box::pin(async move {
+            let answer = match peer.transport {
+                Transport::Http => native::ask(&peer, self.authorization(), &*request).await?,
+                Transport::FastChat => request.over_fastchat(&self.0.fastchat, &peer.address).await?,
+                Transport::Grpc => request.over_grpc(&self.grpc(&peer.address, self.0.config.request_timeout)).await?,
+                Transport::OpenAi => return Err(untranslated(&peer)),
+            };
+            let unexpected = |detail| ClientError::Unexpected { address: peer.address.clone(), status: 200, detail };
+            request.check(&answer).map_err(unexpected)?;
+            Ok(answer)
+        })
+    }
+}
+
 /// What a client hears that asks a FastChat worker for what FastChat does not know.
-pub(super) fn not_in_fastchat<C: Call + ?Sized>() -> Problem {
+fn not_in_fastchat<C: Call + ?Sized>() -> Problem {
     let message = format!("this model is served by FastChat workers only, and FastChat has no words to {}", C::DEED);
     Problem::invalid("model", message)
 }
 
 /// The protocols in which a call can be said. `as_it_came`: a client's own words can be passed on besides.
-pub(super) fn transports<C: Call>(as_it_came: bool) -> &'static [Transport] {
+fn transports<C: Call>(as_it_came: bool) -> &'static [Transport] {
     match (C::IN_FASTCHAT, as_it_came) {
         (true, true) => &[],
-        (true, false) => super::TRANSLATED,
+        (true, false) => TRANSLATED,
         (false, true) => &[Transport::Http, Transport::Grpc, Transport::OpenAi],
         (false, false) => &[Transport::Http, Transport::Grpc],
     }
