@@ -19,10 +19,13 @@ use tower::Service;
 use tracing::Instrument as _;
 
 use crate::observe::{Observed, Route};
+use crate::openai::embedding::EmbeddingBody;
 use crate::openai::error;
+use crate::openai::rerank::RerankBody;
+use crate::openai::tokenize::{DetokenizeBody, TokenizeBody};
 use crate::outgoing::{self, Outgoing};
 use crate::state::State;
-use crate::{auth, body, chat, completion, embedding, encoding, via};
+use crate::{auth, body, chat, classify, completion, encoding, moderation, once, via};
 
 /// The gateway as a service. Cheap to clone.
 #[derive(Clone)]
@@ -64,13 +67,7 @@ impl Service<Request<Incoming>> for Front {
 }
 
 fn busy_route(method: &Method, uri: &Uri) -> Option<Route> {
-    match uri.path() {
-        _ if method != Method::POST => None,
-        "/v1/chat/completions" => Some(Route::Chat),
-        "/v1/completions" => Some(Route::Completions),
-        "/v1/embeddings" => Some(Route::Embeddings),
-        _ => None,
-    }
+    if method == Method::POST { Route::at(uri.path()) } else { None }
 }
 
 /// Answers a request whose answer is a model's.
@@ -109,7 +106,12 @@ where
     let body = body::decoded(&head.headers, body, state.body_limit).await?;
     match route {
         Route::Completions => completion::create(&state, &id, head.headers, body).await,
-        Route::Embeddings => embedding::create(&state, &id, head.headers, body).await,
+        Route::Embeddings => once::answer::<EmbeddingBody>(&state, &id, head.headers, body).await,
+        Route::Rerank => once::answer::<RerankBody>(&state, &id, head.headers, body).await,
+        Route::Classify => classify::create(&state, &id, head.headers, body).await,
+        Route::Moderations => moderation::create(&state, &id, head.headers, body).await,
+        Route::Tokenize => once::answer::<TokenizeBody>(&state, &id, head.headers, body).await,
+        Route::Detokenize => once::answer::<DetokenizeBody>(&state, &id, head.headers, body).await,
         _ => chat::create(&state, &id, head.headers, body).await,
     }
 }

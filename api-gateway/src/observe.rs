@@ -31,6 +31,11 @@ pub(crate) enum Route {
     Chat,
     Completions,
     Embeddings,
+    Rerank,
+    Classify,
+    Moderations,
+    Tokenize,
+    Detokenize,
     Models,
     Other,
     Unknown,
@@ -38,8 +43,19 @@ pub(crate) enum Route {
 
 impl Route {
     /// Every route, in the order of their numbers.
-    pub(crate) const ALL: [Self; 6] =
-        [Self::Chat, Self::Completions, Self::Embeddings, Self::Models, Self::Other, Self::Unknown];
+    pub(crate) const ALL: [Self; 11] = [
+        Self::Chat,
+        Self::Completions,
+        Self::Embeddings,
+        Self::Rerank,
+        Self::Classify,
+        Self::Moderations,
+        Self::Tokenize,
+        Self::Detokenize,
+        Self::Models,
+        Self::Other,
+        Self::Unknown,
+    ];
 
     /// The name in metrics and logs.
     pub(crate) fn name(self) -> &'static str {
@@ -47,6 +63,11 @@ impl Route {
             Self::Chat => "chat",
             Self::Completions => "completions",
             Self::Embeddings => "embeddings",
+            Self::Rerank => "rerank",
+            Self::Classify => "classify",
+            Self::Moderations => "moderations",
+            Self::Tokenize => "tokenize",
+            Self::Detokenize => "detokenize",
             Self::Models => "models",
             Self::Other => "other",
             Self::Unknown => "unknown",
