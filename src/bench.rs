@@ -1,15 +1,18 @@
 //! `muster bench`: how fast models are served, and what the services around them cost.
 //!
-//! Three benches, with the tools they share: [`figures`] and [`histogram`] are the arithmetic, [`process`] is what the
+//! Four benches, with the tools they share: [`figures`] and [`histogram`] are the arithmetic, [`process`] is what the
 //! system says of a process, [`http`] the protocol, [`report`] the printing.
 //!
 //! `engine`: how fast text is generated. [`local`] runs a model without HTTP ([`load`] gets it); [`remote`] drives a
 //! server with made-up requests ([`prompts`], [`client`]) and looks at levels of load ([`level`]) and at two special
 //! cases ([`probes`]).
 //!
+//! [`embed`]: how fast texts are embedded, by the pool and by ONNX Runtime alone.
+//!
 //! [`gateway`]: what a gateway costs, before workers that cost nothing: [`fake`].
 
 mod client;
+mod embed;
 mod fake;
 mod figures;
 mod gateway;
@@ -30,6 +33,7 @@ use crate::cli::{BenchArgs, BenchVerb, EngineArgs};
 pub(crate) async fn run(args: BenchArgs) -> anyhow::Result<()> {
     match args.what {
         BenchVerb::Engine(args) => engine(*args).await,
+        BenchVerb::Embed(args) => embed::run(args).await,
         BenchVerb::Gateway(args) => gateway::run(*args).await,
         BenchVerb::FakeWorker(args) => fake::run(args).await,
     }

@@ -64,6 +64,26 @@ fn a_model_in_this_process_is_measured_at_every_size_asked_for() {
 }
 
 #[test]
+fn a_text_model_is_measured_beside_sessions_that_run_single_texts() {
+    let embedding = Path::new(env!("CARGO_MANIFEST_DIR")).join("model-worker/demo/embedding").display().to_string();
+    let arguments = ["--model", &embedding, "--threads", "2", "--tokens", "3000", "--rounds", "2"];
+    let (status, printed, errors) = run(&[&["bench", "embed", "--json"][..], &arguments].concat());
+    assert!(status.success(), "{errors}");
+    let records: Vec<Value> = printed.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect();
+    assert_eq!(of_kind(&records, "setting")[0]["threads"], 2);
+    assert!(number(&of_kind(&records, "tokenize")[0]["tokens_per_cpu_second"]) > 0.0);
+    let loads = of_kind(&records, "embed");
+    assert_eq!(loads.iter().map(|record| &record["clients"]).collect::<Vec<_>>(), [16, 64]);
+    for record in loads {
+        assert!(number(&record["tokens"]) >= 3000.0 && number(&record["texts"]) > 10.0, "{record}");
+        for rates in ["singles_tokens_per_second", "pool_tokens_per_second", "ratio"].map(|name| &record[name]) {
+            assert_eq!(rates["rounds"].as_array().map(Vec::len), Some(2), "{record}");
+            assert!(number(&rates["median"]) > 0.0, "{record}");
+        }
+    }
+}
+
+#[test]
 fn a_server_is_measured_at_every_level_asked_for() {
     let up = Process::start(&["up", "--port", "0", "--model", "fake", "--fake-token-time", "2ms", "--slots", "4"]);
     let records = measured(&[
@@ -153,7 +173,7 @@ fn mistakes_are_explained() {
     let demo = demo();
     for (arguments, parts) in [
         (&["bench"][..], &["engine"][..]),
-        (&["bench", "engines"], &["engines", "legal here: engine, gateway, fake-worker"]),
+        (&["bench", "engines"], &["engines", "legal here: engine, embed, gateway, fake-worker"]),
         (&["bench", "engine"], &["--model"]),
         (&["bench", "engine", "--modle", "x"], &["--modle", "--model", "--shared-prefix"]),
         (&["bench", "engine", "--model", "fake", "--clients", "2"], &["--url"]),
@@ -167,6 +187,10 @@ fn mistakes_are_explained() {
         (&["bench", "engine", "--model", &embedding], &[&embedding, "language model"]),
         (&["bench", "engine", "--model", "muster-demo-embedding"], &["embeds texts", "give a language model"]),
         (&["bench", "engine", "--model", &demo, "--prefill", "9000"], &["9000", "2048", "--prefill"]),
+        (&["bench", "embed"], &["--model"]),
+        (&["bench", "embed", "--model", &demo], &["--model chat embeds no texts", "give an embedding model"]),
+        (&["bench", "embed", "--model", "/no/such/folder"], &["/no/such/folder does not exist"]),
+        (&["bench", "embed", "--model", &embedding, "--rounds", "0"], &["--rounds", "0"]),
         (&["bench", "engine", "--model", "fake", "--batch", "0"], &["--batch", "0"]),
     ] {
         let (status, printed, errors) = run(arguments);

@@ -121,7 +121,7 @@ pub(crate) async fn decoded(headers: &HeaderMap, body: Bytes, limit: usize) -> R
 /// What is wrong with it.
 pub(crate) async fn parse<T: Send + 'static>(
     body: Bytes,
-    parse: fn(&[u8]) -> Result<T, Problem>,
+    parse: impl FnOnce(&[u8]) -> Result<T, Problem> + Send + 'static,
 ) -> Result<T, Problem> {
     beside(body.len(), move || parse(&body)).await
 }

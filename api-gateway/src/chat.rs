@@ -13,6 +13,7 @@ use muster_shared::problem::{Kind, Problem};
 use uuid::Uuid;
 
 use crate::body::parse;
+use crate::observe::Route;
 use crate::openai::ReplyHead;
 use crate::openai::chat::{ChatChunks, ChatReply, ChatRequest};
 use crate::openai::peek::Peek;
@@ -36,10 +37,14 @@ pub(crate) async fn create(
     body: Bytes,
 ) -> Result<Response<Outgoing>, Problem> {
     let mut question = Conversation { id: Arc::clone(&id.0), body: body.clone(), raw: None, read: None };
-    let peek = Peek::parse(&body).filter(|peek| state.upstream.may_pass(&peek.model));
+    let peek = Peek::parse(&body);
+    if let Some(peek) = &peek {
+        state.upstream.check(&peek.model, Route::Chat)?;
+    }
+    let peek = peek.filter(|peek| state.upstream.may_pass(&peek.model));
     let mut job = match &peek {
         Some(peek) => {
-            question.raw = Some(Raw::new("/v1/chat/completions", headers, body.clone(), peek.stream()));
+            question.raw = Some(Raw::new(Route::Chat.passed_to(), headers, body.clone(), peek.stream()));
             let mut job = state.upstream.job(&id.0, &peek.model);
             job.priority = peek.priority();
             job.whole = !peek.stream();

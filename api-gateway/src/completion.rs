@@ -14,6 +14,7 @@ use muster_shared::problem::{Kind, Problem};
 
 use crate::body::parse;
 use crate::chat::{affinity, head, usage};
+use crate::observe::Route;
 use crate::openai::completion::{CompletionChunks, CompletionReply, CompletionRequest};
 use crate::openai::peek::Peek;
 use crate::outgoing::{Outgoing, event_stream, json};
@@ -36,10 +37,14 @@ pub(crate) async fn create(
     body: Bytes,
 ) -> Result<Response<Outgoing>, Problem> {
     let mut question = Texts { id: Arc::clone(&id.0), body: body.clone(), raw: None, read: None };
-    let peek = Peek::parse(&body).filter(|peek| state.upstream.may_pass(&peek.model));
+    let peek = Peek::parse(&body);
+    if let Some(peek) = &peek {
+        state.upstream.check(&peek.model, Route::Completions)?;
+    }
+    let peek = peek.filter(|peek| state.upstream.may_pass(&peek.model));
     let (model, priority, whole) = match &peek {
         Some(peek) => {
-            question.raw = Some(Raw::new("/v1/completions", headers, body.clone(), peek.stream()));
+            question.raw = Some(Raw::new(Route::Completions.passed_to(), headers, body.clone(), peek.stream()));
             (peek.model.to_string(), peek.priority(), !peek.stream())
         }
         None => {

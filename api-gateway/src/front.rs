@@ -19,10 +19,13 @@ use tower::Service;
 use tracing::Instrument as _;
 
 use crate::observe::{Observed, Route};
+use crate::openai::embedding::EmbeddingBody;
 use crate::openai::error;
+use crate::openai::rerank::RerankBody;
+use crate::openai::tokenize::{DetokenizeBody, TokenizeBody};
 use crate::outgoing::{self, Outgoing};
 use crate::state::State;
-use crate::{auth, body, chat, completion, embedding, encoding, inference, via};
+use crate::{auth, body, chat, classify, completion, encoding, inference, moderation, once, via};
 
 /// The gateway as a service. Cheap to clone.
 #[derive(Clone)]
@@ -50,8 +53,10 @@ impl Service<Request<Incoming>> for Front {
     }
 
     fn call(&mut self, request: Request<Incoming>) -> Self::Future {
-        let route = inference::route(request.method(), request.uri().path());
-        match route.or_else(|| busy_route(request.method(), request.uri())).filter(|_| self.direct) {
+        let (method, uri) = (request.method(), request.uri());
+        // Not all that is below /v2 is the inference protocol's: Cohere reranks there.
+        let route = busy_route(method, uri).or_else(|| inference::route(method, uri.path()));
+        match route.filter(|_| self.direct) {
             Some(route) => {
                 let state = self.state.clone();
                 Box::pin(async move { Ok(answer(state, route, request).await) })
@@ -65,13 +70,7 @@ impl Service<Request<Incoming>> for Front {
 }
 
 fn busy_route(method: &Method, uri: &Uri) -> Option<Route> {
-    match uri.path() {
-        _ if method != Method::POST => None,
-        "/v1/chat/completions" => Some(Route::Chat),
-        "/v1/completions" => Some(Route::Completions),
-        "/v1/embeddings" => Some(Route::Embeddings),
-        _ => None,
-    }
+    if method == Method::POST { Route::at(uri.path()) } else { None }
 }
 
 /// Answers a request whose answer is a model's.
@@ -116,7 +115,12 @@ where
     }
     match route {
         Route::Completions => completion::create(&state, &id, head.headers, body).await,
-        Route::Embeddings => embedding::create(&state, &id, head.headers, body).await,
+        Route::Embeddings => once::answer::<EmbeddingBody>(&state, &id, head.headers, body).await,
+        Route::Rerank => once::answer::<RerankBody>(&state, &id, head.headers, body).await,
+        Route::Classify => classify::create(&state, &id, head.headers, body).await,
+        Route::Moderations => moderation::create(&state, &id, head.headers, body).await,
+        Route::Tokenize => once::answer::<TokenizeBody>(&state, &id, head.headers, body).await,
+        Route::Detokenize => once::answer::<DetokenizeBody>(&state, &id, head.headers, body).await,
         _ => chat::create(&state, &id, head.headers, body).await,
     }
 }

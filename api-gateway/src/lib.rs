@@ -1,7 +1,7 @@
 //! The gateway: the OpenAI API in front of a fleet of workers.
 //!
 //! ```text
-//!   client ──▶ shard ─▶ front ─▶ chat, completion, embedding ──▶ upstream ──link──▶ controller
+//!   client ──▶ shard ─▶ front ─▶ chat, completion, once ───────▶ upstream ──link──▶ controller
 //!                         ▲              │                           └──token events, or bytes as they are──▶ worker
 //!                         └── openai ◀───┘ bodies in and out
 //! ```
@@ -12,7 +12,8 @@
 //! * `shard`: the gateway's threads, each with a link and connections of its own.
 //! * `front`: the requests that come by the thousand; `routes`: every route and layer; `observe` and `auth`: what all
 //!   requests have in common; `via`: gateways in a circle.
-//! * `chat`, `completion`, `embedding`, `models`: the handlers.
+//! * `chat`, `completion`, `models`: the handlers; `once`: one for all that a worker answers in one message, which
+//!   `classify` and `moderation` prepare; `endpoints`: which of them are for a model of which kind.
 //! * `inference` and `grpc`: the same for tensors, the Open Inference Protocol.
 //! * `body` and `outgoing`: bodies as bytes, in and out.
 //! * `openai`: bodies, checked once on the way in; the table from our errors to OpenAI's.
@@ -23,17 +24,20 @@
 mod auth;
 mod body;
 mod chat;
+mod classify;
 mod completion;
 pub mod config;
-mod embedding;
 mod encoding;
+mod endpoints;
 pub mod error;
 mod front;
 mod grpc;
 mod inference;
 mod metrics;
 mod models;
+mod moderation;
 mod observe;
+mod once;
 mod openai;
 mod outgoing;
 mod routes;

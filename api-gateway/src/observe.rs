@@ -31,6 +31,11 @@ pub(crate) enum Route {
     Chat,
     Completions,
     Embeddings,
+    Rerank,
+    Classify,
+    Moderations,
+    Tokenize,
+    Detokenize,
     Models,
     /// Runs of models on tensors.
     Infer,
@@ -42,10 +47,15 @@ pub(crate) enum Route {
 
 impl Route {
     /// Every route, in the order of their numbers.
-    pub(crate) const ALL: [Self; 8] = [
+    pub(crate) const ALL: [Self; 13] = [
         Self::Chat,
         Self::Completions,
         Self::Embeddings,
+        Self::Rerank,
+        Self::Classify,
+        Self::Moderations,
+        Self::Tokenize,
+        Self::Detokenize,
         Self::Models,
         Self::Infer,
         Self::Inference,
@@ -59,6 +69,11 @@ impl Route {
             Self::Chat => "chat",
             Self::Completions => "completions",
             Self::Embeddings => "embeddings",
+            Self::Rerank => "rerank",
+            Self::Classify => "classify",
+            Self::Moderations => "moderations",
+            Self::Tokenize => "tokenize",
+            Self::Detokenize => "detokenize",
             Self::Models => "models",
             Self::Infer => "infer",
             Self::Inference => "inference",

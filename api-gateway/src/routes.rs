@@ -28,10 +28,9 @@ pub(crate) fn router(state: State, origins: &[String]) -> Router {
         .method_not_allowed_fallback(method_not_allowed)
         .layer(middleware::from_fn(observe::observe));
     // These observe and look at keys themselves: see `front`.
-    let busy = Router::new()
-        .route("/v1/chat/completions", busy(Route::Chat))
-        .route("/v1/completions", busy(Route::Completions))
-        .route("/v1/embeddings", busy(Route::Embeddings))
+    let routes = Route::BUSY.into_iter().flat_map(|route| route.paths().iter().map(move |path| (route, path)));
+    let busy = routes
+        .fold(Router::new(), |router, (route, path)| router.route(path, busy(route)))
         .method_not_allowed_fallback(method_not_allowed.layer(middleware::from_fn(observe::observe)))
         .route("/v2", any(tensors))
         .route("/v2/{*rest}", any(tensors));

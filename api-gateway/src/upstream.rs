@@ -5,12 +5,14 @@
 //! * [`view`]: the last known fleet, for when the controller does not answer; [`peer`]: its workers.
 //! * [`wire`]: HTTP to workers, driven by whoever waits for the answer.
 //! * [`passthrough`] and [`relay`]: workers that speak OpenAI's API, whose answers go on as they are.
-//! * [`native`]: workers that speak our own protocol; [`answer`]: token events, from as many workers as it takes.
+//! * [`native`]: workers that speak our own protocol; [`answer`]: token events, from as many workers as it takes;
+//!   [`call`]: what is answered in one message.
 //! * [`fastchat`]: workers that speak FastChat's protocol.
 //! * [`tensor`]: models as plain graphs, over the Open Inference Protocol.
 //! * [`hedge`]: a second attempt beside a slow first one.
 
 pub(crate) mod answer;
+pub(crate) mod call;
 pub(crate) mod fastchat;
 mod hedge;
 pub(crate) mod job;
@@ -32,9 +34,8 @@ use axum::http::HeaderValue;
 use futures_util::StreamExt as _;
 use futures_util::future::BoxFuture;
 use hyper::Response;
-use muster_shared::client::{ClientError, ControllerClient, Timeouts, WorkerClient, http_client};
-use muster_shared::control::{Dispatch, ModelStatus, Outcome};
-use muster_shared::embed::{EmbedRequest, EmbedResponse};
+use muster_shared::client::{ClientError, ControllerClient, Timeouts, http_client};
+use muster_shared::control::{Dispatch, ModelKind, ModelStatus, Outcome};
 use muster_shared::generate::GenerateRequest;
 use muster_shared::grpc::{GrpcPool, GrpcWorkerClient};
 use muster_shared::id::GatewayId;
@@ -45,6 +46,8 @@ use tokio_util::sync::CancellationToken;
 use tower::retry::budget::TpsBudget;
 
 use crate::Config;
+use crate::endpoints;
+use crate::observe::Route;
 use crate::outgoing::Outgoing;
 use answer::{Answer, Events};
 use fastchat::FastChatClient;
@@ -132,8 +135,6 @@ struct Inner {
     view: Arc<View>,
     fastchat: FastChatClient,
     grpc: GrpcPool,
-    /// For embeddings, whose worker is silent until all are there.
-    embed_http: reqwest::Client,
     token: Option<Secret>,
     authorization: Option<HeaderValue>,
     openai_authorization: Option<HeaderValue>,
@@ -176,9 +177,8 @@ impl Upstream {
             link: ControllerLink::new(gateway, Arc::clone(&peers), Arc::clone(&view)),
             peers,
             view,
-            fastchat: FastChatClient::new(http, embed_http.clone(), config.token.clone(), batch),
+            fastchat: FastChatClient::new(http, embed_http, config.token.clone(), batch),
             grpc: GrpcPool::new(config.connect_timeout),
-            embed_http,
             authorization: config.token.as_ref().map(bearer),
             openai_authorization: config.openai_key.as_ref().map(bearer),
             token: config.token.clone(),
@@ -234,6 +234,29 @@ impl Upstream {
         Job::new(Arc::clone(request_id), model, deadline, self.0.limits.clone())
     }
 
+    /// What a model can be asked for, where known.
+    pub(crate) fn kind(&self, model: &str) -> Option<ModelKind> {
+        self.0.view.model(model)?.kind
+    }
+
+    /// The same, where the controller may know a model that has just come.
+    pub(crate) async fn kind_now(&self, model: &str) -> Option<ModelKind> {
+        if self.0.view.model(model).is_none() {
+            self.look().await;
+        }
+        self.kind(model)
+    }
+
+    /// Refuses a request at a route that is not for the model, as far as is known. Workers that speak OpenAI's API know
+    /// best themselves what they can do.
+    ///
+    /// # Errors
+    /// What the model is, and where to ask it.
+    pub(crate) fn check(&self, model: &str, route: Route) -> Result<(), Problem> {
+        let known = self.0.view.model(model).filter(|model| !model.passes_through);
+        known.and_then(|model| model.kind).map_or(Ok(()), |kind| endpoints::check(model, kind, route))
+    }
+
     /// Whether a request may go to a worker as it is. Where none will, it can be checked before a worker is sought.
     pub(crate) fn may_pass(&self, model: &str) -> bool {
         self.0.view.model(model).is_none_or(|model| model.passes_through)
@@ -241,14 +264,15 @@ impl Upstream {
 
     /// Every model that is served, as the controller says, or as was last known.
     pub(crate) async fn models(&self) -> Result<Vec<ModelStatus>, Problem> {
-        let patience = self.0.config.connect_timeout * 2;
-        let looked = tokio::time::timeout(patience, self.0.link.look()).await;
+        let answered = self.look().await;
         let models = self.0.view.models(Instant::now());
-        match looked {
-            Ok(Ok(())) => Ok(models),
-            _ if models.is_empty() => Err(no_controller()),
-            _ => Ok(models),
-        }
+        if models.is_empty() && !answered { Err(no_controller()) } else { Ok(models) }
+    }
+
+    /// Asks the controller for the fleet; tells whether it answered.
+    async fn look(&self) -> bool {
+        let patience = self.0.config.connect_timeout * 2;
+        matches!(tokio::time::timeout(patience, self.0.link.look()).await, Ok(Ok(())))
     }
 
     /// Continues a prompt. Resolves when a worker has accepted it.
@@ -282,24 +306,6 @@ impl Upstream {
         match self.begin(&mut Read(Arc::clone(request)), job, self.opener()).await? {
             Opened::Ours(events, ticket) => Ok((events, ticket)),
             Opened::Passed(..) => Err(Problem::new(Kind::Bug, "a part of a request went to a worker as it is")),
-        }
-    }
-
-    /// Embeds texts.
-    ///
-    /// # Errors
-    /// Why no worker did, in words for the client.
-    pub(crate) async fn embed(
-        &self,
-        question: &mut impl Question<Ours = EmbedRequest>,
-        mut job: Job,
-    ) -> Result<Begun<EmbedResponse>, Problem> {
-        match Box::pin(self.begin(question, &mut job, Self::open_vectors)).await? {
-            Opened::Passed(passed, ticket) => Ok(Begun::Passed(self.passed(*passed, job, ticket))),
-            Opened::Ours(response, mut ticket) => {
-                ticket.end(Outcome::Done);
-                Ok(Begun::Ours(response))
-            }
         }
     }
 
@@ -386,25 +392,6 @@ impl Upstream {
                 }
             };
             tokio::time::timeout(limit, opened).await.unwrap_or_else(|_| Err(job::silent(peer.address.clone())))
-        })
-    }
-
-    fn open_vectors(
-        self,
-        peer: Arc<Peer>,
-        request: Arc<EmbedRequest>,
-        _: Filled,
-    ) -> BoxFuture<'static, Result<EmbedResponse, ClientError>> {
-        Box::pin(async move {
-            match peer.transport {
-                Transport::Http => {
-                    let (http, token) = (self.0.embed_http.clone(), self.0.token.clone());
-                    WorkerClient::new(http, &peer.address, token).embed(&request).await
-                }
-                Transport::FastChat => self.0.fastchat.embed(&peer.address, &request).await,
-                Transport::Grpc => self.grpc(&peer.address, self.0.config.request_timeout).embed(&request).await,
-                Transport::OpenAi => Err(untranslated(&peer)),
-            }
         })
     }
 

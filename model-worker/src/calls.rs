@@ -6,11 +6,17 @@ use futures_util::stream::Stream;
 use muster_shared::embed::{EmbedRequest, EmbedResponse};
 use muster_shared::generate::{Event, GenerateRequest};
 use muster_shared::problem::{Kind, Problem};
+use muster_shared::text::{
+    ClassifyRequest, ClassifyResponse, DetokenizeRequest, DetokenizeResponse, EntitiesRequest, EntitiesResponse,
+    RerankRequest, RerankResponse, TokenizeRequest, TokenizeResponse,
+};
 use tokio::time::{Duration, Instant};
 use tokio_stream::StreamExt as _;
 
+use crate::catalog::Ability;
 use crate::language::Excess;
 use crate::state::State;
+use crate::text::tokenize;
 
 /// Silence after which a stream says that it lives.
 const SIGN_OF_LIFE: Duration = Duration::from_secs(10);
@@ -38,14 +44,42 @@ pub(crate) async fn generate(
 
 /// Embeds texts.
 pub(crate) async fn embed(state: &State, request: EmbedRequest) -> Result<EmbedResponse, Problem> {
-    let model = Arc::clone(state.catalog()?.embedding(&request.model)?);
-    let dimensions = request.dimensions;
-    let (model, texts) = blocking(move || {
-        let texts = model.prepare(&request)?;
-        Ok((model, texts))
-    })
-    .await?;
-    model.embed(texts, dimensions).await
+    let model = Arc::clone(state.catalog()?.text(&request.model, Ability::Embed)?);
+    tracing::debug!(request_id = request.request_id, model = request.model, "embed");
+    model.embed(request).await
+}
+
+/// Scores texts by how well they answer a query.
+pub(crate) async fn rerank(state: &State, request: RerankRequest) -> Result<RerankResponse, Problem> {
+    let model = Arc::clone(state.catalog()?.text(&request.model, Ability::Rerank)?);
+    tracing::debug!(request_id = request.request_id, model = request.model, "rerank");
+    model.rerank(request).await
+}
+
+/// Classifies texts.
+pub(crate) async fn classify(state: &State, request: ClassifyRequest) -> Result<ClassifyResponse, Problem> {
+    let model = Arc::clone(state.catalog()?.text(&request.model, Ability::Classify)?);
+    tracing::debug!(request_id = request.request_id, model = request.model, "classify");
+    model.classify(request).await
+}
+
+/// Finds entities in texts.
+pub(crate) async fn entities(state: &State, request: EntitiesRequest) -> Result<EntitiesResponse, Problem> {
+    let model = Arc::clone(state.catalog()?.text(&request.model, Ability::Entities)?);
+    tracing::debug!(request_id = request.request_id, model = request.model, "entities");
+    model.entities(request).await
+}
+
+/// Tells the tokens of a prompt.
+pub(crate) async fn tokenize(state: &State, request: TokenizeRequest) -> Result<TokenizeResponse, Problem> {
+    let model = state.catalog()?.vocabulary(&request.model)?;
+    blocking(move || tokenize::tokenize(&*model, &request)).await
+}
+
+/// Tells the text of tokens.
+pub(crate) async fn detokenize(state: &State, request: DetokenizeRequest) -> Result<DetokenizeResponse, Problem> {
+    let model = state.catalog()?.vocabulary(&request.model)?;
+    blocking(move || tokenize::detokenize(&*model, &request)).await
 }
 
 /// Runs work that takes time in proportion to a prompt's length, off the threads that serve.

@@ -8,13 +8,11 @@ use std::thread::JoinHandle;
 
 use futures_util::StreamExt as _;
 use futures_util::stream::FuturesUnordered;
-use muster_shared::control::{ModelCard, ModelLoad};
+use muster_shared::control::{ModelCard, ModelKind, ModelLoad};
 use muster_shared::problem::{Kind, Problem};
 
 use crate::chat_template::ChatTemplate;
 use crate::config::{Config, LoadProgress, ModelConfig, ModelSource};
-use crate::embedding::EmbeddingModel;
-use crate::encoder::head::EmbeddingHead;
 use crate::encoder::{EncoderHandle, EncoderSettings};
 use crate::engine::{EngineHandle, EngineSettings};
 use crate::error::LoadError;
@@ -23,10 +21,12 @@ use crate::language::LanguageModel;
 use crate::memory;
 use crate::model::fake::{self, FakeModel};
 use crate::model::files::ModelFiles;
-use crate::model::manifest::{CausalManifest, EncoderManifest, Layout, Manifest};
+use crate::model::manifest::{CausalManifest, EncoderManifest, Layout, Manifest, Task};
 use crate::model::onnx::runtime::{self, Runtime};
 use crate::model::onnx::session::SessionOptions;
-use crate::model::{CausalModel, EncoderBatch, ModelError, Next, Positions, Row, onnx};
+use crate::model::{CausalModel, EncoderBatch, EncoderModel, EncoderOutput, ModelError, Next, Positions, Row, onnx};
+use crate::text::TextModel;
+use crate::text::tokenize::Vocabulary;
 use crate::tokenizer::Tokenizer;
 
 /// Steps that loading a model takes, for progress bars.
@@ -40,16 +40,16 @@ const KEPT_PREFIXES: usize = 16;
 pub enum Served {
     /// Continues prompts.
     Language(Arc<LanguageModel>),
-    /// Embeds texts.
-    Embedding(Arc<EmbeddingModel>),
+    /// Reads whole texts.
+    Text(Arc<TextModel>),
 }
 
-/// A loaded model and the thread that runs it.
+/// A loaded model and the threads that run it.
 #[derive(Debug)]
 pub struct Loaded {
     /// The model.
     pub served: Served,
-    thread: JoinHandle<()>,
+    threads: Vec<JoinHandle<()>>,
 }
 
 /// The models of this process.
@@ -65,11 +65,11 @@ impl Catalog {
         let (mut catalog, mut failures) = (Self::default(), Vec::new());
         for model in &config.models {
             match load(config, model) {
-                Ok(Loaded { served, thread }) => {
+                Ok(Loaded { served, threads }) => {
                     tracing::info!(model = model.name, "model is ready");
                     config.report(&model.name, LoadProgress::Ready);
                     catalog.models.insert(model.name.clone(), served);
-                    catalog.threads.push(thread);
+                    catalog.threads.extend(threads);
                 }
                 Err(error) => {
                     let reason = muster_shared::problem::chain(&error);
@@ -89,25 +89,41 @@ impl Catalog {
     pub fn language(&self, name: &str) -> Result<&Arc<LanguageModel>, Problem> {
         match self.models.get(name) {
             Some(Served::Language(model)) => Ok(model),
-            Some(Served::Embedding(_)) => {
-                Err(Problem::invalid("model", format!("model `{name}` embeds texts and does not generate any")))
-            }
+            Some(other) => Err(unable(name, other.kind(), Ability::Generate)),
             None => Err(self.unknown(name)),
         }
     }
 
-    /// An embedding model by name.
+    /// A model by name that can do something with whole texts.
     ///
     /// # Errors
-    /// As [`Catalog::language`].
-    pub fn embedding(&self, name: &str) -> Result<&Arc<EmbeddingModel>, Problem> {
+    /// [`Kind::UnknownModel`] when there is none, [`Kind::Invalid`] when it is for something else.
+    pub fn text(&self, name: &str, ability: Ability) -> Result<&Arc<TextModel>, Problem> {
         match self.models.get(name) {
-            Some(Served::Embedding(model)) => Ok(model),
-            Some(Served::Language(_)) => {
-                Err(Problem::invalid("model", format!("model `{name}` generates text and does not embed any")))
-            }
+            Some(Served::Text(model)) if ability.is_of(model.task.kind()) => Ok(model),
+            Some(other) => Err(unable(name, other.kind(), ability)),
             None => Err(self.unknown(name)),
         }
+    }
+
+    /// A model by name that has a vocabulary.
+    ///
+    /// # Errors
+    /// [`Kind::UnknownModel`] when there is none.
+    pub fn vocabulary(&self, name: &str) -> Result<Arc<dyn Vocabulary + Send + Sync>, Problem> {
+        match self.models.get(name) {
+            Some(Served::Language(model)) => Ok(Arc::clone(model) as _),
+            Some(Served::Text(model)) => Ok(Arc::clone(model) as _),
+            None => Err(self.unknown(name)),
+        }
+    }
+
+    /// Every model that reads whole texts, by name.
+    pub fn texts(&self) -> impl Iterator<Item = &Arc<TextModel>> {
+        self.models().filter_map(|served| match served {
+            Served::Text(model) => Some(model),
+            Served::Language(_) => None,
+        })
     }
 
     fn unknown(&self, name: &str) -> Problem {
@@ -135,7 +151,7 @@ impl Catalog {
     pub fn tokens_per_second(&self) -> Option<f64> {
         let measured = self.models().filter_map(|served| match served {
             Served::Language(model) => model.engine.tokens_per_second(),
-            Served::Embedding(_) => None,
+            Served::Text(_) => None,
         });
         measured.reduce(f64::max)
     }
@@ -144,7 +160,7 @@ impl Catalog {
     pub fn is_alive(&self) -> bool {
         self.models().all(|served| match served {
             Served::Language(model) => model.engine.is_alive(),
-            Served::Embedding(model) => model.encoder.is_alive(),
+            Served::Text(model) => model.encoder.is_alive(),
         })
     }
 
@@ -153,7 +169,7 @@ impl Catalog {
         let deaths = self.models.iter().map(async |(name, served)| {
             match served {
                 Served::Language(model) => model.engine.died().await,
-                Served::Embedding(model) => model.encoder.died().await,
+                Served::Text(model) => model.encoder.died().await,
             }
             name.clone()
         });
@@ -178,7 +194,15 @@ impl Served {
     fn card(&self) -> ModelCard {
         match self {
             Self::Language(model) => model.card(),
-            Self::Embedding(model) => model.card(),
+            Self::Text(model) => model.card(),
+        }
+    }
+
+    /// As the fleet calls it.
+    fn kind(&self) -> ModelKind {
+        match self {
+            Self::Language(_) => ModelKind::Generate,
+            Self::Text(model) => model.task.kind(),
         }
     }
 
@@ -189,8 +213,9 @@ impl Served {
                 let (running, waiting) = model.engine.load();
                 ModelLoad { model: model.name.clone(), running: count(running), waiting: count(waiting) }
             }
-            Self::Embedding(model) => {
-                ModelLoad { model: model.name.clone(), running: count(model.encoder.load()), waiting: 0 }
+            Self::Text(model) => {
+                let (running, waiting) = model.encoder.load();
+                ModelLoad { model: model.name.clone(), running: count(running), waiting: count(waiting) }
             }
         }
     }
@@ -208,8 +233,67 @@ pub fn load(config: &Config, model: &ModelConfig) -> Result<Loaded, LoadError> {
     let loader = Loader { config, name: &model.name, files: &files };
     match manifest {
         Manifest::Causal(manifest) => loader.language(manifest),
-        Manifest::Encoder(manifest) => loader.embedding(manifest),
+        Manifest::Encoder(manifest) => loader.text(manifest),
     }
+}
+
+/// What a request wants of a model.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ability {
+    /// Text, token by token.
+    Generate,
+    /// Vectors, dense or sparse.
+    Embed,
+    /// How well texts answer a query.
+    Rerank,
+    /// Of which classes texts are.
+    Classify,
+    /// Which parts of texts are names of something.
+    Entities,
+}
+
+impl Ability {
+    /// Whether models of a kind can do it.
+    pub fn is_of(self, kind: ModelKind) -> bool {
+        match self {
+            Self::Generate => kind == ModelKind::Generate,
+            Self::Embed => matches!(kind, ModelKind::Embed | ModelKind::SparseEmbed),
+            Self::Rerank => kind == ModelKind::Rerank,
+            Self::Classify => matches!(kind, ModelKind::Classify | ModelKind::Moderate),
+            Self::Entities => kind == ModelKind::Entities,
+        }
+    }
+
+    /// What a model does not do that lacks it.
+    fn lacking(self) -> &'static str {
+        match self {
+            Self::Generate => "generate any",
+            Self::Embed => "embed any",
+            Self::Rerank => "rerank any",
+            Self::Classify => "classify any",
+            Self::Entities => "find entities in any",
+        }
+    }
+}
+
+/// What a model of a kind does.
+pub fn does(kind: ModelKind) -> &'static str {
+    match kind {
+        ModelKind::Generate => "generates texts",
+        ModelKind::Embed => "embeds texts",
+        ModelKind::SparseEmbed => "embeds texts as sparse vectors",
+        ModelKind::Rerank => "reranks texts",
+        ModelKind::Classify => "classifies texts",
+        ModelKind::Moderate => "moderates texts",
+        ModelKind::Entities => "finds entities in texts",
+        ModelKind::Tensor => "takes tensors instead of texts",
+    }
+}
+
+fn unable(name: &str, kind: ModelKind, wanted: Ability) -> Problem {
+    let (does, lacking) = (does(kind), wanted.lacking());
+    let message = format!("model `{name}` {does} and does not {lacking}; GET /v1/models tells what each can do");
+    Problem::invalid("model", message)
 }
 
 /// A model's files and what they hold.
@@ -296,7 +380,7 @@ fn start_language(config: &Config, name: &str, parts: LanguageParts) -> Result<L
         end_tokens: parts.end_tokens.into(),
         engine,
     };
-    Ok(Loaded { served: Served::Language(Arc::new(model)), thread })
+    Ok(Loaded { served: Served::Language(Arc::new(model)), threads: vec![thread] })
 }
 
 struct Loader<'a> {
@@ -389,28 +473,84 @@ impl Loader<'_> {
             .map_err(|source| LoadError::Template { folder: self.files.describe(""), source })
     }
 
-    fn embedding(&self, manifest: EncoderManifest) -> Result<Loaded, LoadError> {
-        let tokenizer = self.tokenizer()?;
-        let (runtime, options) = self.runtime()?;
-        let mut model = onnx::load_encoder(runtime, &options, &manifest)?;
+    /// Opens the sessions of a text model; the tokenizer is read meanwhile.
+    fn encoders(&self, manifest: &EncoderManifest) -> Result<(Tokenizer, Vec<Box<dyn EncoderModel>>), LoadError> {
+        std::thread::scope(|scope| {
+            let tokenizer = scope.spawn(|| self.tokenizer());
+            let sessions =
+                self.runtime().and_then(|(runtime, options)| onnx::load_encoders(runtime, &options, manifest));
+            let tokenizer = tokenizer.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+            Ok((tokenizer?, sessions?))
+        })
+    }
+
+    fn text(&self, manifest: EncoderManifest) -> Result<Loaded, LoadError> {
+        let (tokenizer, mut sessions) = self.encoders(&manifest)?;
+        self.check_pairs(&manifest, &tokenizer)?;
         self.step("warming up", 3);
-        model.encode(&EncoderBatch { rows: 1, columns: 2, ids: vec![0, 0], mask: vec![1, 1], types: vec![0, 0] })?;
+        let output = warm_up_encoders(&mut sessions, &probe(&tokenizer, &manifest))?;
         let requests: NonZeroUsize = self.config.embedding_requests;
         let settings = EncoderSettings {
-            head: Arc::new(EmbeddingHead { pooling: manifest.pooling, normalise: manifest.normalise }),
+            head: manifest.head(self.files, &output)?,
             padding: manifest.padding,
-            requests: requests.get(),
+            limits: onnx::encoder_limits(&manifest.graph),
+            requests,
+            tokens: self.config.embedding_tokens,
         };
-        let (encoder, thread) = EncoderHandle::start(self.name, model, settings).map_err(LoadError::Thread)?;
-        let model = EmbeddingModel {
+        let (encoder, threads) = EncoderHandle::start(self.name, sessions, settings).map_err(LoadError::Thread)?;
+        tracing::info!(
+            model = self.name,
+            graph = manifest.graph.name,
+            tokens = manifest.max_tokens,
+            "it {}",
+            does(manifest.task.kind())
+        );
+        let model = TextModel {
             name: self.name.to_owned(),
+            task: manifest.task,
             tokenizer,
             max_tokens: manifest.max_tokens,
-            requests: requests.get(),
+            segments: manifest.segments,
+            rules: manifest.rules,
             encoder,
         };
-        Ok(Loaded { served: Served::Embedding(Arc::new(model)), thread })
+        Ok(Loaded { served: Served::Text(Arc::new(model)), threads })
     }
+
+    /// Refuses a tokenizer that marks two texts in a way that cannot be told to the graph.
+    fn check_pairs(&self, manifest: &EncoderManifest, tokenizer: &Tokenizer) -> Result<(), LoadError> {
+        let takes_pairs = matches!(manifest.task, Task::Rerank { .. } | Task::Classify { .. });
+        if !takes_pairs || !manifest.segments {
+            return Ok(());
+        }
+        let file = || self.files.describe("tokenizer.json");
+        let pair = tokenizer.encode_all("a", Some("b"));
+        match pair.map_err(|source| LoadError::Tokenizer { file: file(), source })?.second() {
+            Some(_) => Ok(()),
+            None => {
+                let reason = "it must mark the first of two texts with the type 0 and the rest with 1, as \
+                              token_type_ids of the graph want it";
+                Err(ModelError::Malformed { file: file(), reason: reason.to_owned() }.into())
+            }
+        }
+    }
+}
+
+/// A short text, to find out at the start whether the graph can be run at all, and what it gives.
+fn probe(tokenizer: &Tokenizer, manifest: &EncoderManifest) -> EncoderBatch {
+    let mut ids: Vec<i64> = tokenizer.encode("a", true).unwrap_or_default().into_iter().map(i64::from).collect();
+    ids.truncate(manifest.max_tokens);
+    if ids.is_empty() {
+        ids.push(0);
+    }
+    let columns = ids.len();
+    EncoderBatch { rows: 1, columns, ids, mask: vec![1; columns], types: vec![0; columns] }
+}
+
+/// Runs every session once; gives what the last one gave.
+fn warm_up_encoders(sessions: &mut [Box<dyn EncoderModel>], probe: &EncoderBatch) -> Result<EncoderOutput, ModelError> {
+    let outputs = sessions.iter_mut().map(|session| session.encode(probe)).collect::<Result<Vec<_>, _>>()?;
+    outputs.into_iter().next_back().ok_or_else(|| ModelError::Run("it has no session".to_owned()))
 }
 
 /// Reads two tokens and adds one: a graph that cannot do that is found out at the start.

@@ -134,6 +134,8 @@ pub struct Config {
     pub itl_budget: Duration,
     /// Requests that may be in an embedding model at once.
     pub embedding_requests: NonZeroUsize,
+    /// Tokens that the texts of these requests may have together.
+    pub embedding_tokens: NonZeroUsize,
     /// Shortens the context of language models, in tokens.
     pub context_length: Option<NonZeroU32>,
     /// Threads of one model; the processors that the process may use when absent.
@@ -168,6 +170,8 @@ impl Default for Config {
             speculation: engine.speculation,
             itl_budget: engine.itl_budget,
             embedding_requests: NonZeroUsize::new(256).expect("not zero"),
+            // Some minutes of work for a small model on a processor: who waits longer should ask elsewhere.
+            embedding_tokens: NonZeroUsize::new(1 << 20).expect("not zero"),
             context_length: None,
             threads: None,
             spin: Spin::Auto,

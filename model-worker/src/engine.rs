@@ -63,6 +63,24 @@ pub enum EngineError {
         /// Sequences the engine holds, running and waiting.
         limit: usize,
     },
+    /// An encoder holds as much as it may.
+    #[error("the model's queue is full: it holds at most {limit} {what} at once")]
+    QueueFull {
+        /// What it holds: requests, or tokens.
+        what: &'static str,
+        /// How many.
+        limit: usize,
+    },
+    /// The texts of a request are more than an encoder ever holds.
+    #[error(
+        "the texts have {tokens} tokens together, and this worker takes at most {limit} in one request; send fewer texts"
+    )]
+    TooManyTokens {
+        /// Their tokens.
+        tokens: usize,
+        /// Tokens that the encoder holds.
+        limit: usize,
+    },
     /// The model failed.
     #[error(transparent)]
     Step(#[from] ModelError),

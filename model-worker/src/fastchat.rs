@@ -15,6 +15,7 @@ use axum::routing::post;
 use axum::{Json, Router};
 use bytes::Bytes;
 use futures_util::StreamExt as _;
+use muster_shared::control::ModelKind;
 use muster_shared::embed::{EmbedInput, EmbedRequest, Vector};
 use muster_shared::fastchat::{
     ConversationReply, CountTokenParams, EmbeddingsParams, Frame, GenerateParams, ModelDetails, ModelQuery,
@@ -25,10 +26,10 @@ use muster_shared::problem::{Kind, Problem};
 use muster_shared::serve::Body;
 
 use crate::calls::blocking;
-use crate::catalog::Served;
-use crate::embedding::EmbeddingModel;
+use crate::catalog::{Ability, Served};
 use crate::language::{Excess, LanguageModel};
 use crate::state::State;
+use crate::text::TextModel;
 pub(crate) use conversation::Markers;
 use frames::Frames;
 
@@ -131,18 +132,17 @@ async fn embeddings(Shared(state): Shared<Arc<State>>, Body(params): Body<Embedd
 
 async fn embed(state: &Arc<State>, params: EmbeddingsParams) -> Result<serde_json::Value, Problem> {
     let model = embedding(state, &params.model)?;
+    if model.task.kind() == ModelKind::SparseEmbed {
+        let message = format!("model `{}` gives sparse vectors, for which FastChat has no words", model.name);
+        return Err(Problem::invalid("model", message));
+    }
     let base64 = params.encoding_format.as_deref() == Some("base64");
     let request = EmbedRequest {
         model: model.name.clone(),
         inputs: params.input.into_iter().map(EmbedInput::Text).collect(),
         ..EmbedRequest::default()
     };
-    let (model, texts) = blocking(move || {
-        let texts = model.prepare(&request)?;
-        Ok((model, texts))
-    })
-    .await?;
-    let response = model.embed(texts, None).await?;
+    let response = model.embed(request).await?;
     let encode = |Vector(numbers): Vector| {
         if base64 { Vector(numbers).to_base64().into() } else { serde_json::Value::from(numbers) }
     };
@@ -176,7 +176,7 @@ async fn model_details(
 ) -> Result<Json<ModelDetails>, Problem> {
     let context = match language(&state, &query.model) {
         Ok(model) => model.context(),
-        Err(_) => embedding(&state, &query.model)?.max_tokens,
+        Err(_) => text(&state, &query.model)?.max_tokens,
     };
     Ok(Json(ModelDetails { context_length: u32::try_from(context).unwrap_or(u32::MAX) }))
 }
@@ -187,7 +187,7 @@ fn language(state: &State, name: &str) -> Result<Arc<LanguageModel>, Problem> {
     if name.is_empty() {
         let mut models = catalog.models().filter_map(|served| match served {
             Served::Language(model) => Some(model),
-            Served::Embedding(_) => None,
+            Served::Text(_) => None,
         });
         if let (Some(only), None) = (models.next(), models.next()) {
             return Ok(Arc::clone(only));
@@ -197,18 +197,25 @@ fn language(state: &State, name: &str) -> Result<Arc<LanguageModel>, Problem> {
 }
 
 /// An embedding model by name; without a name the only one.
-fn embedding(state: &State, name: &str) -> Result<Arc<EmbeddingModel>, Problem> {
+fn embedding(state: &State, name: &str) -> Result<Arc<TextModel>, Problem> {
     let catalog = state.catalog()?;
     if name.is_empty() {
-        let mut models = catalog.models().filter_map(|served| match served {
-            Served::Embedding(model) => Some(model),
-            Served::Language(_) => None,
-        });
+        let mut models = catalog.texts().filter(|model| Ability::Embed.is_of(model.task.kind()));
         if let (Some(only), None) = (models.next(), models.next()) {
             return Ok(Arc::clone(only));
         }
     }
-    catalog.embedding(name).cloned()
+    catalog.text(name, Ability::Embed).cloned()
+}
+
+/// A model that reads whole texts, by name; without a name the only one.
+fn text(state: &State, name: &str) -> Result<Arc<TextModel>, Problem> {
+    let catalog = state.catalog()?;
+    let mut models = catalog.texts().filter(|model| name.is_empty() || model.name == name);
+    match (models.next(), models.next()) {
+        (Some(only), None) => Ok(Arc::clone(only)),
+        _ => catalog.text(name, Ability::Embed).cloned(),
+    }
 }
 
 /// A frame as it travels: JSON and a byte 0.

@@ -13,6 +13,7 @@ use muster_shared::grpc::proto::worker_server::{Worker, WorkerServer};
 use muster_shared::problem::{Kind, Problem};
 use muster_shared::secret::Secret;
 use muster_shared::serve::check_token;
+use muster_shared::text::{ClassifyRequest, EntitiesRequest, TokenizeRequest};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tonic::body::Body;
@@ -90,7 +91,7 @@ fn explain_size<B>(mut response: http::Response<B>, limit: usize) -> http::Respo
     response
 }
 
-/// The three calls.
+/// The calls of [`calls`], and which models there are.
 struct Calls(Arc<State>);
 
 #[tonic::async_trait]
@@ -111,6 +112,48 @@ impl Worker for Calls {
     async fn embed(&self, request: Request<proto::EmbedRequest>) -> Result<Response<proto::EmbedResponse>, Status> {
         let request = EmbedRequest::try_from(request.into_inner()).map_err(malformed)?;
         let response = calls::embed(&self.0, request).await.map_err(to_status)?;
+        Ok(Response::new(response.into()))
+    }
+
+    async fn rerank(&self, request: Request<proto::RerankRequest>) -> Result<Response<proto::RerankResponse>, Status> {
+        let request = request.into_inner().into();
+        let response = calls::rerank(&self.0, request).await.map_err(to_status)?;
+        Ok(Response::new(response.into()))
+    }
+
+    async fn classify(
+        &self,
+        request: Request<proto::ClassifyRequest>,
+    ) -> Result<Response<proto::ClassifyResponse>, Status> {
+        let request = ClassifyRequest::try_from(request.into_inner()).map_err(malformed)?;
+        let response = calls::classify(&self.0, request).await.map_err(to_status)?;
+        Ok(Response::new(response.into()))
+    }
+
+    async fn entities(
+        &self,
+        request: Request<proto::EntitiesRequest>,
+    ) -> Result<Response<proto::EntitiesResponse>, Status> {
+        let request = EntitiesRequest::try_from(request.into_inner()).map_err(malformed)?;
+        let response = calls::entities(&self.0, request).await.map_err(to_status)?;
+        Ok(Response::new(response.into()))
+    }
+
+    async fn tokenize(
+        &self,
+        request: Request<proto::TokenizeRequest>,
+    ) -> Result<Response<proto::TokenizeResponse>, Status> {
+        let request = TokenizeRequest::try_from(request.into_inner()).map_err(malformed)?;
+        let response = calls::tokenize(&self.0, request).await.map_err(to_status)?;
+        Ok(Response::new(response.into()))
+    }
+
+    async fn detokenize(
+        &self,
+        request: Request<proto::DetokenizeRequest>,
+    ) -> Result<Response<proto::DetokenizeResponse>, Status> {
+        let request = request.into_inner().into();
+        let response = calls::detokenize(&self.0, request).await.map_err(to_status)?;
         Ok(Response::new(response.into()))
     }
 

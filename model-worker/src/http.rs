@@ -17,6 +17,10 @@ use muster_shared::problem::Problem;
 use muster_shared::secret::Secret;
 use muster_shared::serve::{self, Body};
 use muster_shared::sse;
+use muster_shared::text::{
+    ClassifyRequest, ClassifyResponse, DetokenizeRequest, DetokenizeResponse, EntitiesRequest, EntitiesResponse,
+    RerankRequest, RerankResponse, TokenizeRequest, TokenizeResponse,
+};
 
 use crate::calls;
 use crate::fastchat;
@@ -27,6 +31,11 @@ pub(crate) fn router(state: Arc<State>, token: Option<Secret>, body_limit: usize
     let guarded = Router::new()
         .route("/generate", post(generate))
         .route("/embed", post(embed))
+        .route("/rerank", post(rerank))
+        .route("/classify", post(classify))
+        .route("/entities", post(entities))
+        .route("/tokenize", post(tokenize))
+        .route("/detokenize", post(detokenize))
         .route("/models", get(models))
         .merge(fastchat::routes())
         .layer(DefaultBodyLimit::max(body_limit))
@@ -78,4 +87,39 @@ async fn embed(
     Body(request): Body<EmbedRequest>,
 ) -> Result<Json<EmbedResponse>, Problem> {
     Ok(Json(calls::embed(&state, request).await?))
+}
+
+async fn rerank(
+    Shared(state): Shared<Arc<State>>,
+    Body(request): Body<RerankRequest>,
+) -> Result<Json<RerankResponse>, Problem> {
+    Ok(Json(calls::rerank(&state, request).await?))
+}
+
+async fn classify(
+    Shared(state): Shared<Arc<State>>,
+    Body(request): Body<ClassifyRequest>,
+) -> Result<Json<ClassifyResponse>, Problem> {
+    Ok(Json(calls::classify(&state, request).await?))
+}
+
+async fn entities(
+    Shared(state): Shared<Arc<State>>,
+    Body(request): Body<EntitiesRequest>,
+) -> Result<Json<EntitiesResponse>, Problem> {
+    Ok(Json(calls::entities(&state, request).await?))
+}
+
+async fn tokenize(
+    Shared(state): Shared<Arc<State>>,
+    Body(request): Body<TokenizeRequest>,
+) -> Result<Json<TokenizeResponse>, Problem> {
+    Ok(Json(calls::tokenize(&state, request).await?))
+}
+
+async fn detokenize(
+    Shared(state): Shared<Arc<State>>,
+    Body(request): Body<DetokenizeRequest>,
+) -> Result<Json<DetokenizeResponse>, Problem> {
+    Ok(Json(calls::detokenize(&state, request).await?))
 }

@@ -93,7 +93,7 @@ impl LanguageModel {
         if let Some(resume) = &request.resume {
             self.check_resume(request, resume)?;
         }
-        let tokens = self.tokens(&request.prompt)?;
+        let tokens = self.prompt_tokens(&request.prompt, true)?;
         let param = param_of(&request.prompt);
         if tokens.is_empty() {
             return Err(Problem::invalid(param, "the prompt is empty; it must hold at least one token"));
@@ -138,14 +138,19 @@ impl LanguageModel {
     /// # Errors
     /// [`Kind::Invalid`] when it cannot be rendered or tokenized.
     pub fn count(&self, prompt: &Prompt) -> Result<u32, Problem> {
-        let tokens = self.tokens(prompt)?;
+        let tokens = self.prompt_tokens(prompt, true)?;
         Ok(u32::try_from(tokens.len()).unwrap_or(u32::MAX))
     }
 
-    fn tokens(&self, prompt: &Prompt) -> Result<Vec<u32>, Problem> {
+    /// Tokens of a prompt, whether it fits or not; `add_special_tokens` is for a text, since a conversation's template has
+    /// its own.
+    ///
+    /// # Errors
+    /// [`Kind::Invalid`] when it cannot be rendered or tokenized.
+    pub fn prompt_tokens(&self, prompt: &Prompt, add_special_tokens: bool) -> Result<Vec<u32>, Problem> {
         let tokens = match prompt {
             Prompt::Chat(chat) => self.encode(&self.render(chat)?, false)?,
-            Prompt::Text(text) => self.encode(text, true)?,
+            Prompt::Text(text) => self.encode(text, add_special_tokens)?,
             Prompt::Tokens(tokens) => tokens.clone(),
         };
         // A tokenizer may have been given tokens that the model never was.
@@ -200,7 +205,8 @@ impl LanguageModel {
         }
     }
 
-    fn vocab(&self) -> u32 {
+    /// Tokens that both the tokenizer and the model know.
+    pub(crate) fn vocab(&self) -> u32 {
         self.tokenizer.vocab_size().min(u32::try_from(self.engine.shape().vocab).unwrap_or(u32::MAX))
     }
 
@@ -339,10 +345,11 @@ fn min_tokens(request: &GenerateRequest, max_tokens: usize) -> Result<usize, Pro
 /// What a caller is told of an engine's error.
 pub(crate) fn problem(error: EngineError) -> Problem {
     match &error {
-        EngineError::Overloaded { .. } => {
+        EngineError::Overloaded { .. } | EngineError::QueueFull { .. } => {
             Problem::new(Kind::Overloaded, error.to_string()).with_retry_after_ms(RETRY_AFTER_MS)
         }
         EngineError::TooMany { .. } => Problem::invalid("n", error.to_string()),
+        EngineError::TooManyTokens { .. } => Problem::invalid("input", error.to_string()),
         EngineError::Late => Problem::new(Kind::Timeout, error.to_string()),
         EngineError::Step(_) | EngineError::Sample(_) | EngineError::Mask(_) | EngineError::Stopped => {
             Problem::new(Kind::Bug, muster_shared::problem::chain(&error))

@@ -4,7 +4,7 @@
 //!   POST /generate ─▶ chat_template ─▶ tokenizer ─▶ engine (thread) ─▶ model ─▶ ONNX Runtime
 //!                                                     │ events
 //!   SSE of token events ◀─────────────────────────────┘
-//!   POST /embed    ─▶ tokenizer ─▶ encoder (thread) ─▶ model ─▶ ONNX Runtime
+//!   POST /embed, /rerank, … ─▶ text ─▶ encoder (threads) ─▶ model ─▶ ONNX Runtime
 //! ```
 //!
 //! The worker knows tokens and no OpenAI. In reading order:
@@ -12,7 +12,7 @@
 //! * [`config`] and [`error`]: what it can be told, and why it stops.
 //! * `http`, `grpc` and `fastchat`: its calls, in our own words over two transports, and in FastChat's.
 //! * `calls`: what both transports ask for.
-//! * [`language`] and [`embedding`]: a model as requests see it.
+//! * [`language`] and [`text`]: a model as requests see it.
 //! * [`chat_template`] and [`tokenizer`]: messages to prompt to tokens, and tokens to text.
 //! * [`engine`] and [`encoder`]: the threads that own the models.
 //! * [`model`]: the models themselves; `model/onnx` is the only folder that names ONNX Runtime.
@@ -27,7 +27,6 @@ pub mod chat_template;
 pub mod config;
 #[cfg(feature = "demo")]
 pub mod demo;
-pub mod embedding;
 pub mod encoder;
 pub mod engine;
 pub mod error;
@@ -41,6 +40,7 @@ mod metrics;
 pub mod model;
 mod registration;
 mod state;
+pub mod text;
 pub mod tokenizer;
 
 use std::sync::Arc;

@@ -27,7 +27,9 @@ pub(crate) fn describe() {
         "Share of their time that threads with work wait for a processor"
     );
     describe_counter!("muster_worker_embedding_tokens_total", "Tokens embedded, by model");
+    describe_counter!("muster_worker_embedding_padding_tokens_total", "Padding that ran beside them, by model");
     describe_histogram!("muster_worker_encoder_batch_texts", "Texts in one run of an encoder");
+    describe_gauge!("muster_worker_encoder_texts_waiting", "Texts that wait for a run, by model");
     describe_counter!("muster_worker_requests_total", "Requests taken, by model and kind");
     describe_counter!("muster_worker_heartbeats_total", "Heartbeats sent, by outcome");
 }
@@ -114,7 +116,9 @@ impl EngineMetrics {
 /// Counts of one encoder.
 pub(crate) struct EncoderMetrics {
     tokens: Counter,
+    padding: Counter,
     texts: Histogram,
+    waiting: Gauge,
 }
 
 impl EncoderMetrics {
@@ -122,12 +126,21 @@ impl EncoderMetrics {
         let model = model.to_owned();
         Self {
             tokens: counter!("muster_worker_embedding_tokens_total", "model" => model.clone()),
-            texts: histogram!("muster_worker_encoder_batch_texts", "model" => model),
+            padding: counter!("muster_worker_embedding_padding_tokens_total", "model" => model.clone()),
+            texts: histogram!("muster_worker_encoder_batch_texts", "model" => model.clone()),
+            waiting: gauge!("muster_worker_encoder_texts_waiting", "model" => model),
         }
     }
 
-    pub(crate) fn run(&self, texts: usize, tokens: usize) {
+    /// So many texts are left in the queue.
+    pub(crate) fn waiting(&self, texts: usize) {
+        self.waiting.set(texts as f64);
+    }
+
+    /// `padding` tokens run beside the texts' own.
+    pub(crate) fn run(&self, texts: usize, tokens: usize, padding: usize) {
         self.tokens.increment(tokens as u64);
+        self.padding.increment(padding as u64);
         self.texts.record(texts as f64);
     }
 }

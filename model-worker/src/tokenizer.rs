@@ -5,12 +5,14 @@
 //! themselves (`pieces`): streaming is then exact and costs the same for every token. For the rest a short window of
 //! the last tokens is decoded again.
 
+mod encoded;
 mod pieces;
 #[cfg(test)]
 mod tests;
 
 use std::{collections::HashSet, sync::Arc};
 
+pub use encoded::{Cut, Encoded, Span};
 use pieces::{Pieces, take_whole_text};
 use sha2::{Digest as _, Sha256};
 

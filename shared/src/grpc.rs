@@ -1,5 +1,5 @@
-//! The worker protocol over gRPC: the messages of [`crate::generate`] and [`crate::embed`] as `proto/muster.proto` has
-//! them.
+//! The worker protocol over gRPC: the messages of [`crate::generate`], [`crate::embed`] and [`crate::text`] as
+//! `proto/muster.proto` has them.
 //!
 //! * [`proto`]: what is generated from the definition.
 //! * [`Malformed`] and the conversions: our types to protobuf and back, without loss.
@@ -17,6 +17,7 @@ pub mod problem;
 mod request;
 #[cfg(test)]
 mod tests;
+mod text;
 
 pub use client::GrpcWorkerClient;
 pub use connection::GrpcPool;

@@ -29,7 +29,8 @@ pub struct RerankRequest {
 /// How well the texts answer.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct RerankResponse {
-    /// One for each document, in their order: higher is better, from 0 to 1 unless raw scores were asked for.
+    /// One for each document, in their order: higher is better. From 0 to 1, unless raw scores were asked for or the
+    /// model's configuration says that its numbers are to be taken as they are.
     pub scores: Vec<f32>,
     /// Tokens of all pairs of query and document.
     pub prompt_tokens: u32,

@@ -22,7 +22,8 @@ pub(super) fn load(config: &Config, rows: usize, context: usize) -> anyhow::Resu
     let manifest = match catalog::locate(config, model)?.manifest {
         Manifest::Causal(manifest) => manifest,
         Manifest::Encoder(manifest) => {
-            bail!("--model {}: {} embeds texts; give a language model", model.name, manifest.graph.name)
+            let does = catalog::does(manifest.task.kind());
+            bail!("--model {}: {} {does}; give a language model", model.name, manifest.graph.name)
         }
     };
     let options =

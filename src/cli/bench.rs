@@ -23,6 +23,8 @@ pub(crate) struct BenchArgs {
 pub(crate) enum BenchVerb {
     /// Measure how fast text is generated: by a model in this process, or with --url by any OpenAI-compatible server.
     Engine(Box<EngineArgs>),
+    /// Measure how fast texts are embedded by a model in this process, against ONNX Runtime running one by one.
+    Embed(EmbedArgs),
     /// Measure what a gateway costs: closed-loop load on any OpenAI-compatible server.
     Gateway(Box<LoadArgs>),
     /// Run a worker that answers at once, so that the gateway before it is what is measured.
@@ -134,6 +136,32 @@ const LONGEST: f64 = 86_400.0;
 const LONGEST_PROMPT: u64 = 16 << 20;
 /// Longest answer of a fake worker in tokens.
 const LONGEST_ANSWER: i64 = 1_000_000;
+
+/// Flags of `muster bench embed`.
+#[derive(Debug, Args)]
+pub(crate) struct EmbedArgs {
+    /// Folder of an ONNX embedding model.
+    #[arg(long, value_name = "DIR")]
+    pub(crate) model: String,
+    /// Threads of the model; the processors this process may use when absent.
+    #[arg(long)]
+    pub(crate) threads: Option<NonZeroUsize>,
+    /// Tokens of all texts of one measurement.
+    #[arg(long, default_value = "40000")]
+    pub(crate) tokens: NonZeroUsize,
+    /// Times that everything is measured, one time after the other.
+    #[arg(long, default_value = "3")]
+    pub(crate) rounds: NonZeroUsize,
+    /// Where the made-up texts begin; the same seed gives the same texts.
+    #[arg(long, default_value_t = 0)]
+    pub(crate) seed: u64,
+    /// Print one JSON object a line instead of a table.
+    #[arg(long)]
+    pub(crate) json: bool,
+    /// ONNX Runtime's shared library.
+    #[arg(long, env = "ORT_DYLIB_PATH", value_name = "FILE")]
+    pub(crate) onnxruntime: Option<PathBuf>,
+}
 
 /// Flags of `muster bench gateway`.
 #[derive(Debug, Args)]

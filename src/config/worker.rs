@@ -88,6 +88,9 @@ pub(crate) struct ModelSection {
     /// Requests that may be in an embedding model at once.
     #[arg(long, env = "MUSTER_WORKER_EMBEDDING_REQUESTS")]
     pub(crate) embedding_requests: Option<NonZeroUsize>,
+    /// Tokens that the texts of these requests may have together.
+    #[arg(long, env = "MUSTER_WORKER_EMBEDDING_TOKENS")]
+    pub(crate) embedding_tokens: Option<NonZeroUsize>,
     /// Shortens the context of language models, in tokens.
     #[arg(long, env = "MUSTER_WORKER_CONTEXT_LENGTH")]
     pub(crate) context_length: Option<NonZeroU32>,
@@ -192,7 +195,7 @@ pub(crate) struct WorkerSection {
 impl ModelSection {
     /// What is not said here is taken from `other`.
     pub(crate) fn or(self, other: Self) -> Self {
-        or!(self, other; variant, slots, waiting, kv_memory, prefix_cache, speculation, itl_budget, embedding_requests,
+        or!(self, other; variant, slots, waiting, kv_memory, prefix_cache, speculation, itl_budget, embedding_requests, embedding_tokens,
             context_length, threads, spin, graph_cache,
             onnxruntime, fake_token_time, fake_answer; (model, model_names))
     }
@@ -207,6 +210,7 @@ impl ModelSection {
             speculation: Some(usual.speculation),
             itl_budget: Some(Span(usual.itl_budget)),
             embedding_requests: Some(usual.embedding_requests),
+            embedding_tokens: Some(usual.embedding_tokens),
             spin: Some(usual.spin),
             graph_cache: Some(true),
             ..Self::default()
@@ -333,6 +337,7 @@ impl WorkerSection {
             speculation: flags.speculation.unwrap_or(usual.speculation),
             itl_budget: itl_budget(flags.itl_budget, usual.itl_budget)?,
             embedding_requests: flags.embedding_requests.unwrap_or(usual.embedding_requests),
+            embedding_tokens: flags.embedding_tokens.unwrap_or(usual.embedding_tokens),
             context_length: flags.context_length,
             threads: flags.threads,
             spin: flags.spin.unwrap_or(usual.spin),

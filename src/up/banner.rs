@@ -24,13 +24,12 @@ impl Banner<'_> {
         let Self { gateway, controller, .. } = self;
         let mut text = format!("muster is ready: OpenAI API at {gateway}/v1, controller at {controller}\n");
         for model in self.models {
-            let kind = if embeds(model) { "embeddings" } else { "chat and completions" };
-            let _ = writeln!(text, "  model {} ({kind})", model.name);
+            let _ = writeln!(text, "  model {} ({})", model.name, uses(model.kind));
         }
         text.push_str("\nTry it:\n");
-        match self.models.iter().find(|model| !embeds(model)) {
+        match self.models.iter().find(|model| is_language(model.kind)) {
             Some(model) => text.push_str(&self.chat(&model.name)),
-            None => self.models.iter().for_each(|model| text.push_str(&self.embeddings(&model.name))),
+            None => self.models.iter().for_each(|model| text.push_str(&self.example(model))),
         }
         text.push_str("\nCtrl-C stops it.");
         text
@@ -52,8 +51,28 @@ impl Banner<'_> {
         )
     }
 
-    fn embeddings(&self, model: &str) -> String {
-        self.curl("embeddings", &format!(r#"{{"model": "{model}", "input": ["a cat", "a kitten"]}}"#))
+    /// What to ask a model that does not chat.
+    fn example(&self, model: &ModelStatus) -> String {
+        let name = &model.name;
+        let of = |input: &str| format!(r#"{{"model": "{name}", "input": {input}}}"#);
+        match model.kind {
+            Some(ModelKind::Rerank) => self.curl(
+                "rerank",
+                &format!(
+                    r#"{{"model": "{name}", "query": "a kitten", "documents": ["a young cat", "the stock market"]}}"#
+                ),
+            ),
+            Some(ModelKind::Classify) => self.curl("classify", &of(r#"["what a lovely day", "it broke again"]"#)),
+            Some(ModelKind::Moderate) => self.curl("moderations", &of(r#"["what a lovely day", "go away, you fool"]"#)),
+            Some(ModelKind::Entities) => self.curl("classify", &of(r#""Ada Lovelace was born in London""#)),
+            Some(ModelKind::Tensor) => {
+                let key = if self.keyed { "-H 'authorization: Bearer YOUR_KEY' " } else { "" };
+                format!("  curl {key}{}/v2/models/{name}   # its inputs and outputs\n", self.gateway)
+            }
+            Some(ModelKind::Embed | ModelKind::SparseEmbed | ModelKind::Generate) | None => {
+                self.curl("embeddings", &of(r#"["a cat", "a kitten"]"#))
+            }
+        }
     }
 
     fn curl(&self, path: &str, body: &str) -> String {
@@ -62,8 +81,22 @@ impl Banner<'_> {
     }
 }
 
-fn embeds(model: &ModelStatus) -> bool {
-    model.kind == Some(ModelKind::Embed)
+/// A model of which nothing is known is most likely one, too.
+fn is_language(kind: Option<ModelKind>) -> bool {
+    matches!(kind, None | Some(ModelKind::Generate))
+}
+
+fn uses(kind: Option<ModelKind>) -> &'static str {
+    match kind {
+        None | Some(ModelKind::Generate) => "chat and completions",
+        Some(ModelKind::Embed) => "embeddings",
+        Some(ModelKind::SparseEmbed) => "sparse embeddings",
+        Some(ModelKind::Rerank) => "rerank",
+        Some(ModelKind::Classify) => "classify",
+        Some(ModelKind::Moderate) => "moderations and classify",
+        Some(ModelKind::Entities) => "classify: entities",
+        Some(ModelKind::Tensor) => "tensors",
+    }
 }
 
 #[cfg(test)]
@@ -89,5 +122,27 @@ mod tests {
         let embeddings = text(true, &[("e", ModelKind::Embed)]);
         assert!(embeddings.contains("curl http://g/v1/embeddings -H 'authorization: Bearer YOUR_KEY'"), "{embeddings}");
         assert!(embeddings.ends_with("Ctrl-C stops it."), "{embeddings}");
+        for (kind, path) in [
+            (ModelKind::SparseEmbed, "/v1/embeddings"),
+            (ModelKind::Rerank, "/v1/rerank"),
+            (ModelKind::Classify, "/v1/classify"),
+            (ModelKind::Moderate, "/v1/moderations"),
+            (ModelKind::Entities, "/v1/classify"),
+            (ModelKind::Tensor, "/v2/models/m"),
+        ] {
+            let hints = text(true, &[("m", kind)]);
+            assert!(hints.contains(path) && hints.contains("YOUR_KEY") && !hints.contains("chat"), "{kind:?}: {hints}");
+        }
+    }
+
+    #[test]
+    fn bodies_of_hints_are_json() {
+        for kind in ModelKind::ALL {
+            let hints = text(false, &[("m", kind)]);
+            for body in hints.lines().filter_map(|line| line.split_once("-d '")?.1.strip_suffix('\'')) {
+                let body: serde_json::Value = serde_json::from_str(body).expect(body);
+                assert_eq!(body["model"], "m", "{kind:?}");
+            }
+        }
     }
 }

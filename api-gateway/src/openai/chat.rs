@@ -1,6 +1,6 @@
 //! The bodies of `/v1/chat/completions`.
 
-mod messages;
+pub(super) mod messages;
 mod stream;
 #[cfg(test)]
 mod tests;
@@ -73,7 +73,7 @@ fn logprobs(fields: &mut Fields) -> Result<Option<u32>, Problem> {
     }
 }
 
-fn template_arguments(fields: &mut Fields) -> Result<Map<String, Value>, Problem> {
+pub(super) fn template_arguments(fields: &mut Fields) -> Result<Map<String, Value>, Problem> {
     const NAME: &str = "chat_template_kwargs";
     match fields.take(NAME) {
         None => Ok(Map::new()),

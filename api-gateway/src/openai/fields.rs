@@ -183,7 +183,8 @@ fn input(path: &str, item: Value) -> Result<EmbedInput, Problem> {
     }
 }
 
-fn tokens(path: &str, ids: &[Value]) -> Result<Vec<u32>, Problem> {
+/// Token ids.
+pub(crate) fn tokens(path: &str, ids: &[Value]) -> Result<Vec<u32>, Problem> {
     ids.iter().map(|id| token_id(path, id)).collect()
 }
 

@@ -3,6 +3,8 @@
 use muster_shared::control::{ModelKind, ModelStatus};
 use serde::Serialize;
 
+use crate::endpoints;
+
 /// `{"object": "list", "data": […]}`.
 #[derive(Debug, Serialize)]
 pub(crate) struct ModelList<'a> {
@@ -10,7 +12,7 @@ pub(crate) struct ModelList<'a> {
     data: Vec<Model<'a>>,
 }
 
-/// One model. `kind` and `context_length` are ours, the rest is OpenAI's and vLLM's.
+/// One model. `kind`, `endpoints` and `context_length` are ours, the rest is OpenAI's and vLLM's.
 #[derive(Debug, Serialize)]
 pub(crate) struct Model<'a> {
     id: &'a str,
@@ -21,6 +23,9 @@ pub(crate) struct Model<'a> {
     parent: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     kind: Option<ModelKind>,
+    /// The paths at which it can be asked.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    endpoints: Option<Vec<String>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     context_length: Option<u32>,
 }
@@ -40,6 +45,7 @@ pub(crate) fn one(model: &ModelStatus, created: u64) -> Model<'_> {
         root: &model.name,
         parent: None,
         kind: model.kind,
+        endpoints: model.kind.map(|kind| endpoints::paths(&model.name, kind)),
         context_length: model.context_length,
     }
 }
@@ -57,7 +63,8 @@ mod tests {
         let models = [model("chat", Some(ModelKind::Generate), Some(2048)), model("other", None, None)];
         let expected = json!({ "object": "list", "data": [
             { "id": "chat", "object": "model", "created": 7, "owned_by": "muster", "root": "chat", "parent": null,
-              "kind": "generate", "context_length": 2048 },
+              "kind": "generate", "context_length": 2048,
+              "endpoints": ["/v1/chat/completions", "/v1/completions", "/tokenize", "/detokenize"] },
             { "id": "other", "object": "model", "created": 7, "owned_by": "muster", "root": "other", "parent": null },
         ]});
         assert_eq!(serde_json::to_value(list(&models, 7)).unwrap(), expected);

@@ -35,6 +35,17 @@ impl<'a> Peek<'a> {
     }
 }
 
+/// The name of the model alone; `None` as with [`Peek::parse`].
+pub(crate) fn model(body: &[u8]) -> Option<String> {
+    #[derive(Deserialize)]
+    struct Named<'a> {
+        #[serde(borrow)]
+        model: Cow<'a, str>,
+    }
+    let Named { model } = serde_json::from_slice(body).ok()?;
+    Some(model.into_owned()).filter(|model| !model.is_empty())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -55,6 +66,10 @@ mod tests {
             ["", "[]", "{}", r#"{"model":""}"#, r#"{"model":1}"#, r#"{"model":"m","stream":1}"#, r#"{"model":"m"} x"#]
         {
             assert!(Peek::parse(body.as_bytes()).is_none(), "{body}");
+        }
+        assert_eq!(model(br#"{"model":"m","stream":1}"#).as_deref(), Some("m"));
+        for body in ["", "[]", "{}", r#"{"model":""}"#, r#"{"model":1}"#, r#"{"model":"m"} x"#] {
+            assert_eq!(model(body.as_bytes()), None, "{body}");
         }
     }
 }

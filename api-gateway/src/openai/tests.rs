@@ -4,8 +4,14 @@ use proptest::prelude::*;
 use serde_json::{Value, json};
 
 use super::chat::ChatRequest;
+use super::classify::ClassifyBody;
 use super::completion::CompletionRequest;
-use super::embedding::EmbeddingRequest;
+use super::embedding::EmbeddingBody;
+use super::endpoint::Endpoint as _;
+use super::entities::EntitiesBody;
+use super::moderation::ModerationBody;
+use super::rerank::RerankBody;
+use super::tokenize::{DetokenizeBody, TokenizeBody};
 
 /// Any JSON, not too deep.
 fn any_json() -> impl Strategy<Value = Value> {
@@ -30,7 +36,7 @@ fn any_json() -> impl Strategy<Value = Value> {
     })
 }
 
-const NAMES: [&str; 14] = [
+const NAMES: [&str; 19] = [
     "model",
     "messages",
     "prompt",
@@ -45,6 +51,11 @@ const NAMES: [&str; 14] = [
     "tools",
     "logprobs",
     "top_k",
+    "query",
+    "documents",
+    "tokens",
+    "aggregation",
+    "truncate",
 ];
 
 proptest! {
@@ -53,14 +64,21 @@ proptest! {
         fields in proptest::collection::vec((prop::sample::select(NAMES.to_vec()), any_json()), 0..6),
     ) {
         let messages = json!([{ "role": "user", "content": "hi" }]);
-        let mut body = json!({ "model": "m", "messages": messages, "prompt": "hi", "input": "hi" });
+        let mut body = json!({ "model": "m", "messages": messages, "prompt": "hi", "input": "hi", "query": "q" });
         for (name, value) in fields {
             body[name] = value;
         }
         let body = body.to_string();
         let _ = ChatRequest::parse(body.as_bytes());
         let _ = CompletionRequest::parse(body.as_bytes()).map(|request| request.requests(""));
-        let _ = EmbeddingRequest::parse(body.as_bytes());
+        let _ = EmbeddingBody::parse(body.as_bytes());
+        let _ = RerankBody::parse(body.as_bytes());
+        let _ = ClassifyBody::parse(body.as_bytes());
+        let _ = EntitiesBody::parse(body.as_bytes());
+        let _ = ModerationBody::parse(body.as_bytes());
+        let _ = TokenizeBody::parse(body.as_bytes());
+        let _ = TokenizeBody::parse(body.replace("\"prompt\"", "\"other\"").as_bytes());
+        let _ = DetokenizeBody::parse(body.as_bytes());
     }
 
     #[test]

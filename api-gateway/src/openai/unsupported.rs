@@ -27,6 +27,9 @@ const CHAT: &[Refusal] = &[
 /// What a completion cannot do.
 const COMPLETION: &[Refusal] = &[("suffix", is_empty)];
 
+/// What a tokenizer that renders a conversation cannot do.
+const TEMPLATE: &[Refusal] = &[("tools", is_empty), ("continue_final_message", is_false)];
+
 /// What neither can do.
 const BOTH: &[Refusal] = &[
     ("response_format", is_text_format),
@@ -53,6 +56,11 @@ pub(crate) fn refuse_in_chat(fields: &mut Fields) -> Result<(), Problem> {
 pub(crate) fn refuse_in_completion(fields: &mut Fields) -> Result<(), Problem> {
     refuse(fields, COMPLETION)?;
     refuse(fields, BOTH)
+}
+
+/// Refuses what would change how a conversation is rendered, and cannot be done.
+pub(crate) fn refuse_in_template(fields: &mut Fields) -> Result<(), Problem> {
+    refuse(fields, TEMPLATE)
 }
 
 fn refuse(fields: &mut Fields, table: &[Refusal]) -> Result<(), Problem> {

@@ -1,9 +1,9 @@
-//! Workers that speak our own protocol over HTTP: token events as server-sent events.
+//! Workers that speak our own protocol over HTTP: token events as server-sent events, other answers in one piece.
 
 use std::collections::VecDeque;
 
 use axum::http::{HeaderValue, header};
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use futures_util::StreamExt as _;
 use futures_util::stream;
 use http_body_util::Full;
@@ -13,10 +13,12 @@ use muster_shared::generate::{Event, GenerateRequest};
 use muster_shared::problem::Problem;
 use muster_shared::sse;
 use serde::Serialize;
+use serde::de::DeserializeOwned;
 use std::sync::Arc;
 
 use super::answer::Events;
 use super::broken_by;
+use super::call::Call;
 use super::peer::Peer;
 use super::wire::{Answer, WireError};
 
@@ -24,6 +26,10 @@ use super::wire::{Answer, WireError};
 const EVENT: usize = 4 << 20;
 /// Longest error body that is read, in bytes.
 const PROBLEM: usize = 64 << 10;
+/// Longest answer in one piece, in bytes: far more than any model gives for the longest request.
+const ANSWER: usize = 256 << 20;
+/// Longest answer that is read as JSON where it arrives: a larger one would hold up the other requests of its thread.
+const AT_ONCE: usize = 256 << 10;
 
 /// Continues a prompt. Dropping the events cancels the request.
 ///
@@ -54,6 +60,45 @@ pub(super) async fn generate(
         }
     })
     .boxed())
+}
+
+/// Asks what is answered in one piece. Dropping the future cancels the request.
+///
+/// # Errors
+/// See [`ClientError`].
+pub(super) async fn ask<C: Call>(
+    peer: &Arc<Peer>,
+    authorization: Option<&HeaderValue>,
+    request: &C,
+) -> Result<C::Answer, ClientError> {
+    let broken = |error: WireError| broken_by(&peer.address, error);
+    let (head, mut answer) = peer.pool.send(post(C::PATH, authorization, request)).await.map_err(broken)?;
+    let status = head.status().as_u16();
+    if !head.status().is_success() {
+        return Err(refusal(peer, status, &mut answer).await);
+    }
+    let unexpected = |detail: String| ClientError::Unexpected { address: peer.address.clone(), status, detail };
+    let mut body = BytesMut::new();
+    while let Some(data) = answer.data().await {
+        let data = data.map_err(broken)?;
+        if body.len() + data.len() > ANSWER {
+            return Err(unexpected(format!("the answer is longer than {ANSWER} bytes")));
+        }
+        body.extend_from_slice(&data);
+    }
+    if let Some(connection) = answer.into_connection() {
+        peer.pool.give_back(connection);
+    }
+    read(body.freeze()).await.map_err(unexpected)
+}
+
+/// Reads JSON, beside other requests where there is much of it.
+async fn read<T: DeserializeOwned + Send + 'static>(body: Bytes) -> Result<T, String> {
+    let read = |body: &[u8]| serde_json::from_slice(body).map_err(|error| error.to_string());
+    if body.len() <= AT_ONCE {
+        return read(&body);
+    }
+    tokio::task::spawn_blocking(move || read(&body)).await.unwrap_or_else(|panic| Err(panic.to_string()))
 }
 
 fn post(path: &'static str, authorization: Option<&HeaderValue>, body: &impl Serialize) -> Request<Full<Bytes>> {

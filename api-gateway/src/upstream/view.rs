@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
-use muster_shared::control::{Fleet, ModelStatus, Outcome, WorkerState, WorkerStatus};
+use muster_shared::control::{Fleet, ModelKind, ModelStatus, Outcome, WorkerState, WorkerStatus};
 use muster_shared::id::WorkerId;
 use muster_shared::transport::Transport;
 use rand::seq::IndexedRandom as _;
@@ -46,8 +46,12 @@ pub(crate) struct View {
 pub(crate) struct Model {
     /// Its name.
     pub(crate) name: Arc<str>,
+    /// What it can be asked for, where known.
+    pub(crate) kind: Option<ModelKind>,
     /// Whether a worker takes a client's request as it is.
     pub(crate) passes_through: bool,
+    /// Whether all of its workers speak FastChat's protocol.
+    pub(crate) only_fastchat: bool,
     /// Its tokens.
     pub(crate) metrics: ModelMetrics,
 }
@@ -154,18 +158,22 @@ impl View {
     }
 
     fn note_models(&self, fleet: &Fleet) {
-        let passes: HashSet<&str> = fleet
-            .workers
-            .iter()
-            .filter(|worker| worker.transport == Transport::OpenAi && worker.state != WorkerState::Gone)
-            .flat_map(|worker| worker.models.iter().map(|card| card.name.as_str()))
-            .collect();
+        let mut spoken: HashMap<&str, HashSet<Transport>> = HashMap::new();
+        for worker in fleet.workers.iter().filter(|worker| worker.state != WorkerState::Gone) {
+            for card in &worker.models {
+                spoken.entry(&card.name).or_default().insert(worker.transport);
+            }
+        }
         let mut models = self.models.write().unwrap_or_else(PoisonError::into_inner);
         models.retain(|name, _| fleet.models.iter().any(|model| model.name == *name));
-        for name in fleet.models.iter().map(|model| &model.name) {
-            let passes_through = passes.contains(name.as_str());
-            if models.get(name).is_none_or(|model| model.passes_through != passes_through) {
-                let model = Model { name: name.as_str().into(), passes_through, metrics: ModelMetrics::new(name) };
+        for ModelStatus { name, kind, .. } in &fleet.models {
+            let speaks = |transport| spoken.get(name.as_str()).is_some_and(|spoken| spoken.contains(&transport));
+            let others = spoken.get(name.as_str()).is_none_or(|spoken| spoken.len() > 1);
+            let (passes_through, only_fastchat) = (speaks(Transport::OpenAi), speaks(Transport::FastChat) && !others);
+            let known = (*kind, passes_through, only_fastchat);
+            if models.get(name).is_none_or(|model| (model.kind, model.passes_through, model.only_fastchat) != known) {
+                let metrics = ModelMetrics::new(name);
+                let model = Model { name: name.as_str().into(), kind: *kind, passes_through, only_fastchat, metrics };
                 models.insert(name.clone(), Arc::new(model));
             }
         }

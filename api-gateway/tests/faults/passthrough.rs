@@ -483,7 +483,8 @@ async fn a_gateway_that_is_attached_to_itself_says_so() {
         assert_eq!(response.status(), 400, "{others}");
         let text = response.text().await.expect("a body");
         assert!(text.contains("attached in a circle"), "{text}");
-        assert_eq!(controller.asked(), 1, "{others}");
+        // A thread whose link is not there yet takes the worker from the last known fleet.
+        assert!(controller.asked() <= 1, "{others}: it is not tried again");
     }
 }
 

@@ -21,7 +21,8 @@ use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
 use muster_gateway::Config;
 use muster_shared::control::{
-    Dispatch, Fleet, Grant, Held, ModelCard, ModelStatus, Outcome, Release, Source, WorkerState, WorkerStatus,
+    Dispatch, Fleet, Grant, Held, ModelCard, ModelKind, ModelStatus, Outcome, Release, Source, WorkerState,
+    WorkerStatus,
 };
 use muster_shared::embed::{EmbedResponse, Vector};
 use muster_shared::generate::{Event, FinishReason, Usage};
@@ -168,6 +169,7 @@ pub(crate) struct Controller {
     /// Whether it knows no worker of the requests that it is told of.
     pub(crate) forgets: Arc<AtomicBool>,
     presence: watch::Sender<Presence>,
+    fleet: Arc<Mutex<Fleet>>,
 }
 
 /// Whether a controller takes links, and how often it has ended them all.
@@ -191,7 +193,7 @@ struct Script {
     presence: watch::Receiver<Presence>,
     /// Requests that the workers have room for, all together.
     room: Arc<Semaphore>,
-    fleet: Arc<Fleet>,
+    fleet: Arc<Mutex<Fleet>>,
 }
 
 impl Controller {
@@ -204,13 +206,29 @@ impl Controller {
         turns: impl IntoIterator<Item = Result<N, Problem>>,
         room: usize,
     ) -> Self {
+        Self::begin(turns, room, None).await
+    }
+
+    /// One whose workers serve a model of that kind.
+    pub(crate) async fn of_kind<N: Into<Named>>(
+        turns: impl IntoIterator<Item = Result<N, Problem>>,
+        kind: ModelKind,
+    ) -> Self {
+        Self::begin(turns, Semaphore::MAX_PERMITS, Some(kind)).await
+    }
+
+    async fn begin<N: Into<Named>>(
+        turns: impl IntoIterator<Item = Result<N, Problem>>,
+        room: usize,
+        kind: Option<ModelKind>,
+    ) -> Self {
         let turns: VecDeque<Result<Named, _>> = turns.into_iter().map(|turn| turn.map(Into::into)).collect();
         let (released, releases) = mpsc::channel(1024);
         let (greeted, hellos) = mpsc::channel(64);
         let (claimed, claims) = mpsc::channel(64);
         let (presence, present) = watch::channel(Presence::default());
         let script = Script {
-            fleet: Arc::new(fleet(turns.iter().flatten())),
+            fleet: Arc::new(Mutex::new(fleet(turns.iter().flatten(), kind))),
             turns: Arc::new(Mutex::new(turns)),
             dispatches: Arc::default(),
             released,
@@ -225,8 +243,15 @@ impl Controller {
         };
         let router = Router::new().route("/link", get(open)).with_state(script.clone());
         let address = serve(router).await;
-        let Script { dispatches, hangs, ignored, abandoned, forgets, .. } = script;
-        Self { address, releases, dispatches, hellos, claims, hangs, ignored, abandoned, forgets, presence }
+        let Script { dispatches, hangs, ignored, abandoned, forgets, fleet, .. } = script;
+        Self { address, releases, dispatches, hellos, claims, hangs, ignored, abandoned, forgets, presence, fleet }
+    }
+
+    /// Its workers serve a model of another name from now on.
+    pub(crate) fn rename(&self, model: &str) {
+        let mut fleet = self.fleet.lock().expect("no panic while holding it");
+        fleet.models.iter_mut().for_each(|status| status.name = model.to_owned());
+        fleet.workers.iter_mut().flat_map(|worker| &mut worker.models).for_each(|card| card.name = model.to_owned());
     }
 
     /// Ends every link, and takes none until [`Controller::come_back`].
@@ -283,14 +308,14 @@ pub(crate) async fn in_time<T>(event: impl Future<Output = T>) -> T {
 }
 
 /// A fleet of workers for `m`.
-fn fleet<'a>(workers: impl Iterator<Item = &'a Named>) -> Fleet {
+fn fleet<'a>(workers: impl Iterator<Item = &'a Named>, kind: Option<ModelKind>) -> Fleet {
     let worker = |worker: &Named| WorkerStatus {
         id: worker.id(),
         address: worker.address.clone(),
         transport: worker.transport,
         source: Source::Registered,
         state: WorkerState::Ready,
-        models: vec![ModelCard { name: "m".to_owned(), kind: None, context_length: None, capacity: None }],
+        models: vec![ModelCard { name: "m".to_owned(), kind, context_length: None, capacity: None }],
         speed: 1.0,
         tickets: 0,
         reported: Vec::new(),
@@ -306,7 +331,7 @@ fn fleet<'a>(workers: impl Iterator<Item = &'a Named>) -> Fleet {
         policy: String::new(),
         waiting: 0,
         workers: workers.into_iter().map(worker).collect(),
-        models: vec![ModelStatus { name: "m".to_owned(), kind: None, context_length: None, workers: 1 }],
+        models: vec![ModelStatus { name: "m".to_owned(), kind, context_length: None, workers: 1 }],
     }
 }
 
@@ -399,7 +424,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
     fn tell_fleet(&mut self, told: &[Held]) {
         let told = told.iter().filter(|_| self.script.forgets.load(Ordering::Relaxed));
         let unknown = told.map(|held| held.ticket).collect();
-        self.link.queue(&Tell::Fleet { fleet: Box::new((*self.script.fleet).clone()), unknown });
+        self.link.queue(&Tell::Fleet {
+            fleet: Box::new(self.script.fleet.lock().expect("no panic while holding it").clone()),
+            unknown,
+        });
     }
 
     fn dispatch(&mut self, id: u32, dispatch: Dispatch) {

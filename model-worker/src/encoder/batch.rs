@@ -1,57 +1,63 @@
-//! Which waiting texts run together.
+//! How much runs together.
 //!
 //! On a processor a run is saturated at some 64 tokens and padding is pure loss, so texts of like length share a run
 //! and long ones run alone. Nothing waits for company: only what is queued already is put together.
 
-/// Most tokens of one run, padding included, when it holds more than one text.
-const TOKENS: usize = 128;
-/// Texts looked at for company, from the oldest on.
-const WINDOW: usize = 256;
+/// Bounds of one run that holds more than one text.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct BatchLimits {
+    /// Tokens, padding included: the longest text times the number of texts.
+    pub tokens: usize,
+    /// Padding in percent of these tokens.
+    pub padding_percent: usize,
+}
 
-/// Chooses from the lengths of the waiting texts, oldest first, those that run now: the oldest, and others while the
-/// run stays below 128 tokens and a tenth of padding. Gives indices in ascending order.
-pub fn choose(lengths: &[usize]) -> Vec<usize> {
-    let Some((&oldest, others)) = lengths.split_first() else { return Vec::new() };
-    let mut candidates: Vec<usize> = (1..=others.len().min(WINDOW)).collect();
-    candidates.sort_by_key(|&index| lengths[index].abs_diff(oldest));
-    let mut chosen = vec![0];
-    let (mut longest, mut sum) = (oldest, oldest);
-    for index in candidates {
-        let (new_longest, new_sum) = (longest.max(lengths[index]), sum + lengths[index]);
-        let padded = new_longest * (chosen.len() + 1);
-        if padded > TOKENS || (padded - new_sum) * 10 > padded {
-            break; // the next candidate is less alike still
-        }
-        (longest, sum) = (new_longest, new_sum);
-        chosen.push(index);
+impl BatchLimits {
+    /// What suits one thread of a processor.
+    pub const PROCESSOR: Self = Self { tokens: 128, padding_percent: 10 };
+    /// Every text runs alone: for graphs in which what runs together changes what comes out.
+    pub const ALONE: Self = Self { tokens: 0, padding_percent: 0 };
+}
+
+/// A run that is being put together.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Filling {
+    limits: BatchLimits,
+    texts: usize,
+    longest: usize,
+    /// Tokens without padding.
+    tokens: usize,
+}
+
+impl Filling {
+    /// Begins with one text of so many tokens, however long it is.
+    pub(super) fn new(limits: BatchLimits, length: usize) -> Self {
+        Self { limits, texts: 1, longest: length, tokens: length }
     }
-    chosen.sort_unstable();
-    chosen
+
+    /// Adds a text of so many tokens; says whether it fits, and else changes nothing.
+    pub(super) fn add(&mut self, length: usize) -> bool {
+        let (texts, longest, tokens) = (self.texts + 1, self.longest.max(length), self.tokens + length);
+        let padded = longest * texts;
+        let fits = padded <= self.limits.tokens && (padded - tokens) * 100 <= padded * self.limits.padding_percent;
+        if fits {
+            *self = Self { texts, longest, tokens, ..*self };
+        }
+        fits
+    }
 }
 
 #[cfg(test)]
 mod tests {
-    use proptest::prelude::*;
-
     use super::*;
 
     #[test]
-    fn like_lengths_run_together_and_long_texts_alone() {
-        assert_eq!(choose(&[10, 300, 10, 11, 40]), [0, 2, 3]);
-        assert_eq!(choose(&[300, 10, 10]), [0]);
-        assert!(choose(&[]).is_empty());
-    }
-
-    proptest! {
-        #[test]
-        fn a_run_holds_the_oldest_and_stays_within_its_bounds(
-            lengths in proptest::collection::vec(1_usize..400, 1..40),
-        ) {
-            let chosen = choose(&lengths);
-            prop_assert_eq!(chosen[0], 0);
-            prop_assert!(chosen.windows(2).all(|pair| pair[0] < pair[1]));
-            let longest = chosen.iter().map(|&index| lengths[index]).max().unwrap_or(0);
-            prop_assert!(chosen.len() == 1 || longest * chosen.len() <= TOKENS);
-        }
+    fn a_run_takes_texts_until_its_tokens_or_its_padding_are_too_many() {
+        let mut run = Filling::new(BatchLimits::PROCESSOR, 40);
+        assert!(!run.add(30), "12.5 % would be padding");
+        assert!(run.add(40) && run.add(38));
+        assert!(!run.add(40), "160 tokens are more than 128");
+        assert!(!Filling::new(BatchLimits::PROCESSOR, 70).add(70));
+        assert!(!Filling::new(BatchLimits::ALONE, 1).add(1));
     }
 }

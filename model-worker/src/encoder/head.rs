@@ -1,8 +1,17 @@
 //! What becomes of the graph's numbers for one text.
+//!
+//! * [`embedding`]: the vectors of tokens become one vector, by pooling and what may follow it.
+//! * [`dense`]: layers that sentence-transformers puts behind its pooling.
+//! * [`splade`]: a number for each token of the vocabulary becomes a sparse vector.
+//! * [`Plain`]: the numbers themselves, for models that judge.
+
+pub mod dense;
+pub mod embedding;
+pub mod splade;
 
 use muster_shared::embed::SparseVector;
 
-use super::pooling::{Pooling, normalise};
+pub use embedding::EmbeddingHead;
 
 /// A text as a graph takes it: the tokens of one text, or of two that are judged together.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -66,24 +75,15 @@ pub trait Head: Send + Sync {
     fn finish(&self, given: Given<'_>) -> Encoded;
 }
 
-/// From the vectors of tokens to one vector of the text.
+/// The graph's own numbers: those of classes, for the text or for each token.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct EmbeddingHead {
-    /// How they are put together.
-    pub pooling: Pooling,
-    /// Whether the vector is scaled to length 1.
-    pub normalise: bool,
-}
+pub struct Plain;
 
-impl Head for EmbeddingHead {
+impl Head for Plain {
     fn finish(&self, given: Given<'_>) -> Encoded {
-        let mut vector = match given {
-            Given::Tokens { values, width } => self.pooling.pool(values, width),
-            Given::Text(vector) => vector.to_vec(),
-        };
-        if self.normalise {
-            normalise(&mut vector);
+        match given {
+            Given::Text(values) => Encoded::Dense(values.to_vec()),
+            Given::Tokens { values, width } => Encoded::Tokens { values: values.to_vec(), width },
         }
-        Encoded::Dense(vector)
     }
 }

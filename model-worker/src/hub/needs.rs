@@ -78,11 +78,14 @@ impl<'a> Needs<'a> {
         self.files.iter().map(String::as_str).filter_map(inside)
     }
 
-    /// Paths of everything but graphs and weights.
+    /// Paths of everything but graphs and their weights.
     pub(super) fn configuration(&self) -> Vec<String> {
         let wanted = self.names().filter(|name| match name.split_once('/') {
             None => CONFIGURATION.contains(name),
-            Some((folder, file)) => file == "config.json" && is_module(folder),
+            Some((folder, "config.json")) => is_module(folder),
+            // A few hundred KiB, of which no graph knows.
+            Some((folder, "model.safetensors")) => is_module(folder) && folder.ends_with("_Dense"),
+            Some(_) => false,
         });
         wanted.map(|name| self.path(name)).collect()
     }
@@ -170,7 +173,11 @@ mod tests {
             "README.md",
             "config.json",
             "tokenizer.json",
+            "0_Transformer/model.safetensors",
             "1_Pooling/config.json",
+            "2_Dense/config.json",
+            "2_Dense/model.safetensors",
+            "2_Dense/pytorch_model.bin",
             "other/config.json",
             "../config.json",
             "onnx/model.onnx",
@@ -182,7 +189,16 @@ mod tests {
             "model.safetensors",
         ];
         let needs = needs(&files, None).expect("a model");
-        assert_eq!(needs.configuration(), ["config.json", "tokenizer.json", "1_Pooling/config.json"]);
+        assert_eq!(
+            needs.configuration(),
+            [
+                "config.json",
+                "tokenizer.json",
+                "1_Pooling/config.json",
+                "2_Dense/config.json",
+                "2_Dense/model.safetensors"
+            ]
+        );
         assert_eq!(needs.graphs(), ["onnx/model.onnx", "onnx/model_q4.onnx"]);
         assert_eq!(needs.usual_weights("onnx/model_q4.onnx"), ["onnx/model_q4.onnx_data", "onnx/model_q4.onnx_data_1"]);
     }

@@ -5,10 +5,11 @@ mod encoder;
 mod variant;
 
 pub use causal::{CausalManifest, Layout};
-pub use encoder::EncoderManifest;
+pub use encoder::{EncoderManifest, Prompts, Task, TextRules};
 
 use super::ModelError;
 use super::files::{GraphSource, ModelFiles};
+use super::onnx::bounds::{Bounds, LARGEST_FILE};
 use super::onnx::graph::{GraphFacts, check_external_data};
 
 /// What a model's files hold.
@@ -16,7 +17,7 @@ use super::onnx::graph::{GraphFacts, check_external_data};
 pub enum Manifest {
     /// A language model.
     Causal(CausalManifest),
-    /// An embedding model.
+    /// A model that reads whole texts.
     Encoder(EncoderManifest),
 }
 
@@ -161,11 +162,24 @@ fn names_language_model(configs: &Configs) -> bool {
 fn read_graph(files: &ModelFiles, name: &str) -> Result<Graph, ModelError> {
     let source = files.graph(name)?;
     let described = files.describe(name);
+    let unusable = |reason| ModelError::Malformed { file: described.clone(), reason };
+    if let GraphSource::File(path) = &source {
+        let bytes = path.metadata().map_or(0, |metadata| metadata.len());
+        if bytes > LARGEST_FILE {
+            let reason = format!(
+                "it has {bytes} bytes, and ONNX Runtime reads {LARGEST_FILE} at most; export it with external data"
+            );
+            return Err(unusable(reason));
+        }
+    }
     let bytes = files.read(name)?.unwrap_or_default();
-    let facts = GraphFacts::read(&bytes).map_err(|reason| ModelError::Malformed { file: described.clone(), reason })?;
+    let facts = GraphFacts::read(&bytes).map_err(unusable)?;
+    let mut bounds = Bounds { folder: None };
     if let (GraphSource::File(path), ModelFiles::Folder(folder)) = (&source, files) {
         check_external_data(folder, path, &facts)?;
+        bounds.folder = path.parent();
     }
+    bounds.check(&bytes).map_err(unusable)?;
     Ok(Graph { name: described, source, facts })
 }
 

@@ -1,14 +1,17 @@
 //! ONNX models: what is in a graph, and how to run it. The only folder that names `ort`.
 //!
 //! * [`runtime`] finds and starts ONNX Runtime.
-//! * [`graph`] reads what an ONNX file says of itself, and refuses weights outside the model's folder.
+//! * [`graph`] reads what an ONNX file says of itself, and refuses weights outside the model's folder; [`bounds`] refuses
+//!   sizes that cannot be true.
 //! * [`rewrite`] changes a language model's graph so that its head runs on chosen positions only.
 //! * [`session`] loads a graph into ONNX Runtime; [`optimised`] keeps what it makes of it for the next start.
 //! * [`spin`] says what threads do between two pieces of work; `tuning` stops them where `contention` shows that other
 //!   work wants their processors.
 //! * `gqa` and [`mod@concat`] run the two layouts of language models; [`encoder`] runs encoders. `lent` holds the memory
 //!   that ONNX Runtime reads and writes in place.
+//! * `words`: what it says, fit for a client.
 
+pub mod bounds;
 pub mod concat;
 mod contention;
 pub mod encoder;
@@ -21,9 +24,14 @@ pub mod runtime;
 pub mod session;
 pub mod spin;
 mod tuning;
+mod wire;
+mod words;
+
+use std::num::NonZeroUsize;
 
 use super::manifest::{CausalManifest, EncoderManifest, Graph, Layout};
 use super::{CausalModel, CausalShape, EncoderModel, ModelError};
+use crate::encoder::batch::BatchLimits;
 use gqa::GqaModel;
 use lent::f16;
 use runtime::Runtime;
@@ -102,18 +110,29 @@ pub fn load_causal(
     })
 }
 
-/// Loads an encoder.
+/// Loads an encoder as often as there are threads, each session with one of them: a run is too short to be shared.
 ///
 /// # Errors
 /// [`ModelError::Load`] with ONNX Runtime's words.
-pub fn load_encoder(
+pub fn load_encoders(
     runtime: &'static Runtime,
     options: &SessionOptions,
     manifest: &EncoderManifest,
-) -> Result<Box<dyn EncoderModel>, ModelError> {
-    note_shared_scales(&manifest.graph);
-    let session = session::open(runtime, &manifest.graph.source, options, &manifest.graph.name)?;
-    Ok(Box::new(encoder::OnnxEncoder::new(session, manifest.io.clone())))
+) -> Result<Vec<Box<dyn EncoderModel>>, ModelError> {
+    let one = SessionOptions { threads: NonZeroUsize::MIN, ..options.clone() };
+    let sessions = session::open_several(runtime, &manifest.graph, &one, options.threads)?;
+    let encoder = |session| Box::new(encoder::OnnxEncoder::new(session, manifest.io.clone())) as Box<dyn EncoderModel>;
+    Ok(sessions.into_iter().map(encoder).collect())
+}
+
+/// How much of an encoder's work may run together on a processor: nothing where a text's answer would depend on it.
+pub fn encoder_limits(graph: &Graph) -> BatchLimits {
+    if !graph.facts.shares_scales() {
+        return BatchLimits::PROCESSOR;
+    }
+    let graph = &graph.name;
+    tracing::info!(graph, "this int8 graph takes one scale for all that runs together, so texts run one by one");
+    BatchLimits::ALONE
 }
 
 fn note_shared_scales(graph: &Graph) {
@@ -128,5 +147,5 @@ fn note_shared_scales(graph: &Graph) {
 
 /// ONNX Runtime's words for a failed run.
 fn run_error(error: ort::Error) -> ModelError {
-    ModelError::Run(error.to_string())
+    ModelError::Run(words::without_paths(&error.to_string()))
 }

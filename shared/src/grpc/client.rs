@@ -20,9 +20,13 @@ use crate::embed::{EmbedRequest, EmbedResponse};
 use crate::generate::{Event, GenerateRequest};
 use crate::problem::BoxError;
 use crate::secret::Secret;
+use crate::text::{
+    ClassifyRequest, ClassifyResponse, DetokenizeRequest, DetokenizeResponse, EntitiesRequest, EntitiesResponse,
+    RerankRequest, RerankResponse, TokenizeRequest, TokenizeResponse,
+};
 
-/// Longest answer with embeddings, in bytes: far more than any model gives for the longest request.
-const VECTORS_LIMIT: usize = 256 << 20;
+/// Longest answer in one message, in bytes: far more than any model gives for the longest request.
+const ANSWER_LIMIT: usize = 256 << 20;
 /// What an answer that is not ours is reported with: HTTP was content, and gRPC has statuses of its own.
 const HTTP_OK: u16 = 200;
 
@@ -63,9 +67,59 @@ impl GrpcWorkerClient {
     /// # Errors
     /// See [`ClientError`].
     pub async fn embed(&self, request: &EmbedRequest) -> Result<EmbedResponse, ClientError> {
-        let mut worker = self.worker(VECTORS_LIMIT).await?;
+        let mut worker = self.worker(ANSWER_LIMIT).await?;
         let request = self.authorized(request.clone().into());
         Ok(self.answer(worker.embed(request)).await?.into())
+    }
+
+    /// Judges how well texts answer a query.
+    ///
+    /// # Errors
+    /// See [`ClientError`].
+    pub async fn rerank(&self, request: &RerankRequest) -> Result<RerankResponse, ClientError> {
+        let mut worker = self.worker(ANSWER_LIMIT).await?;
+        let request = self.authorized(request.clone().into());
+        Ok(self.answer(worker.rerank(request)).await?.into())
+    }
+
+    /// Tells of which classes texts are.
+    ///
+    /// # Errors
+    /// See [`ClientError`].
+    pub async fn classify(&self, request: &ClassifyRequest) -> Result<ClassifyResponse, ClientError> {
+        let mut worker = self.worker(ANSWER_LIMIT).await?;
+        let request = self.authorized(request.clone().into());
+        Ok(self.answer(worker.classify(request)).await?.into())
+    }
+
+    /// Finds the names of something in texts.
+    ///
+    /// # Errors
+    /// See [`ClientError`].
+    pub async fn entities(&self, request: &EntitiesRequest) -> Result<EntitiesResponse, ClientError> {
+        let mut worker = self.worker(ANSWER_LIMIT).await?;
+        let request = self.authorized(request.clone().into());
+        Ok(self.answer(worker.entities(request)).await?.into())
+    }
+
+    /// Tells the tokens of a prompt.
+    ///
+    /// # Errors
+    /// See [`ClientError`].
+    pub async fn tokenize(&self, request: &TokenizeRequest) -> Result<TokenizeResponse, ClientError> {
+        let mut worker = self.worker(ANSWER_LIMIT).await?;
+        let request = self.authorized(request.clone().into());
+        Ok(self.answer(worker.tokenize(request)).await?.into())
+    }
+
+    /// Tells the text of tokens.
+    ///
+    /// # Errors
+    /// See [`ClientError`].
+    pub async fn detokenize(&self, request: &DetokenizeRequest) -> Result<DetokenizeResponse, ClientError> {
+        let mut worker = self.worker(ANSWER_LIMIT).await?;
+        let request = self.authorized(request.clone().into());
+        Ok(self.answer(worker.detokenize(request)).await?.into())
     }
 
     async fn worker(&self, message_limit: usize) -> Result<WorkerClient<Connection>, ClientError> {

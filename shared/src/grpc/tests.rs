@@ -15,6 +15,10 @@ use crate::generate::{
     TopLogprob, Usage,
 };
 use crate::problem::{Kind, Problem};
+use crate::text::{
+    Aggregation, ClassifyInput, ClassifyRequest, ClassifyResponse, DetokenizeRequest, DetokenizeResponse,
+    EntitiesRequest, EntitiesResponse, Entity, RerankRequest, RerankResponse, TokenizeRequest, TokenizeResponse,
+};
 
 const KINDS: [Kind; 15] = [
     Kind::Invalid,
@@ -203,6 +207,121 @@ prop_compose! {
     }
 }
 
+prop_compose! {
+    fn rerank_request()(
+        [request_id, model, query] in [text(), text(), text()],
+        documents in vec(text(), 0..4),
+        raw_scores: bool,
+        truncate: bool,
+    ) -> RerankRequest {
+        RerankRequest { request_id, model, query, documents, raw_scores, truncate }
+    }
+}
+
+fn classify_input() -> impl Strategy<Value = ClassifyInput> {
+    prop_oneof![
+        text().prop_map(ClassifyInput::Text),
+        (text(), text()).prop_map(|(first, second)| ClassifyInput::Pair(first, second)),
+        tokens().prop_map(ClassifyInput::Tokens),
+    ]
+}
+
+prop_compose! {
+    fn classify_request()(
+        [request_id, model] in [text(), text()],
+        inputs in vec(classify_input(), 0..4),
+        raw_scores: bool,
+        truncate: bool,
+    ) -> ClassifyRequest {
+        ClassifyRequest { request_id, model, inputs, raw_scores, truncate }
+    }
+}
+
+prop_compose! {
+    fn classify_response()(
+        labels in vec(text(), 0..4),
+        scores in vec(vec(number(), 0..4), 0..4),
+        multi_label: bool,
+        prompt_tokens: u32,
+    ) -> ClassifyResponse {
+        ClassifyResponse { labels, scores, multi_label, prompt_tokens }
+    }
+}
+
+prop_compose! {
+    fn entities_request()(
+        [request_id, model] in [text(), text()],
+        inputs in vec(text(), 0..4),
+        aggregation in proptest::sample::select(&Aggregation::ALL[..]),
+        truncate: bool,
+    ) -> EntitiesRequest {
+        EntitiesRequest { request_id, model, inputs, aggregation, truncate }
+    }
+}
+
+prop_compose! {
+    fn entity()([label, text] in [text(), text()], score in number(), start: u32, end: u32) -> Entity {
+        Entity { label, score, text, start, end }
+    }
+}
+
+proptest! {
+    #[test]
+    fn a_rerank_request_survives_the_wire(request in rerank_request()) {
+        prop_assert_eq!(RerankRequest::from(wire::<proto::RerankRequest>(request.clone())), request);
+    }
+
+    #[test]
+    fn scores_survive_the_wire(scores in vec(number(), 0..6), prompt_tokens: u32) {
+        let response = RerankResponse { scores, prompt_tokens };
+        prop_assert_eq!(RerankResponse::from(wire::<proto::RerankResponse>(response.clone())), response);
+    }
+
+    #[test]
+    fn a_classify_request_survives_the_wire(request in classify_request()) {
+        let back = ClassifyRequest::try_from(wire::<proto::ClassifyRequest>(request.clone())).expect("our own");
+        prop_assert_eq!(back, request);
+    }
+
+    #[test]
+    fn classes_survive_the_wire(response in classify_response()) {
+        prop_assert_eq!(ClassifyResponse::from(wire::<proto::ClassifyResponse>(response.clone())), response);
+    }
+
+    #[test]
+    fn an_entities_request_survives_the_wire(request in entities_request()) {
+        let back = EntitiesRequest::try_from(wire::<proto::EntitiesRequest>(request.clone())).expect("our own");
+        prop_assert_eq!(back, request);
+    }
+
+    #[test]
+    fn entities_survive_the_wire(entities in vec(vec(entity(), 0..3), 0..3), prompt_tokens: u32) {
+        let response = EntitiesResponse { entities, prompt_tokens };
+        prop_assert_eq!(EntitiesResponse::from(wire::<proto::EntitiesResponse>(response.clone())), response);
+    }
+
+    #[test]
+    fn what_a_tokenizer_is_asked_survives_the_wire(
+        model in text(), prompt in prompt(), add_special_tokens: bool, tokens in tokens(),
+    ) {
+        let request = TokenizeRequest { model: model.clone(), prompt, add_special_tokens };
+        let back = TokenizeRequest::try_from(wire::<proto::TokenizeRequest>(request.clone())).expect("our own");
+        prop_assert_eq!(back, request);
+        let request = DetokenizeRequest { model, tokens };
+        prop_assert_eq!(DetokenizeRequest::from(wire::<proto::DetokenizeRequest>(request.clone())), request);
+    }
+
+    #[test]
+    fn what_a_tokenizer_answers_survives_the_wire(
+        tokens in tokens(), pieces in vec(text(), 0..6), max_tokens: u32, text in text(),
+    ) {
+        let response = TokenizeResponse { tokens, pieces, max_tokens };
+        prop_assert_eq!(TokenizeResponse::from(wire::<proto::TokenizeResponse>(response.clone())), response);
+        let response = DetokenizeResponse { text };
+        prop_assert_eq!(DetokenizeResponse::from(wire::<proto::DetokenizeResponse>(response.clone())), response);
+    }
+}
+
 proptest! {
     #[test]
     fn a_generate_request_survives_the_wire(request in generate_request()) {
@@ -260,6 +379,9 @@ proptest! {
         let _ = proto::GenerateRequest::decode(bytes.as_slice()).map(GenerateRequest::try_from);
         let _ = proto::Event::decode(bytes.as_slice()).map(proto::Event::into_event);
         let _ = proto::EmbedRequest::decode(bytes.as_slice()).map(EmbedRequest::try_from);
+        let _ = proto::ClassifyRequest::decode(bytes.as_slice()).map(ClassifyRequest::try_from);
+        let _ = proto::EntitiesRequest::decode(bytes.as_slice()).map(EntitiesRequest::try_from);
+        let _ = proto::TokenizeRequest::decode(bytes.as_slice()).map(TokenizeRequest::try_from);
     }
 }
 
@@ -272,6 +394,8 @@ fn what_a_foreign_client_leaves_out_is_as_usual() {
         let usual = GenerateRequest::new("m", Prompt::Text("hi".to_owned()));
         assert_eq!(GenerateRequest::try_from(request).expect("a request"), usual);
     }
+    let entities = EntitiesRequest::try_from(proto::EntitiesRequest::default()).expect("a request");
+    assert_eq!(entities.aggregation, Aggregation::Simple);
 }
 
 #[test]
@@ -293,6 +417,12 @@ fn what_is_not_as_it_must_be_is_named() {
     let error = proto::Event { event: Some(finished) }.into_event().expect_err("no such reason").to_string();
     assert_eq!(error, "`reason` is 7, which this version does not know");
     assert!(proto::Event { event: None }.into_event().is_err());
+    let entities = proto::EntitiesRequest { aggregation: 9, ..<_>::default() };
+    let error = EntitiesRequest::try_from(entities).expect_err("no such aggregation").to_string();
+    assert_eq!(error, "`aggregation` is 9, which this version does not know");
+    assert!(ClassifyInput::try_from(proto::ClassifyInput { input: None }).is_err());
+    let error = TokenizeRequest::try_from(proto::TokenizeRequest::default()).expect_err("no prompt").to_string();
+    assert_eq!(error, "`prompt` is missing");
     assert_eq!(proto::Event::alive().into_event(), Ok(None));
 }
 

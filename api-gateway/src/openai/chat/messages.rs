@@ -7,7 +7,7 @@ use serde_json::{Map, Value};
 use crate::openai::fields::{Fields, empty, missing, shown, wrong};
 
 /// Reads `messages`.
-pub(super) fn parse(messages: Value) -> Result<Vec<Message>, Problem> {
+pub(in crate::openai) fn parse(messages: Value) -> Result<Vec<Message>, Problem> {
     const NAME: &str = "messages";
     match messages {
         Value::Array(messages) if messages.is_empty() => Err(empty(NAME)),

@@ -62,6 +62,13 @@ pub(super) fn embedding_texts(request: &EmbedRequest) -> Result<Vec<String>, Pro
             "this model is served by a FastChat worker, which does not shorten vectors; leave dimensions out",
         ));
     }
+    if request.prompt_name.is_some() {
+        return Err(Problem::invalid(
+            "prompt_name",
+            "this model is served by a FastChat worker, which puts nothing before texts; leave prompt_name and \
+             input_type out",
+        ));
+    }
     let text = |input: &EmbedInput| match input {
         EmbedInput::Text(text) => Ok(text.clone()),
         EmbedInput::Tokens(_) => Err(no_tokens("input")),

@@ -5,6 +5,17 @@
 const LANGUAGE: [&str; 8] = ["q4", "quantized", "int8", "uint8", FULL, "q4f16", "fp16", "bnb4"];
 /// Full precision first, since vectors made by one file are compared with vectors made by another.
 const ENCODER: [&str; 8] = [FULL, "quantized", "int8", "uint8", "q4", "fp16", "q4f16", "bnb4"];
+/// As sentence-transformers' exporter names encoders: optimised graphs of full precision, then those of 8 bits for a kind
+/// of processor, at last half precision.
+const OPTIMISED: [&str; 3] = ["O3", "O2", "O1"];
+/// Graphs of 8 bits for a kind of processor, the best first.
+const FOR_PROCESSOR: &[&str] = if cfg!(target_arch = "aarch64") {
+    &["qint8_arm64"]
+} else {
+    &["qint8_avx512_vnni", "qint8_avx512", "quint8_avx2"]
+};
+/// Half precision, for a GPU.
+const HALF: [&str; 1] = ["O4"];
 /// The variant without a name of its own: `model.onnx`.
 const FULL: &str = "fp32";
 /// Where graphs are looked for, below the model's folder.
@@ -29,7 +40,9 @@ pub(super) fn find<'a>(graphs: &'a [String], variant: &str) -> Option<&'a str> {
 
 /// The graph to serve where the user names none.
 pub(super) fn usual(graphs: &[String], is_language: bool) -> Option<&str> {
-    order(is_language).iter().find_map(|variant| find(graphs, variant))
+    let exported: &[&[&str]] = if is_language { &[] } else { &[&OPTIMISED, FOR_PROCESSOR, &HALF] };
+    let variants = order(is_language).iter().chain(exported.iter().copied().flatten());
+    variants.into_iter().find_map(|variant| find(graphs, variant))
 }
 
 /// Files among which [`usual`] looks, for people.
@@ -72,6 +85,18 @@ mod tests {
         assert_eq!(usual(&all, false), Some("onnx/model.onnx"));
         assert_eq!(usual(&graphs(&["onnx/model_q4.onnx", "model_fp16.onnx"]), true), Some("onnx/model_q4.onnx"));
         assert_eq!(usual(&graphs(&["decoder_model.onnx"]), true), None);
+    }
+
+    #[test]
+    fn the_names_of_sentence_transformers_are_known() {
+        let all = graphs(&["onnx/model.onnx", "onnx/model_O4.onnx", "onnx/model_qint8_avx512_vnni.onnx"]);
+        assert_eq!(usual(&all, false), Some("onnx/model.onnx"));
+        assert_eq!(usual(&all[1..], true), None, "no language model is called so");
+        assert_eq!(usual(&all[1..2], false), Some("onnx/model_O4.onnx"));
+        assert_eq!(find(&all, "O4"), Some("onnx/model_O4.onnx"));
+        assert_eq!(find(&all, "qint8_avx512_vnni"), Some("onnx/model_qint8_avx512_vnni.onnx"));
+        let optimised = graphs(&["onnx/model_O1.onnx", "onnx/model_O3.onnx", "onnx/model_quantized.onnx"]);
+        assert_eq!(usual(&optimised[..2], false), Some("onnx/model_O3.onnx"));
     }
 
     #[test]

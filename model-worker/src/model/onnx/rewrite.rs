@@ -17,10 +17,9 @@
 
 mod graph;
 mod head;
-mod wire;
 
+use super::wire::{self, Malformed, Value};
 use graph::Graph;
-use wire::{Malformed, Value};
 
 /// The input that tells for which positions of the run's tokens logits are wanted; negative ones count from the end.
 pub const POSITIONS: &str = "logits_positions";

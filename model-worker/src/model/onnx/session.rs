@@ -2,7 +2,9 @@
 
 use std::borrow::Cow;
 use std::num::NonZeroUsize;
+use std::panic::resume_unwind;
 use std::path::{Path, PathBuf};
+use std::thread::ScopedJoinHandle;
 
 use ort::logging::LogLevel;
 use ort::session::Session;
@@ -10,7 +12,9 @@ use ort::session::builder::{GraphOptimizationLevel, SessionBuilder};
 
 use super::super::ModelError;
 use super::super::files::GraphSource;
+use super::super::manifest::Graph;
 use super::contention;
+use super::graph::GraphFacts;
 use super::optimised::{Identity, Store};
 use super::rewrite::{self, Head};
 use super::runtime::Runtime;
@@ -71,7 +75,33 @@ pub fn open(
     name: &str,
 ) -> Result<Session, ModelError> {
     let spin = options.spin.steady();
-    Opening { runtime, source, options, name, spin, rewritten: None }.open().map(|opened| opened.session)
+    Opening { runtime, source, options, name, spin, rewritten: None, facts: None }.open().map(|opened| opened.session)
+}
+
+/// Loads a graph as it is, so many times. The sessions share the weights where the optimised graph is kept.
+///
+/// # Errors
+/// As [`open`].
+pub fn open_several(
+    runtime: &'static Runtime,
+    Graph { source, name, facts }: &Graph,
+    options: &SessionOptions,
+    count: NonZeroUsize,
+) -> Result<Vec<Session>, ModelError> {
+    let spin = options.spin.steady();
+    let opening = Opening { runtime, source, options, name, spin, rewritten: None, facts: Some(facts) };
+    // The first one finds or makes the optimised graph for all.
+    let first = opening.open()?;
+    let again = || match &first.optimised {
+        Some(graph) => opening.load_optimised(graph).map_err(|reason| opening.refused(reason)),
+        None => opening.open_unoptimised(),
+    };
+    let others = std::thread::scope(|scope| {
+        let openings: Vec<_> = (1..count.get()).map(|_| scope.spawn(again)).collect();
+        let join = |opened: ScopedJoinHandle<'_, _>| opened.join().unwrap_or_else(|panic| resume_unwind(panic));
+        openings.into_iter().map(join).collect::<Result<Vec<Opened>, _>>()
+    })?;
+    Ok(std::iter::once(first).chain(others).map(|opened| opened.session).collect())
 }
 
 /// Loads a language model's graph, changed so that its head runs on chosen positions where that can be done.
@@ -90,14 +120,17 @@ pub fn open_causal(
         Ok(bytes) => bytes,
         Err(reason) => {
             tracing::info!(graph = name, reason, "the model's head cannot be restricted to chosen positions");
-            return Opening { runtime, source, options, name, spin, rewritten: None }.open_causal(outcome.own);
+            return Opening { runtime, source, options, name, spin, rewritten: None, facts: None }
+                .open_causal(outcome.own);
         }
     };
-    match (Opening { runtime, source, options, name, spin, rewritten: Some(&rewritten) }).open_causal(Head::Positions) {
+    match (Opening { runtime, source, options, name, spin, rewritten: Some(&rewritten), facts: None })
+        .open_causal(Head::Positions)
+    {
         Ok(session) => Ok(session),
         // ONNX Runtime 1.19 does not find weights beside a graph that comes from memory; 1.21 does.
         Err(error) => {
-            let plain = Opening { runtime, source, options, name, spin, rewritten: None };
+            let plain = Opening { runtime, source, options, name, spin, rewritten: None, facts: None };
             let session = plain.open_causal(outcome.own)?;
             tracing::warn!(graph = name, %error, "serving the graph as it is: its head runs on more positions than needed");
             Ok(session)
@@ -124,12 +157,16 @@ struct Opening<'a> {
     spin: Spin,
     /// What is loaded in place of the source's bytes; weights beside the source stay where they are.
     rewritten: Option<&'a [u8]>,
+    /// What is known of the source.
+    facts: Option<&'a GraphFacts>,
 }
 
 /// A session, and how to open the same graph once more.
 struct Opened {
     session: Session,
     twin: Option<Twin>,
+    /// The optimised graph that was loaded, if one was.
+    optimised: Option<PathBuf>,
 }
 
 impl Opening<'_> {
@@ -137,13 +174,17 @@ impl Opening<'_> {
         if let Some(opened) = self.open_optimised()? {
             return Ok(opened);
         }
+        self.open_unoptimised()
+    }
+
+    fn open_unoptimised(&self) -> Result<Opened, ModelError> {
         let builder = self.configure(GraphOptimizationLevel::All, self.spin.steady());
         let session = builder.and_then(|builder| self.commit(builder)).map_err(|reason| self.refused(reason))?;
-        Ok(Opened { session, twin: None })
+        Ok(Opened { session, twin: None, optimised: None })
     }
 
     fn open_causal(&self, head: Head) -> Result<CausalSession, ModelError> {
-        let Opened { session, twin } = self.open()?;
+        let Opened { session, twin, .. } = self.open()?;
         Ok(CausalSession { session, head, twin })
     }
 
@@ -154,12 +195,13 @@ impl Opening<'_> {
     /// Loads the graph that an earlier start optimised, or optimises it now; `None` when that is not wanted or fails.
     fn open_optimised(&self) -> Result<Option<Opened>, ModelError> {
         let (Some(cache), GraphSource::File(path)) = (&self.options.optimised, self.source) else { return Ok(None) };
-        let bytes = match self.rewritten {
-            Some(bytes) => Cow::Borrowed(bytes),
-            None => content(self.source, self.name)?,
-        };
         let store = Store::new(cache);
-        let identity = match Identity::of(path, &bytes, self.runtime) {
+        let identity = match (self.rewritten, self.facts) {
+            (Some(bytes), _) => Identity::of(path, bytes, self.runtime),
+            (None, Some(facts)) => Identity::of_file(path, facts, self.runtime),
+            (None, None) => Identity::of(path, &content(self.source, self.name)?, self.runtime),
+        };
+        let identity = match identity {
             Ok(identity) if identity.is_worth_keeping() => identity,
             Ok(_) => return Ok(None),
             Err(error) => {
@@ -204,7 +246,7 @@ impl Opening<'_> {
         // Optimising once more costs time, and would copy the weights that it touches.
         let mut builder = self.configure(GraphOptimizationLevel::Disable, spin)?;
         let session = builder.commit_from_file(graph).map_err(|error| error.to_string())?;
-        Ok(Opened { session, twin })
+        Ok(Opened { session, twin, optimised: Some(graph.to_owned()) })
     }
 
     /// Whether threads may spin until told otherwise: that must be of use, be seen to do harm, and be over soon.

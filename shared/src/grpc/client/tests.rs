@@ -18,6 +18,7 @@ use super::super::proto::worker_server::{Worker, WorkerServer};
 use super::*;
 use crate::generate::{Prompt, Usage};
 use crate::problem::{Kind, Problem};
+use crate::text::{Aggregation, ClassifyInput};
 
 /// Far more than anything here takes.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -61,6 +62,44 @@ impl Worker for Scripted {
         let numbers = request.into_inner().dimensions.unwrap_or(1) as usize;
         let vectors = vec![proto::Vector { numbers: vec![0.5; numbers] }];
         Ok(Response::new(proto::EmbedResponse { vectors, sparse: vec![], prompt_tokens: 1 }))
+    }
+
+    async fn rerank(&self, request: Request<proto::RerankRequest>) -> Result<Response<proto::RerankResponse>, Status> {
+        let scores = request.into_inner().documents.iter().map(|text| text.len() as f32).collect();
+        Ok(Response::new(proto::RerankResponse { scores, prompt_tokens: 1 }))
+    }
+
+    async fn classify(
+        &self,
+        request: Request<proto::ClassifyRequest>,
+    ) -> Result<Response<proto::ClassifyResponse>, Status> {
+        let scores = request.into_inner().inputs.iter().map(|_| proto::ClassScores { numbers: vec![0.5] }).collect();
+        let labels = vec!["a".to_owned()];
+        Ok(Response::new(proto::ClassifyResponse { labels, scores, multi_label: true, prompt_tokens: 2 }))
+    }
+
+    async fn entities(
+        &self,
+        request: Request<proto::EntitiesRequest>,
+    ) -> Result<Response<proto::EntitiesResponse>, Status> {
+        let texts = request.into_inner().inputs.iter().map(|_| proto::TextEntities::default()).collect();
+        Ok(Response::new(proto::EntitiesResponse { texts, prompt_tokens: 3 }))
+    }
+
+    async fn tokenize(
+        &self,
+        request: Request<proto::TokenizeRequest>,
+    ) -> Result<Response<proto::TokenizeResponse>, Status> {
+        let pieces = vec![request.into_inner().model];
+        Ok(Response::new(proto::TokenizeResponse { tokens: vec![7], pieces, max_tokens: 4 }))
+    }
+
+    async fn detokenize(
+        &self,
+        request: Request<proto::DetokenizeRequest>,
+    ) -> Result<Response<proto::DetokenizeResponse>, Status> {
+        let text = format!("{:?}", request.into_inner().tokens);
+        Ok(Response::new(proto::DetokenizeResponse { text }))
     }
 
     async fn models(&self, _: Request<proto::ModelsRequest>) -> Result<Response<proto::ModelsResponse>, Status> {
@@ -248,6 +287,32 @@ async fn an_address_that_cannot_be_is_unreachable() {
         let (_, error) = ask(&client, "done").await;
         assert!(matches!(error, Some(ClientError::Unreachable { .. })), "{address}: {error:?}");
     }
+}
+
+#[tokio::test]
+async fn every_call_reaches_its_own_method() {
+    let (_, client) = scripted().await;
+    let (id, model) = (String::new, || "m".to_owned());
+    let rerank = RerankRequest {
+        request_id: id(),
+        model: model(),
+        query: "q".to_owned(),
+        documents: vec!["a".to_owned(), "bcd".to_owned()],
+        raw_scores: false,
+        truncate: false,
+    };
+    assert_eq!(client.rerank(&rerank).await.expect("scores").scores, [1.0, 3.0]);
+    let inputs = vec![ClassifyInput::Text("a".to_owned()); 2];
+    let classify = ClassifyRequest { request_id: id(), model: model(), inputs, raw_scores: false, truncate: false };
+    assert_eq!(client.classify(&classify).await.expect("classes").scores, [[0.5], [0.5]]);
+    let (inputs, aggregation) = (vec!["a".to_owned()], Aggregation::Max);
+    let entities = EntitiesRequest { request_id: id(), model: model(), inputs, aggregation, truncate: false };
+    assert_eq!(client.entities(&entities).await.expect("entities").entities, [[]]);
+    let prompt = Prompt::Text("a".to_owned());
+    let tokenize = TokenizeRequest { model: model(), prompt, add_special_tokens: true };
+    assert_eq!(client.tokenize(&tokenize).await.expect("tokens").pieces, ["m"]);
+    let detokenize = DetokenizeRequest { model: model(), tokens: vec![1, 2] };
+    assert_eq!(client.detokenize(&detokenize).await.expect("a text").text, "[1, 2]");
 }
 
 #[tokio::test]

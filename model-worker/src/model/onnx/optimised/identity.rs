@@ -1,5 +1,6 @@
 //! Which optimised graph belongs to a model.
 
+use std::borrow::Cow;
 use std::fmt::Write as _;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -36,22 +37,42 @@ impl Identity {
     /// # Errors
     /// When one of its files cannot be looked at.
     pub fn of(path: &Path, bytes: &[u8], runtime: &Runtime) -> io::Result<Self> {
-        let model = path.canonicalize()?;
         let facts = GraphFacts::read(bytes).map_err(io::Error::other)?;
+        Self::new(path, &facts, (bytes.len(), Cow::Borrowed(bytes)), runtime)
+    }
+
+    /// The same of a graph that is loaded as it is, and whose facts are known: a large file is not read once more.
+    ///
+    /// # Errors
+    /// As [`Identity::of`].
+    pub fn of_file(path: &Path, facts: &GraphFacts, runtime: &Runtime) -> io::Result<Self> {
+        let length = usize::try_from(path.metadata()?.len()).unwrap_or(usize::MAX);
+        let bytes = if length <= HASHED { std::fs::read(path)? } else { Vec::new() };
+        Self::new(path, facts, (length, Cow::Owned(bytes)), runtime)
+    }
+
+    /// Of the bytes, those of a larger graph than [`HASHED`] do not count.
+    fn new(
+        path: &Path,
+        facts: &GraphFacts,
+        (length, bytes): (usize, Cow<'_, [u8]>),
+        runtime: &Runtime,
+    ) -> io::Result<Self> {
+        let model = path.canonicalize()?;
         let folder = path.parent().unwrap_or(Path::new(""));
         let mut hash = Sha256::new();
         let mut size = note_file(&mut hash, &model)?;
         for location in &facts.external_data {
             size += note_file(&mut hash, &folder.join(location).canonicalize()?)?;
         }
-        if bytes.len() <= HASHED {
-            note(&mut hash, bytes);
+        if length <= HASHED {
+            note(&mut hash, &bytes);
         }
         note_file(&mut hash, &runtime.library)?;
         note(&mut hash, runtime.build.as_bytes());
         note(&mut hash, processor().as_bytes());
         note(&mut hash, &rewrite::VERSION.to_le_bytes());
-        note(&mut hash, &(bytes.len() as u64).to_le_bytes());
+        note(&mut hash, &(length as u64).to_le_bytes());
         note(&mut hash, SETTINGS.as_bytes());
         let digest = hash.finalize();
         let key = digest[..16].iter().fold(String::new(), |mut key, byte| {

@@ -5,7 +5,7 @@
 use std::collections::HashMap;
 use std::ops::Range;
 
-use super::wire::{self, Malformed, Value, fields};
+use super::super::wire::{self, Malformed, Value, fields};
 
 /// Subgraphs lie in one another at most so deep: two is usual, more is nonsense, and recursion needs an end.
 const DEPTH: usize = 16;

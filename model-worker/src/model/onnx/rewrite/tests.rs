@@ -1,7 +1,7 @@
 use proptest::prelude::*;
 
 use super::super::graph::GraphFacts;
-use super::wire::{fields, message, push_bytes, push_number};
+use super::super::wire::{fields, message, push_bytes, push_number};
 use super::*;
 
 const CHAT: &str = "demo/chat/model.onnx";
