@@ -41,6 +41,7 @@ mod metrics;
 pub mod model;
 mod registration;
 mod state;
+pub mod tensor;
 pub mod tokenizer;
 
 use std::sync::Arc;

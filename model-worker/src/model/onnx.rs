@@ -20,6 +20,7 @@ pub mod rewrite;
 pub mod runtime;
 pub mod session;
 pub mod spin;
+pub mod tensor;
 mod tuning;
 
 use super::manifest::{CausalManifest, EncoderManifest, Graph, Layout};

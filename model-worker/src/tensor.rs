@@ -1,0 +1,4 @@
+//! Plain tensor models.
+pub mod check;
+pub mod classify;
+pub mod elements;
