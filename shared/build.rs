@@ -1,4 +1,4 @@
-//! Makes Rust of `proto/muster.proto`, without `protoc`.
+//! Makes Rust of `proto/*.proto`, without `protoc`.
 
 fn main() {
     #[cfg(feature = "grpc")]
@@ -7,8 +7,14 @@ fn main() {
 
 #[cfg(feature = "grpc")]
 fn generate() {
-    println!("cargo::rerun-if-changed=proto/muster.proto");
-    let definitions = protox::compile(["proto/muster.proto"], ["proto"]).expect("proto/muster.proto is sound");
-    // Our client brings its own connections, so tonic's channels need not be built.
-    tonic_prost_build::configure().build_transport(false).compile_fds(definitions).expect("code can be written");
+    const PROTOCOLS: [&str; 2] = ["proto/muster.proto", "proto/open_inference.proto"];
+    for protocol in PROTOCOLS {
+        println!("cargo::rerun-if-changed={protocol}");
+    }
+    let definitions = protox::compile(PROTOCOLS, ["proto"]).expect("our definitions are sound");
+    tonic_prost_build::configure()
+        .build_transport(false) // our client brings its own connections, so tonic's channels need not be built
+        .bytes(".inference") // tensors are pieces of the message as it came, not copies
+        .compile_fds(definitions)
+        .expect("code can be written");
 }

@@ -4,6 +4,7 @@
 //! * [`proto`]: what is generated from the definition.
 //! * [`Malformed`] and the conversions: our types to protobuf and back, without loss.
 //! * [`problem`]: a [`crate::problem::Problem`] as the status of a call.
+//! * [`open_inference`]: the same for [`crate::tensor`], as `proto/open_inference.proto` has it.
 //! * [`GrpcPool`] and [`GrpcWorkerClient`]: calling a worker.
 
 mod client;
@@ -11,6 +12,7 @@ mod connection;
 mod embed;
 mod event;
 mod models;
+pub mod open_inference;
 pub mod problem;
 mod request;
 #[cfg(test)]

@@ -7,10 +7,17 @@
 //! * [`metadata`]: what a server and its models say of themselves, and the repository of models.
 //! * [`config`]: a model's settings, in the words of Triton's `config.pbtxt`.
 //! * [`statistics`]: what a model's runs have cost.
+//! * [`layout`]: how elements lie in bytes.
+//! * [`http`]: the messages as bodies of HTTP; [`crate::grpc`] (feature `grpc`) has them as gRPC's.
 
+#[cfg(test)]
+pub(crate) mod arbitrary;
 pub mod config;
 pub mod datatype;
+pub(crate) mod head;
+pub mod http;
 pub mod infer;
+pub mod layout;
 pub mod metadata;
 pub mod statistics;
 
