@@ -107,7 +107,8 @@ impl Rules {
         let mut counts = inputs.iter().map(|(place, array)| (*place, array.shape.first().copied()));
         let Some((first, Some(rows))) = counts.next() else { return Ok(None) };
         match counts.find(|(_, count)| *count != Some(rows)) {
-            None => Ok(Some(rows)),
+            // A weight that is replaced has no rows.
+            None => Ok(Some(rows).filter(|_| inputs.iter().all(|(place, _)| self.ports.inputs[*place].required))),
             Some(_) if self.max_batch_size.is_none() => Ok(None),
             Some((other, count)) => {
                 let name = |place: usize| &self.ports.inputs[place].name;

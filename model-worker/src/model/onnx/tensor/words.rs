@@ -1,7 +1,7 @@
 //! ONNX Runtime's words, fit for a client.
 
 /// Ends of file names that ONNX Runtime's messages hold. Names of nodes begin with a slash, too, and stay.
-const FILES: [&str; 8] = [".cc", ".h", ".hpp", ".cpp", ".onnx", ".so", ".bin", ".data"];
+const FILES: [&str; 10] = [".cc", ".h", ".hpp", ".cpp", ".onnx", ".so", ".bin", ".data", ".pbtxt", ".txt"];
 
 /// A message with the last part in the place of each path to a file.
 pub fn without_paths(message: &str) -> String {
