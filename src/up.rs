@@ -9,6 +9,7 @@ use anyhow::Context as _;
 use muster_shared::client::{ControllerClient, Timeouts, http_client};
 use muster_shared::control::Fleet;
 use muster_shared::secret::Secret;
+use muster_worker::config::ModelControl;
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
@@ -218,6 +219,7 @@ fn start(plan: Plan, listeners: Listeners, progress: &Progress) -> anyhow::Resul
         http,
         gateway: gateway_address,
         models: worker_config.models.iter().map(|model| model.name.clone()).collect(),
+        may_come: worker_config.repository.as_ref().is_some_and(|it| it.control != ModelControl::None),
         keyed: !gateway_config.keys.is_empty(),
         progress: progress.clone(),
     };
@@ -263,6 +265,8 @@ struct Front {
     gateway: String,
     /// Models that shall be served.
     models: Vec<String>,
+    /// Whether models may come later, so that there need be none now.
+    may_come: bool,
     /// Whether clients must show a key.
     keyed: bool,
     progress: Progress,
@@ -293,12 +297,17 @@ impl Front {
         }
     }
 
+    /// Whether the worker is there and has nothing to serve yet.
+    fn is_open(&self, fleet: &Fleet) -> bool {
+        self.may_come && self.models.is_empty() && !fleet.workers.is_empty()
+    }
+
     /// The fleet if everything is ready, else what is not.
     async fn look(&self) -> Result<Fleet, String> {
         let address = self.controller.address();
         let fleet = self.controller.fleet().await.map_err(|error| format!("the controller at {address}: {error}"))?;
         let failures = self.progress.failures();
-        if let Some(wait) = missing(&self.models, &failures, &fleet) {
+        if let Some(wait) = missing(&self.models, &failures, &fleet).filter(|_| !self.is_open(&fleet)) {
             return Err(wait);
         }
         match self.http.get(format!("{}/ready", self.gateway)).send().await {

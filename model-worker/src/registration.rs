@@ -117,10 +117,16 @@ impl Registrar {
         }
     }
 
-    /// Beats until the controller has forgotten this worker.
+    /// Beats until the controller has forgotten this worker, or knows other models than there are.
     async fn beat(&self, membership: Membership) {
         loop {
-            tokio::time::sleep(jittered(membership.heartbeat)).await;
+            tokio::select! {
+                () = tokio::time::sleep(jittered(membership.heartbeat)) => {}
+                () = self.state.models_changed() => {
+                    tracing::info!("the models have changed; registering again");
+                    return;
+                }
+            }
             let known = match membership.dialect {
                 Dialect::Muster => self.beat_muster().await,
                 Dialect::FastChat => self.beat_fastchat().await,
@@ -156,6 +162,7 @@ impl Registrar {
     }
 
     fn registration(&self) -> Result<Registration, muster_shared::problem::Problem> {
+        self.state.note_told(); // before the cards are made: a change in between is told once more
         let catalog = self.state.catalog()?;
         Ok(Registration {
             id: self.id.clone(),

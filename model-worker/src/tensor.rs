@@ -1,4 +1,17 @@
-//! Plain tensor models.
+//! Plain tensor models: any ONNX graph, asked over the Open Inference Protocol.
+//!
+//! ```text
+//!   InferRequest ─▶ check ─▶ batcher (queue ─▶ threads) ─▶ model::onnx::tensor ─▶ ONNX Runtime
+//!   InferResponse ◀─ classify ◀──── batch ◀──────┘
+//! ```
+//!
+//! * [`repository`]: the models of a worker; loading, exchanging and unloading them.
+//! * [`layout`]: where versions are on the disc. [`settings`]: what `config.pbtxt` says, read by [`pbtxt`].
+//! * [`version`]: one version, loaded. [`check`]: a request against what it takes. [`classify`]: numbers to classes.
+//! * [`batcher`]: its threads. [`queue`]: what runs next, and what together. [`batch`]: several requests as one run.
+//! * [`trial`]: whether rows may run together at all.
+//! * [`statistics`]: what runs have cost. [`elements`]: strings within raw data.
+
 pub mod batch;
 pub mod batcher;
 pub mod check;
@@ -7,6 +20,7 @@ pub mod elements;
 pub mod layout;
 pub mod pbtxt;
 pub mod queue;
+pub mod repository;
 pub mod settings;
 pub mod statistics;
 pub mod trial;

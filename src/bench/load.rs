@@ -24,6 +24,7 @@ pub(super) fn load(config: &Config, rows: usize, context: usize) -> anyhow::Resu
         Manifest::Encoder(manifest) => {
             bail!("--model {}: {} embeds texts; give a language model", model.name, manifest.graph.name)
         }
+        Manifest::Tensor(graph) => bail!("--model {}: {} takes tensors; give a language model", model.name, graph.name),
     };
     let options =
         SessionOptions { threads: config.threads_in_force(), spin: config.spin, optimised: config.graph_cache.clone() };

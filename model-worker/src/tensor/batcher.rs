@@ -176,6 +176,16 @@ impl Batcher {
         (self.shared.running.load(Ordering::Relaxed), self.shared.lock().queue.len())
     }
 
+    /// Instances that run.
+    pub fn instances(&self) -> usize {
+        self.shared.alive.load(Ordering::Relaxed)
+    }
+
+    /// Most rows of a run.
+    pub fn largest(&self) -> usize {
+        self.shared.settings.batching.as_ref().map_or(1, |batching| batching.largest)
+    }
+
     /// What runs have cost so far.
     pub fn recorder(&self) -> &Recorder {
         &self.shared.recorder

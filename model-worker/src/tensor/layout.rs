@@ -106,6 +106,23 @@ pub fn single(name: &str, graph: &Path) -> Found {
     }
 }
 
+/// A model outside of a repository that is a graph's file, or a folder in Triton's layout; `None` for anything else. It
+/// has the name that it is given, whatever its own may be.
+pub fn given(name: &str, path: &Path) -> Option<Result<Found, String>> {
+    if path.is_file() && path.extension().is_some_and(|extension| extension == "onnx") {
+        return Some(Ok(single(name, path)));
+    }
+    if !path.is_dir() || !is_model(path) {
+        return None;
+    }
+    let own = path.canonicalize().ok()?.file_name()?.to_str()?.to_owned();
+    Some(read(&own, path).map(|mut found| {
+        name.clone_into(&mut found.name);
+        name.clone_into(&mut found.settings.config.name);
+        found
+    }))
+}
+
 /// Whether a folder is a model in Triton's layout: it has a version, or says how it shall be served.
 pub fn is_model(folder: &Path) -> bool {
     folder.join(CONFIG_FILE).is_file() || numbered(folder, GRAPH_FILE).is_ok_and(|versions| !versions.is_empty())

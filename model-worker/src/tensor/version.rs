@@ -145,6 +145,11 @@ impl Version {
         Ok(Tensor { name: name.clone(), datatype, shape, parameters: Parameters::new(), data })
     }
 
+    /// Requests that can run at a time: one for each row of each instance.
+    pub fn room(&self) -> usize {
+        self.batcher.instances() * self.batcher.largest()
+    }
+
     /// What it takes, for clients.
     pub fn inputs(&self) -> Vec<TensorMetadata> {
         self.rules.ports.inputs.iter().map(metadata).collect()
