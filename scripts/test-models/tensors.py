@@ -38,7 +38,7 @@ def value(name, element, shape):
 
 
 def weight(name, array):
-    return numpy_helper.from_array(np.ascontiguousarray(array), name)
+    return numpy_helper.from_array(np.asarray(array), name)
 
 
 def write(folder, nodes, inputs, outputs, weights=(), config=None, version="1", **files):

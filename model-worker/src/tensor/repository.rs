@@ -215,6 +215,7 @@ impl Tensors {
         }
         entry.seen = Some(seen);
         entry.loading = true;
+        entry.failures.clear(); // of an earlier attempt
         Ok(())
     }
 
