@@ -219,7 +219,10 @@ fn start(plan: Plan, listeners: Listeners, progress: &Progress) -> anyhow::Resul
         http,
         gateway: gateway_address,
         models: worker_config.models.iter().map(|model| model.name.clone()).collect(),
-        may_come: worker_config.repository.as_ref().is_some_and(|it| it.control != ModelControl::None),
+        may_come: worker_config
+            .repository
+            .as_ref()
+            .is_some_and(|repository| repository.control == ModelControl::Explicit && repository.load.is_empty()),
         keyed: !gateway_config.keys.is_empty(),
         progress: progress.clone(),
     };
@@ -297,9 +300,9 @@ impl Front {
         }
     }
 
-    /// Whether the worker is there and has nothing to serve yet.
-    fn is_open(&self, fleet: &Fleet) -> bool {
-        self.may_come && self.models.is_empty() && !fleet.workers.is_empty()
+    /// Whether there may be nothing to serve yet.
+    fn is_open(&self) -> bool {
+        self.may_come && self.models.is_empty()
     }
 
     /// The fleet if everything is ready, else what is not.
@@ -307,7 +310,7 @@ impl Front {
         let address = self.controller.address();
         let fleet = self.controller.fleet().await.map_err(|error| format!("the controller at {address}: {error}"))?;
         let failures = self.progress.failures();
-        if let Some(wait) = missing(&self.models, &failures, &fleet).filter(|_| !self.is_open(&fleet)) {
+        if let Some(wait) = missing(&self.models, &failures, &fleet).filter(|_| !self.is_open()) {
             return Err(wait);
         }
         match self.http.get(format!("{}/ready", self.gateway)).send().await {

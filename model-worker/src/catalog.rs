@@ -145,7 +145,8 @@ impl Catalog {
 
     fn unknown(&self, name: &str) -> Problem {
         if self.tensors.has(name) {
-            let message = format!("model `{name}` takes tensors; ask for it over the Open Inference Protocol, below /v2");
+            let message =
+                format!("model `{name}` takes tensors; ask for it over the Open Inference Protocol, below /v2");
             return Problem::invalid("model", message);
         }
         let served = self.models.keys().map(String::as_str).collect::<Vec<_>>().join(", ");
@@ -180,10 +181,11 @@ impl Catalog {
 
     /// Whether the thread of every model runs.
     pub fn is_alive(&self) -> bool {
-        self.tensors.is_alive() && self.models().all(|served| match served {
-            Served::Language(model) => model.engine.is_alive(),
-            Served::Embedding(model) => model.encoder.is_alive(),
-        })
+        self.tensors.is_alive()
+            && self.models().all(|served| match served {
+                Served::Language(model) => model.engine.is_alive(),
+                Served::Embedding(model) => model.encoder.is_alive(),
+            })
     }
 
     /// Resolves when the thread of a model has died; gives the model's name.

@@ -150,7 +150,8 @@ impl RepositoryConfig {
     pub fn check(&self) -> Result<(), Error> {
         let folder = self.folder.display();
         if !self.folder.is_dir() {
-            let message = format!("the model repository {folder} is no folder; give one that holds a folder for each model");
+            let message =
+                format!("the model repository {folder} is no folder; give one that holds a folder for each model");
             return Err(Error::Config(message));
         }
         if !self.load.is_empty() && self.control != ModelControl::Explicit {
@@ -158,7 +159,9 @@ impl RepositoryConfig {
             return Err(Error::Config(message.to_owned()));
         }
         if self.control == ModelControl::Poll && self.poll.is_zero() {
-            return Err(Error::Config("the time between two looks at the repository is 0; give one like 15s".to_owned()));
+            return Err(Error::Config(
+                "the time between two looks at the repository is 0; give one like 15s".to_owned(),
+            ));
         }
         Ok(())
     }

@@ -263,7 +263,10 @@ impl ModelSection {
     fn repository(&self) -> anyhow::Result<Option<RepositoryConfig>> {
         let load = self.load_model.clone().unwrap_or_default();
         let Some(folder) = self.model_repository.clone() else {
-            anyhow::ensure!(load.is_empty(), "load_model names models of a repository; give it with --model-repository");
+            anyhow::ensure!(
+                load.is_empty(),
+                "load_model names models of a repository; give it with --model-repository"
+            );
             return Ok(None);
         };
         let control = match self.model_control_mode.as_deref() {

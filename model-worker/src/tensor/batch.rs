@@ -65,7 +65,8 @@ fn pieces(output: &Array, total: usize, rows: &[usize]) -> Vec<Bytes> {
         piece
     };
     if output.datatype == Datatype::Bytes {
-        let lengths: Vec<usize> = elements::split(&output.data).into_iter().flatten().map(|text| 4 + text.len()).collect();
+        let lengths: Vec<usize> =
+            elements::split(&output.data).into_iter().flatten().map(|text| 4 + text.len()).collect();
         let mut lengths = lengths.into_iter();
         return rows.iter().map(|rows| cut(lengths.by_ref().take(rows * elements_of_a_row).sum())).collect();
     }
@@ -86,11 +87,7 @@ mod tests {
 
     fn texts(rows: usize, seed: u8) -> Array {
         let texts: Vec<Vec<u8>> = (0..rows).map(|row| vec![seed; (row + usize::from(seed)) % 4]).collect();
-        Array {
-            datatype: Datatype::Bytes,
-            shape: vec![rows],
-            data: elements::join(texts.iter().map(Vec::as_slice)),
-        }
+        Array { datatype: Datatype::Bytes, shape: vec![rows], data: elements::join(texts.iter().map(Vec::as_slice)) }
     }
 
     proptest! {

@@ -303,7 +303,11 @@ impl Instance {
                 Ok((answers, run)) => return self.deliver(jobs, answers, run, begun),
                 Err(TogetherError::Rows) => {
                     let (model, version) = &self.shared.settings.name;
-                    tracing::warn!(model, version, "a run did not give a row for each row; from now on requests run alone");
+                    tracing::warn!(
+                        model,
+                        version,
+                        "a run did not give a row for each row; from now on requests run alone"
+                    );
                     self.shared.lock().queue.stop_batching();
                 }
                 // Perhaps only one of them is at fault: the others shall not suffer.

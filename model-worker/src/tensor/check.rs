@@ -158,7 +158,8 @@ impl Rules {
 
 /// More classes were asked for than an output has.
 pub fn too_many_classes(index: usize, name: &str, wanted: usize, classes: usize) -> Problem {
-    let message = format!("classification is {wanted}, and output `{name}` has {classes} classes; ask for at most that many");
+    let message =
+        format!("classification is {wanted}, and output `{name}` has {classes} classes; ask for at most that many");
     Problem::invalid(format!("outputs[{index}].classification"), message)
 }
 

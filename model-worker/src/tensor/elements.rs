@@ -10,7 +10,11 @@ pub fn split(data: &[u8]) -> Result<impl Iterator<Item = &[u8]> + Clone, String>
     let mut rest = data;
     while !rest.is_empty() {
         rest = take(rest).ok_or_else(|| {
-            format!("its data ends within the element that begins at byte {} of {}", data.len() - rest.len(), data.len())
+            format!(
+                "its data ends within the element that begins at byte {} of {}",
+                data.len() - rest.len(),
+                data.len()
+            )
         })?;
     }
     Ok(Elements(data))

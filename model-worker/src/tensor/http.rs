@@ -96,10 +96,7 @@ async fn server() -> Json<ServerMetadata> {
     Json(calls::server())
 }
 
-async fn metadata(
-    Shared(state): Shared<Arc<State>>,
-    Path(named): Path<Named>,
-) -> Result<Json<ModelMetadata>, Refusal> {
+async fn metadata(Shared(state): Shared<Arc<State>>, Path(named): Path<Named>) -> Result<Json<ModelMetadata>, Refusal> {
     Ok(Json(calls::tensors(&state)?.metadata(&named.model, named.version.as_deref())?))
 }
 

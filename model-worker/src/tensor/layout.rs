@@ -82,7 +82,9 @@ pub fn read(name: &str, folder: &Path) -> Result<Found, String> {
     };
     let file = &settings.config.default_model_filename;
     if !Path::new(file).components().all(|part| matches!(part, Component::Normal(_))) {
-        return Err(format!("{CONFIG_FILE}: default_model_filename is `{file}`, which leads out of the model's folder"));
+        return Err(format!(
+            "{CONFIG_FILE}: default_model_filename is `{file}`, which leads out of the model's folder"
+        ));
     }
     let mut there = numbered(folder, file)?;
     if there.is_empty() && folder.join(file).is_file() {
@@ -201,7 +203,8 @@ mod tests {
     fn versions_are_numbered_folders_and_the_policy_chooses_among_them() {
         let root = tempfile::tempdir().expect("a folder");
         let folder = root.path().join("m");
-        for file in ["1/model.onnx", "9/model.onnx", "10/model.onnx", "011/model.onnx", "x/model.onnx", "12/other.onnx"] {
+        for file in ["1/model.onnx", "9/model.onnx", "10/model.onnx", "011/model.onnx", "x/model.onnx", "12/other.onnx"]
+        {
             write(&folder, file, "");
         }
         assert_eq!(versions(&read("m", &folder).expect("it is there")), [10]);

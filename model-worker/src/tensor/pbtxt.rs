@@ -135,7 +135,8 @@ impl Parser<'_> {
             Some(Token::Mark(open @ ('{' | '<'))) => {
                 self.depth += 1;
                 if self.depth > DEEPEST {
-                    return self.refuse(format!("`{name}` is the {DEEPEST}th message within another; that is too deep"));
+                    return self
+                        .refuse(format!("`{name}` is the {DEEPEST}th message within another; that is too deep"));
                 }
                 let message = self.fields(Some(if open == '{' { '}' } else { '>' }))?;
                 self.depth -= 1;

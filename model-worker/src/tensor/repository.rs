@@ -109,9 +109,8 @@ impl Tensors {
     pub fn load(&self, name: &str) -> Result<(), Problem> {
         let repository = self.explicit("load")?;
         let folder = || layout::folder(&repository.folder, name);
-        self.load_found(name, folder).map_err(|reason| {
-            Problem::invalid("model", format!("failed to load `{name}`: {reason}"))
-        })
+        self.load_found(name, folder)
+            .map_err(|reason| Problem::invalid("model", format!("failed to load `{name}`: {reason}")))
     }
 
     /// Takes a model away; requests that run end on it.
@@ -154,9 +153,8 @@ impl Tensors {
             Ok(there) => there,
             Err(reason) => return tracing::error!(reason, "the model repository cannot be read"),
         };
-        let known: Vec<String> = self.read(|models| {
-            models.iter().filter(|(_, entry)| !entry.fixed).map(|(name, _)| name.clone()).collect()
-        });
+        let known: Vec<String> =
+            self.read(|models| models.iter().filter(|(_, entry)| !entry.fixed).map(|(name, _)| name.clone()).collect());
         for name in known.iter().filter(|name| !there.contains(name)) {
             tracing::info!(model = name, "model has gone from the repository");
             self.write(|models| {
@@ -397,9 +395,8 @@ impl Tensors {
 
     /// Every model that is known: loaded, being loaded, going, or there to be loaded.
     pub fn index(&self, only_ready: bool) -> Vec<IndexEntry> {
-        let mut entries = self.read(|models| {
-            models.iter().flat_map(|(name, entry)| entry.index(name)).collect::<Vec<IndexEntry>>()
-        });
+        let mut entries =
+            self.read(|models| models.iter().flat_map(|(name, entry)| entry.index(name)).collect::<Vec<IndexEntry>>());
         if let Some(repository) = &self.config.repository {
             let known: BTreeSet<String> = entries.iter().map(|entry| entry.name.clone()).collect();
             let there = layout::models(&repository.folder).unwrap_or_default();
@@ -438,8 +435,7 @@ impl Tensors {
     pub fn load_report(&self) -> Vec<ModelLoad> {
         let mut report: BTreeMap<String, (usize, usize)> = BTreeMap::new();
         let loaded = self.versions();
-        let going: Vec<Arc<Version>> =
-            self.read(|models| models.values().flat_map(Entry::retiring).collect());
+        let going: Vec<Arc<Version>> = self.read(|models| models.values().flat_map(Entry::retiring).collect());
         for version in loaded.iter().chain(&going) {
             let (running, waiting) = version.batcher.load();
             let sum = report.entry(version.model.clone()).or_default();

@@ -105,7 +105,9 @@ fn check_batching(config: &ModelConfig) -> Result<(), String> {
     }
     let largest = config.max_batch_size;
     match batching.preferred_batch_size.iter().find(|&&size| size == 0 || size > largest) {
-        Some(size) => Err(format!("preferred_batch_size holds {size}; expected 1 to max_batch_size, which is {largest}")),
+        Some(size) => {
+            Err(format!("preferred_batch_size holds {size}; expected 1 to max_batch_size, which is {largest}"))
+        }
         None => Ok(()),
     }
 }

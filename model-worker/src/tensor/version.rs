@@ -258,12 +258,14 @@ fn conclude(declared: Option<Batching>, verdict: &Verdict) -> (Option<Batching>,
             );
             (Some(declared), told)
         }
-        (Some(declared), Verdict::Unknown(reason)) => {
-            (Some(declared), format!("requests run together as declared; that no number changes was not tried: {reason}"))
-        }
-        (Some(declared), Verdict::Alike(rows)) => {
-            (Some(declared), format!("requests run together as declared; up to {rows} rows were tried, and no number changed"))
-        }
+        (Some(declared), Verdict::Unknown(reason)) => (
+            Some(declared),
+            format!("requests run together as declared; that no number changes was not tried: {reason}"),
+        ),
+        (Some(declared), Verdict::Alike(rows)) => (
+            Some(declared),
+            format!("requests run together as declared; up to {rows} rows were tried, and no number changed"),
+        ),
         (None, Verdict::Alike(rows)) => {
             let batching = Batching { largest: *rows, preferred: Vec::new(), delay: Duration::ZERO };
             (Some(batching), format!("requests run together up to {rows} rows, which were tried: no number changed"))

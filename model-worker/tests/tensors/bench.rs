@@ -66,13 +66,7 @@ pub(crate) fn served(names: &[&str]) -> (Tensors, TempDir) {
 }
 
 pub(crate) fn tensor(name: &str, datatype: Datatype, shape: &[usize], data: impl Into<Bytes>) -> Tensor {
-    Tensor {
-        name: name.to_owned(),
-        datatype,
-        shape: shape.to_vec(),
-        parameters: Parameters::new(),
-        data: data.into(),
-    }
+    Tensor { name: name.to_owned(), datatype, shape: shape.to_vec(), parameters: Parameters::new(), data: data.into() }
 }
 
 pub(crate) fn floats(name: &str, shape: &[usize], numbers: &[f32]) -> Tensor {

@@ -105,9 +105,8 @@ async fn strings_are_text_and_text_only() {
 #[tokio::test]
 async fn a_run_that_fails_says_why_and_the_next_one_succeeds() {
     let (tensors, folder) = served(&["gather"]);
-    let ask = |index: i64| {
-        request("gather", vec![tensor("index", Datatype::Int64, &[1], index.to_le_bytes().to_vec())])
-    };
+    let ask =
+        |index: i64| request("gather", vec![tensor("index", Datatype::Int64, &[1], index.to_le_bytes().to_vec())]);
     let problem = refusal(&tensors, ask(99)).await;
     assert_eq!(problem.kind, Kind::Bug);
     assert!(problem.message.contains("Gather") && problem.message.contains("99"), "{problem}");

@@ -134,10 +134,8 @@ async fn a_file_and_a_folder_are_served_without_a_repository() {
     let bare = folder.path().join("bare");
     std::fs::create_dir(&bare).expect("a folder");
     std::fs::copy(models().join("fixed/1/model.onnx"), bare.join("net.onnx")).expect("a copy");
-    let model = |name: &str, path: &Path| ModelConfig {
-        name: name.to_owned(),
-        source: ModelSource::Folder(path.to_owned()),
-    };
+    let model =
+        |name: &str, path: &Path| ModelConfig { name: name.to_owned(), source: ModelSource::Folder(path.to_owned()) };
     let config = Config {
         models: vec![
             model("file", &bare.join("net.onnx")),

@@ -85,7 +85,10 @@ impl Worker {
         let response = call.send().await.expect("an answer");
         if let Some(status) = response.headers().get("grpc-status") {
             let told = response.headers().get("grpc-message").map(|message| message.to_str().expect("a text"));
-            return Err((status.to_str().expect("a number").parse().expect("one"), told.unwrap_or_default().to_owned()));
+            return Err((
+                status.to_str().expect("a number").parse().expect("one"),
+                told.unwrap_or_default().to_owned(),
+            ));
         }
         let mut answer: Bytes = response.bytes().await.expect("a body");
         answer.advance(5);
@@ -143,9 +146,7 @@ async fn a_worker_answers_every_route_over_http() {
 async fn mistakes_are_told_in_the_protocols_form() {
     let folder = repository(&["add", "gather"]);
     let worker = Worker::start(folder.path(), ModelControl::None).await;
-    let input = |name: &str, kind: &str, shape: Value, data: Value| {
-        json!({ "inputs": [{ "name": name, "datatype": kind, "shape": shape, "data": data }] })
-    };
+    let input = |name: &str, kind: &str, shape: Value, data: Value| json!({ "inputs": [{ "name": name, "datatype": kind, "shape": shape, "data": data }] });
     for (path, body, status, words) in [
         ("models/nobody/infer", json!({ "inputs": [] }), 404, "nobody"),
         ("models/add/versions/9/infer", json!({ "inputs": [] }), 404, "`9`"),
@@ -197,7 +198,8 @@ async fn a_worker_answers_every_call_over_grpc() {
     let folder = repository(&["add", "mlp"]);
     let worker = Worker::start(folder.path(), ModelControl::Explicit).await;
     let live: proto::ServerLiveResponse = worker.call("ServerLive", &proto::ServerLiveRequest {}).await.expect("it");
-    let ready: proto::ServerReadyResponse = worker.call("ServerReady", &proto::ServerReadyRequest {}).await.expect("it");
+    let ready: proto::ServerReadyResponse =
+        worker.call("ServerReady", &proto::ServerReadyRequest {}).await.expect("it");
     assert!(live.live && ready.ready);
     let named = |name: &str, version: &str| (name.to_owned(), version.to_owned());
     for (asked, expected) in [(named("mlp", "2"), true), (named("mlp", "3"), false), (named("nobody", ""), false)] {

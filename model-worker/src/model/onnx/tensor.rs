@@ -134,8 +134,8 @@ fn output(value: &DynValue) -> ort::Result<Array> {
         ValueType::Tensor { ty, .. } => *ty,
         other => return Err(ort::Error::new(format!("an output is {other}, which is no tensor"))),
     };
-    let datatype =
-        datatype(element).ok_or_else(|| ort::Error::new(format!("an output holds {element}, which has no datatype")))?;
+    let datatype = datatype(element)
+        .ok_or_else(|| ort::Error::new(format!("an output holds {element}, which has no datatype")))?;
     let (shape, data) = for_datatype!(
         datatype,
         Number => value.try_extract_tensor::<Number>().map(copy)?,

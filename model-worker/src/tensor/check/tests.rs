@@ -6,12 +6,7 @@ use crate::model::tensor::Dimension;
 
 fn port(name: &str, datatype: Datatype, sizes: &[i64]) -> Port {
     let dimension = |&size: &i64| Dimension { size: usize::try_from(size).ok(), symbol: None };
-    Port {
-        name: name.to_owned(),
-        datatype,
-        dimensions: Some(sizes.iter().map(dimension).collect()),
-        required: true,
-    }
+    Port { name: name.to_owned(), datatype, dimensions: Some(sizes.iter().map(dimension).collect()), required: true }
 }
 
 fn rules() -> Rules {

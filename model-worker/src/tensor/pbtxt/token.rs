@@ -99,9 +99,11 @@ impl<'a> Tokens<'a> {
     fn skip(&mut self) {
         while let Some(&c) = self.rest.peek() {
             match c {
-                '#' => while self.rest.peek().is_some_and(|&c| c != '\n') {
-                    self.advance();
-                },
+                '#' => {
+                    while self.rest.peek().is_some_and(|&c| c != '\n') {
+                        self.advance();
+                    }
+                }
                 c if c.is_whitespace() || c == '\u{feff}' => drop(self.advance()),
                 _ => return,
             }

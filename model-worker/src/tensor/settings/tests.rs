@@ -8,10 +8,7 @@ fn port(name: &str, datatype: Datatype, sizes: &[i64]) -> Port {
 }
 
 fn graph() -> Ports {
-    Ports {
-        inputs: vec![port("x", Datatype::Fp32, &[-1, -1])],
-        outputs: vec![port("y", Datatype::Int64, &[-1, 3])],
-    }
+    Ports { inputs: vec![port("x", Datatype::Fp32, &[-1, -1])], outputs: vec![port("y", Datatype::Int64, &[-1, 3])] }
 }
 
 #[test]
@@ -90,7 +87,10 @@ fn what_cannot_be_is_refused_in_words() {
 fn a_configuration_that_contradicts_the_graph_names_both() {
     for (text, words) in [
         ("input { name: \"z\" data_type: TYPE_FP32 dims: 4 }", &["`z`", "the graph has x"][..]),
-        ("input { name: \"x\" data_type: TYPE_INT8 dims: [-1, 4] }", &["INT8 in the configuration", "FP32 in the graph"]),
+        (
+            "input { name: \"x\" data_type: TYPE_INT8 dims: [-1, 4] }",
+            &["INT8 in the configuration", "FP32 in the graph"],
+        ),
         ("input { name: \"x\" data_type: TYPE_FP32 dims: [4] }", &["dims [4]", "shape [-1, -1]"]),
         ("output { name: \"y\" data_type: TYPE_INT64 dims: [-1, 5] }", &["dims [-1, 5]", "shape [-1, 3]"]),
         ("max_batch_size: 2 output { name: \"y\" data_type: TYPE_INT64 dims: [-1, 3] }", &["-1 in front", "[-1, 3]"]),

@@ -35,6 +35,9 @@ mod tests {
         assert!(kept.contains("Name:'/layer.0/Gather'"), "{kept}");
         assert!(kept.contains(" gather.cc:160 indices"), "{kept}");
         assert!(!kept.contains("onnxruntime_src"), "{kept}");
-        assert_eq!(without_paths("open \"/home/me/model.onnx\" and (../a/b.data), 1/2"), "open \"model.onnx\" and (b.data), 1/2");
+        assert_eq!(
+            without_paths("open \"/home/me/model.onnx\" and (../a/b.data), 1/2"),
+            "open \"model.onnx\" and (b.data), 1/2"
+        );
     }
 }
