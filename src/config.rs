@@ -26,7 +26,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 pub(crate) use attach::{AttachConfig, AttachSection, Offer, Target};
 pub(crate) use controller::ControllerSection;
 pub(crate) use file::File;
-pub(crate) use gateway::GatewaySection;
+pub(crate) use gateway::{GatewaySection, GrpcPort};
 pub(crate) use worker::{ModelSection, WorkerSection};
 
 /// `self`, and from `other` whatever it leaves open. Of two knobs that belong together, `(one, two)`, whoever says one

@@ -8,8 +8,11 @@ use tokio::net::TcpListener;
 
 use crate::bind::{Guard, bind};
 use crate::cli::{ControllerArgs, GatewayArgs, WorkerArgs};
-use crate::config::{AttachSection, ControllerSection, File, GatewaySection, WorkerSection};
+use crate::config::{AttachSection, ControllerSection, File, GatewaySection, GrpcPort, WorkerSection};
 use crate::stop;
+
+/// What moves a gateway's gRPC elsewhere.
+pub(crate) const GRPC_PORT: &str = "--grpc-port, `off` for none";
 
 /// Runs a controller until it is told to stop.
 pub(crate) async fn controller(args: Box<ControllerArgs>, file: File) -> anyhow::Result<()> {
@@ -55,7 +58,7 @@ pub(crate) async fn worker(args: Box<WorkerArgs>, file: File) -> anyhow::Result<
 
 /// Runs a gateway until it is told to stop.
 pub(crate) async fn gateway(args: Box<GatewayArgs>, file: File) -> anyhow::Result<()> {
-    let section = args.section.or(file.gateway).or(GatewaySection::defaults());
+    let section = args.section.or(file.gateway).or(GatewaySection::defaults()).with_grpc_port();
     let config = section.config()?;
     if args.print.print_config {
         return print(&Printed { gateway: Some(&section), ..Printed::default() });
@@ -63,8 +66,17 @@ pub(crate) async fn gateway(args: Box<GatewayArgs>, file: File) -> anyhow::Resul
     let stop = stop::on_signal();
     let guard = Guard::keys(!config.keys.is_empty(), section.insecure);
     let listener = listen("gateway", &section.host, section.port, guard).await?;
+    let grpc = match section.grpc_port.and_then(GrpcPort::port) {
+        Some(port) => {
+            Some(listen("gateway", &section.host, Some(port), Guard { port_flag: GRPC_PORT, ..guard }).await?)
+        }
+        None => None,
+    };
     announce("gateway", &listener)?;
-    Ok(muster_gateway::run(config, listener, stop).await?)
+    if let Some(grpc) = &grpc {
+        say(&format!("gateway speaks gRPC on http://{}", grpc.local_addr()?));
+    }
+    Ok(muster_gateway::run(config, muster_gateway::Listeners { http: listener, grpc }, stop).await?)
 }
 
 /// Takes the service's address.

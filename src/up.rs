@@ -18,9 +18,9 @@ use banner::Banner;
 
 use crate::bind::{Guard, bind};
 use crate::cli::UpArgs;
-use crate::config::{ControllerSection, File, GatewaySection, WorkerSection, is_set};
+use crate::config::{ControllerSection, File, GatewaySection, GrpcPort, WorkerSection, is_set};
 use crate::progress::Progress;
-use crate::services::say;
+use crate::services::{GRPC_PORT, say};
 use crate::stop;
 
 /// Time between two looks whether everything is ready.
@@ -96,7 +96,7 @@ impl Plan {
             controller_port: args.controller_port.or(controller_port),
             worker: models.or(worker).or(WorkerSection::defaults()),
             worker_port: args.worker_port.or(worker_port),
-            gateway: args.gateway.or(gateway).or(GatewaySection::defaults()),
+            gateway: args.gateway.or(gateway).or(GatewaySection::defaults()).with_grpc_port(),
         })
     }
 }
@@ -132,7 +132,7 @@ fn one_token(tokens: [&Option<Secret>; 3]) -> anyhow::Result<Option<Secret>> {
 struct Listeners {
     controller: TcpListener,
     worker: muster_worker::Listeners,
-    gateway: TcpListener,
+    gateway: muster_gateway::Listeners,
 }
 
 impl Listeners {
@@ -141,7 +141,13 @@ impl Listeners {
         let guard = Guard::keys(!gateway.keys.is_empty(), plan.gateway.insecure);
         let host = plan.gateway.host.as_deref().unwrap_or("127.0.0.1");
         Ok(Self {
-            gateway: bind("gateway", host, plan.gateway.port.unwrap_or(8000), guard).await?,
+            gateway: muster_gateway::Listeners {
+                http: bind("gateway", host, plan.gateway.port.unwrap_or(8000), guard).await?,
+                grpc: match plan.gateway.grpc_port.and_then(GrpcPort::port) {
+                    Some(port) => Some(bind("gateway", host, port, Guard { port_flag: GRPC_PORT, ..guard }).await?),
+                    None => None,
+                },
+            },
             controller: inner("controller", plan.controller_port, 21001, "--controller-port").await?,
             worker: muster_worker::Listeners {
                 http: inner("worker", plan.worker_port, 21002, "--worker-port").await?,
@@ -199,7 +205,7 @@ type RunFuture<E> = std::pin::Pin<Box<dyn Future<Output = Result<(), E>> + Send>
 /// Starts the three services, each with the others' addresses.
 fn start(plan: Plan, listeners: Listeners, progress: &Progress) -> anyhow::Result<(Services, Front)> {
     let controller_address = format!("http://{}", listeners.controller.local_addr()?);
-    let gateway_address = format!("http://{}", listeners.gateway.local_addr()?);
+    let gateway_address = format!("http://{}", listeners.gateway.http.local_addr()?);
     let mut controller_config = plan.controller.config()?;
     let worker = WorkerSection { controller_address: Some(controller_address.clone()), ..plan.worker };
     let mut worker_config = worker.config()?;

@@ -123,11 +123,22 @@ pub(crate) async fn parse<T: Send + 'static>(
     body: Bytes,
     parse: fn(&[u8]) -> Result<T, Problem>,
 ) -> Result<T, Problem> {
-    if body.len() <= AT_ONCE {
-        return parse(&body);
+    beside(body.len(), move || parse(&body)).await
+}
+
+/// Works on so many bytes, beside other requests where they are many.
+///
+/// # Errors
+/// Those of the work.
+pub(crate) async fn beside<T: Send + 'static>(
+    length: usize,
+    work: impl FnOnce() -> Result<T, Problem> + Send + 'static,
+) -> Result<T, Problem> {
+    if length <= AT_ONCE {
+        return work();
     }
-    let parsed = tokio::task::spawn_blocking(move || parse(&body)).await;
-    parsed.unwrap_or_else(|panic| Err(Problem::new(Kind::Bug, panic.to_string())))
+    let worked = tokio::task::spawn_blocking(work).await;
+    worked.unwrap_or_else(|panic| Err(Problem::new(Kind::Bug, panic.to_string())))
 }
 
 async fn discard<B: HttpBody<Data = Bytes> + Unpin>(body: &mut B) {

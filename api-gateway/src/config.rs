@@ -40,6 +40,8 @@ pub struct Config {
     pub cors_origins: Vec<String>,
     /// Largest body of a request, in bytes.
     pub body_limit: usize,
+    /// Whether clients may load and unload models of workers.
+    pub allow_model_control: bool,
     /// Time between two renewals of this gateway's tickets, each of which also refreshes its view of the fleet.
     pub sync_interval: Duration,
     /// Inputs sent to a FastChat worker in one embeddings call.
@@ -76,6 +78,7 @@ impl Default for Config {
             request_timeout: Duration::from_secs(600),
             cors_origins: Vec::new(),
             body_limit: 8 << 20,
+            allow_model_control: false,
             sync_interval: Duration::from_secs(2),
             fastchat_embedding_batch: NonZeroUsize::new(4).expect("4 is not 0"),
             threads: usual_threads(),

@@ -22,7 +22,7 @@ use crate::observe::{Observed, Route};
 use crate::openai::error;
 use crate::outgoing::{self, Outgoing};
 use crate::state::State;
-use crate::{auth, body, chat, completion, embedding, encoding, via};
+use crate::{auth, body, chat, completion, embedding, encoding, inference, via};
 
 /// The gateway as a service. Cheap to clone.
 #[derive(Clone)]
@@ -50,7 +50,8 @@ impl Service<Request<Incoming>> for Front {
     }
 
     fn call(&mut self, request: Request<Incoming>) -> Self::Future {
-        match busy_route(request.method(), request.uri()).filter(|_| self.direct) {
+        let route = inference::route(request.method(), request.uri().path());
+        match route.or_else(|| busy_route(request.method(), request.uri())).filter(|_| self.direct) {
             Some(route) => {
                 let state = self.state.clone();
                 Box::pin(async move { Ok(answer(state, route, request).await) })
@@ -84,7 +85,8 @@ where
     let coding = encoding::negotiate(request.headers());
     let handled = AssertUnwindSafe(handle(state, route, request, id).instrument(span)).catch_unwind().await;
     let handled = handled.unwrap_or_else(|panic| Err(panicked(&*panic)));
-    let mut response = handled.unwrap_or_else(|problem| error::response(&problem));
+    let refused = if inference::is_at(route) { inference::refusal } else { error::response };
+    let mut response = handled.unwrap_or_else(|problem| refused(&problem));
     if let Some(coding) = coding {
         response = encoding::compressed(coding, response).await;
     }
@@ -102,11 +104,16 @@ where
     B: HttpBody<Data = Bytes> + Send + Unpin + 'static,
     B::Error: Into<BoxError>,
 {
-    auth::check(&state.keys, request.headers())?;
+    if !inference::is_open(route, request.uri().path()) {
+        auth::check(&state.keys, request.headers())?;
+    }
     via::check(request.headers(), state.upstream.via())?;
     let (head, incoming) = request.into_parts();
     let body = body::read(&state, incoming).await?;
     let body = body::decoded(&head.headers, body, state.body_limit).await?;
+    if inference::is_at(route) {
+        return inference::answer(&state, &id, head, body).await;
+    }
     match route {
         Route::Completions => completion::create(&state, &id, head.headers, body).await,
         Route::Embeddings => embedding::create(&state, &id, head.headers, body).await,

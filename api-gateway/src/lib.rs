@@ -13,6 +13,7 @@
 //! * `front`: the requests that come by the thousand; `routes`: every route and layer; `observe` and `auth`: what all
 //!   requests have in common; `via`: gateways in a circle.
 //! * `chat`, `completion`, `embedding`, `models`: the handlers.
+//! * `inference` and `grpc`: the same for tensors, the Open Inference Protocol.
 //! * `body` and `outgoing`: bodies as bytes, in and out.
 //! * `openai`: bodies, checked once on the way in; the table from our errors to OpenAI's.
 //! * `encoding`: compressed bodies, both ways.
@@ -28,6 +29,8 @@ mod embedding;
 mod encoding;
 pub mod error;
 mod front;
+mod grpc;
+mod inference;
 mod metrics;
 mod models;
 mod observe;
@@ -45,11 +48,26 @@ use tokio_util::sync::CancellationToken;
 pub use config::Config;
 pub use error::Error;
 
+/// Where clients reach a gateway.
+#[derive(Debug)]
+pub struct Listeners {
+    /// For HTTP.
+    pub http: TcpListener,
+    /// For the Open Inference Protocol over gRPC; absent: it is not spoken.
+    pub grpc: Option<TcpListener>,
+}
+
+impl From<TcpListener> for Listeners {
+    fn from(http: TcpListener) -> Self {
+        Self { http, grpc: None }
+    }
+}
+
 /// Serves clients until `shutdown`; then finishes what runs, gives back its tickets, and ends.
 ///
 /// # Errors
 /// When the system gives no thread.
-pub async fn run(config: Config, listener: TcpListener, shutdown: CancellationToken) -> Result<(), Error> {
+pub async fn run(config: Config, listeners: impl Into<Listeners>, shutdown: CancellationToken) -> Result<(), Error> {
     metrics::describe();
-    shard::run(config, listener, shutdown).await
+    shard::run(config, listeners.into(), shutdown).await
 }

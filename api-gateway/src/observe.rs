@@ -32,14 +32,26 @@ pub(crate) enum Route {
     Completions,
     Embeddings,
     Models,
+    /// Runs of models on tensors.
+    Infer,
+    /// The rest of the Open Inference Protocol.
+    Inference,
     Other,
     Unknown,
 }
 
 impl Route {
     /// Every route, in the order of their numbers.
-    pub(crate) const ALL: [Self; 6] =
-        [Self::Chat, Self::Completions, Self::Embeddings, Self::Models, Self::Other, Self::Unknown];
+    pub(crate) const ALL: [Self; 8] = [
+        Self::Chat,
+        Self::Completions,
+        Self::Embeddings,
+        Self::Models,
+        Self::Infer,
+        Self::Inference,
+        Self::Other,
+        Self::Unknown,
+    ];
 
     /// The name in metrics and logs.
     pub(crate) fn name(self) -> &'static str {
@@ -48,6 +60,8 @@ impl Route {
             Self::Completions => "completions",
             Self::Embeddings => "embeddings",
             Self::Models => "models",
+            Self::Infer => "infer",
+            Self::Inference => "inference",
             Self::Other => "other",
             Self::Unknown => "unknown",
         }
@@ -86,15 +100,21 @@ impl Observed {
 
     /// Ends with the head of the answer, which gets the request's name.
     pub(crate) fn finish<B>(self, response: &mut hyper::Response<B>) {
-        let (status, took) = (response.status().as_u16(), self.begun.elapsed());
-        metrics::request(self.route, status, took);
-        self.span.in_scope(|| tracing::debug!(status, ?took, "answered"));
+        let took = self.begun.elapsed();
+        self.end(response.status().as_u16());
         let headers = response.headers_mut();
         if let Ok(value) = HeaderValue::from_str(&self.id.0) {
             headers.insert(REQUEST_ID, value);
         }
         let millis = u64::try_from(took.as_millis()).unwrap_or(u64::MAX);
         headers.insert(PROCESSING, millis.into());
+    }
+
+    /// Ends with the status of an answer, or what would be it over HTTP.
+    pub(crate) fn end(&self, status: u16) {
+        let took = self.begun.elapsed();
+        metrics::request(self.route, status, took);
+        self.span.in_scope(|| tracing::debug!(status, ?took, "answered"));
     }
 }
 

@@ -6,7 +6,7 @@ use axum::extract::{Request, State as Shared};
 use axum::handler::Handler as _;
 use axum::http::{HeaderValue, Method, Uri};
 use axum::response::{IntoResponse, Response};
-use axum::routing::{MethodRouter, get, post};
+use axum::routing::{MethodRouter, any, get, post};
 use axum::{Json, Router, middleware};
 use muster_shared::problem::{Kind, Problem};
 use muster_shared::serve;
@@ -17,7 +17,7 @@ use crate::observe::Route;
 use crate::openai::error;
 use crate::outgoing::into_axum;
 use crate::state::State;
-use crate::{auth, front, models, observe};
+use crate::{auth, front, inference, models, observe};
 
 /// The gateway's router. `origins`: those whose pages may use the API, as in [`crate::Config::cors_origins`].
 pub(crate) fn router(state: State, origins: &[String]) -> Router {
@@ -32,7 +32,9 @@ pub(crate) fn router(state: State, origins: &[String]) -> Router {
         .route("/v1/chat/completions", busy(Route::Chat))
         .route("/v1/completions", busy(Route::Completions))
         .route("/v1/embeddings", busy(Route::Embeddings))
-        .method_not_allowed_fallback(method_not_allowed.layer(middleware::from_fn(observe::observe)));
+        .method_not_allowed_fallback(method_not_allowed.layer(middleware::from_fn(observe::observe)))
+        .route("/v2", any(tensors))
+        .route("/v2/{*rest}", any(tensors));
     let api = listed.merge(busy);
     let api = match cors(origins) {
         Some(cors) => api.layer(cors),
@@ -58,6 +60,12 @@ fn busy(route: Route) -> MethodRouter<State> {
         into_axum(front::answer(state, route, request).await)
     };
     post(answer)
+}
+
+/// The Open Inference Protocol, whose paths and methods are looked at where they are answered.
+async fn tensors(Shared(state): Shared<State>, request: Request) -> Response {
+    let route = inference::route(request.method(), request.uri().path()).unwrap_or(Route::Inference);
+    into_axum(front::answer(state, route, request).await)
 }
 
 /// What tells browsers that pages of some origins may use the API; they ask before, so this stands outside of the keys.
@@ -91,7 +99,7 @@ async fn ready(Shared(state): Shared<State>) -> Response {
 }
 
 async fn not_found(method: Method, uri: Uri) -> Response {
-    let message = format!("unknown path {method} {}; the API is below /v1", uri.path());
+    let message = format!("unknown path {method} {}; the API is below /v1, that for tensors below /v2", uri.path());
     into_axum(error::response(&Problem::new(Kind::NotFound, message)))
 }
 

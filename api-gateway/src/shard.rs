@@ -14,15 +14,16 @@ use muster_shared::id::GatewayId;
 use muster_shared::serve::{self, Accept, Patience};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{mpsc, oneshot};
+use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use crate::front::Front;
 use crate::state::{State, now_seconds};
 use crate::upstream::{Common, Upstream, controller_client};
-use crate::{Config, Error, routes};
+use crate::{Config, Error, Listeners, grpc, routes};
 
 /// Time that requests which outlive the time to drain get to say so to their clients.
-const LAST_WORDS: Duration = Duration::from_secs(1);
+pub(crate) const LAST_WORDS: Duration = Duration::from_secs(1);
 /// Connections that may wait for their thread; one more waits with whoever accepts.
 const WAITING: usize = 1024;
 /// Pause after the system gave no connection, for want of file descriptors say.
@@ -40,10 +41,12 @@ struct Shard {
 ///
 /// # Errors
 /// When the system gives no thread.
-pub(crate) async fn run(config: Config, listener: TcpListener, shutdown: CancellationToken) -> Result<(), Error> {
+pub(crate) async fn run(config: Config, listeners: Listeners, shutdown: CancellationToken) -> Result<(), Error> {
+    let Listeners { http: listener, grpc } = listeners;
     let common = Common::new(&config);
     let shards = (0..config.threads.get()).map(|number| start(number, &config, &common, &shutdown));
     let shards: Vec<Shard> = shards.collect::<Result<_, _>>()?;
+    let grpc = grpc.map(|listener| grpc::start(listener, &config, &common, &shutdown)).transpose()?;
     tokio::select! {
         () = shutdown.cancelled() => {}
         never = accept(&listener, &shards) => match never {},
@@ -52,6 +55,9 @@ pub(crate) async fn run(config: Config, listener: TcpListener, shutdown: Cancell
     let ended = async {
         for shard in shards {
             let _ = shard.ended.await; // one that has crashed has ended, too
+        }
+        if let Some(ended) = grpc {
+            let _ = ended.await;
         }
     };
     tokio::select! {
@@ -84,22 +90,28 @@ async fn serve(
     count: Arc<AtomicUsize>,
     shutdown: CancellationToken,
 ) {
-    let upstream = Upstream::new(config.clone(), GatewayId::new(), common);
-    let link = upstream.link().clone();
-    let (controller, settings) = (controller_client(&config), config.clone());
-    let linked = tokio::spawn(async move { link.run(controller, settings).await });
-    let state = State {
-        upstream: upstream.clone(),
-        keys: config.keys.clone().into(),
-        body_limit: config.body_limit,
-        started: now_seconds(),
-    };
+    let (state, linked) = linked(&config, common);
     let router = routes::router(state.clone(), &config.cors_origins);
-    let front = Front::new(state, router, config.cors_origins.is_empty());
+    let front = Front::new(state.clone(), router, config.cors_origins.is_empty());
     let patience = Patience { drain: config.drain + LAST_WORDS, stalled: config.client_timeout };
     serve::serve_requests(Counted { connections, count }, front, shutdown, patience).await;
-    upstream.link().close();
-    if tokio::time::timeout(config.connect_timeout * 2, linked).await.is_err() {
+    unlink(&state, linked).await;
+}
+
+/// What handlers of a thread share, with a link of its own.
+pub(crate) fn linked(config: &Config, common: Common) -> (State, JoinHandle<()>) {
+    let upstream = Upstream::new(config.clone(), GatewayId::new(), common);
+    let link = upstream.link().clone();
+    let (controller, settings) = (controller_client(config), config.clone());
+    let linked = tokio::spawn(async move { link.run(controller, settings).await });
+    let keys = config.keys.clone().into();
+    (State { upstream, keys, body_limit: config.body_limit, started: now_seconds() }, linked)
+}
+
+/// Gives back the tickets of a thread that ends.
+pub(crate) async fn unlink(state: &State, linked: JoinHandle<()>) {
+    state.upstream.link().close();
+    if tokio::time::timeout(state.upstream.config().connect_timeout * 2, linked).await.is_err() {
         tracing::warn!("some tickets were not given back; they lapse at the controller");
     }
 }

@@ -7,6 +7,7 @@
 //! * [`passthrough`] and [`relay`]: workers that speak OpenAI's API, whose answers go on as they are.
 //! * [`native`]: workers that speak our own protocol; [`answer`]: token events, from as many workers as it takes.
 //! * [`fastchat`]: workers that speak FastChat's protocol.
+//! * [`tensor`]: models as plain graphs, over the Open Inference Protocol.
 //! * [`hedge`]: a second attempt beside a slow first one.
 
 pub(crate) mod answer;
@@ -18,6 +19,7 @@ pub(crate) mod native;
 pub(crate) mod passthrough;
 pub(crate) mod peer;
 pub(crate) mod relay;
+pub(crate) mod tensor;
 pub(crate) mod ticket;
 pub(crate) mod view;
 pub(crate) mod watch;

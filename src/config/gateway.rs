@@ -2,14 +2,79 @@
 
 use std::num::{NonZeroU32, NonZeroUsize};
 use std::path::PathBuf;
+use std::str::FromStr;
 
 use bytesize::ByteSize;
 use clap::Args;
 use muster_gateway::Config;
 use muster_shared::secret::Secret;
-use serde::{Deserialize, Serialize};
+use serde::de::Error as _;
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::{Span, base_url, one_secret, or, secrets_of_file};
+
+/// The port of a gateway unless it is told another.
+const USUAL_PORT: u16 = 8000;
+/// The same for gRPC, beside the usual port: both are those of Triton.
+const USUAL_GRPC_PORT: u16 = 8001;
+
+/// Where gRPC is spoken: a port, 0 for a free one, or `off`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum GrpcPort {
+    /// Nowhere.
+    Off,
+    /// At that port.
+    At(u16),
+}
+
+impl GrpcPort {
+    /// The port, where there is one.
+    pub(crate) fn port(self) -> Option<u16> {
+        match self {
+            Self::Off => None,
+            Self::At(port) => Some(port),
+        }
+    }
+}
+
+impl FromStr for GrpcPort {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        if text.eq_ignore_ascii_case("off") {
+            return Ok(Self::Off);
+        }
+        text.parse().map(Self::At).map_err(|_| format!("`{text}` is no port; write a number up to 65535, or `off`"))
+    }
+}
+
+impl Serialize for GrpcPort {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match self {
+            Self::Off => serializer.serialize_str("off"),
+            Self::At(port) => serializer.serialize_u16(*port),
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for GrpcPort {
+    /// A number, or a text; `off` without quotes is false to YAML.
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        #[derive(Deserialize)]
+        #[serde(untagged)]
+        enum Given {
+            Port(u16),
+            Switch(bool),
+            Text(String),
+        }
+        match Given::deserialize(deserializer)? {
+            Given::Port(port) => Ok(Self::At(port)),
+            Given::Switch(false) => Ok(Self::Off),
+            Given::Switch(true) => Err(D::Error::custom("true is no port; write a number, or `off`")),
+            Given::Text(text) => text.parse().map_err(D::Error::custom),
+        }
+    }
+}
 
 /// What a gateway can be told.
 #[derive(Debug, Clone, Default, Args, Serialize, Deserialize)]
@@ -21,6 +86,11 @@ pub(crate) struct GatewaySection {
     /// Port to listen on; 0 takes a free one.
     #[arg(long, env = "MUSTER_GATEWAY_PORT")]
     pub(crate) port: Option<u16>,
+    /// Port for the Open Inference Protocol over gRPC, at the same host: a number, 0 for a free one, or `off`.
+    ///
+    /// Unless said otherwise 8001 beside the usual port 8000, and off beside any other.
+    #[arg(long, env = "MUSTER_GATEWAY_GRPC_PORT", value_name = "PORT")]
+    pub(crate) grpc_port: Option<GrpcPort>,
     /// Base URL of the controller.
     #[arg(long, env = "MUSTER_CONTROLLER_ADDRESS")]
     pub(crate) controller_address: Option<String>,
@@ -93,6 +163,15 @@ pub(crate) struct GatewaySection {
     /// Longest request body.
     #[arg(long, env = "MUSTER_GATEWAY_BODY_LIMIT")]
     pub(crate) body_limit: Option<ByteSize>,
+    /// Let clients load and unload models over the Open Inference Protocol.
+    #[arg(
+        long,
+        env = "MUSTER_GATEWAY_ALLOW_MODEL_CONTROL",
+        value_parser = super::switch(),
+        num_args = 0..=1,
+        default_missing_value = "true",
+    )]
+    pub(crate) allow_model_control: Option<bool>,
     /// Time between two looks at the fleet.
     #[arg(long, env = "MUSTER_GATEWAY_SYNC_INTERVAL")]
     pub(crate) sync_interval: Option<Span>,
@@ -119,9 +198,9 @@ pub(crate) struct GatewaySection {
 impl GatewaySection {
     /// What is not said here is taken from `other`.
     pub(crate) fn or(self, other: Self) -> Self {
-        or!(self, other; host, port, controller_address, cors_origins, attempts,
+        or!(self, other; host, port, grpc_port, controller_address, cors_origins, attempts,
             dispatch_wait, connect_timeout, first_token_timeout, inter_token_timeout, resume_timeout, retry_budget,
-            hedge_after, client_timeout, request_timeout, body_limit, sync_interval, fastchat_embedding_batch, threads,
+            hedge_after, client_timeout, request_timeout, body_limit, allow_model_control, sync_interval, fastchat_embedding_batch, threads,
             drain, insecure; (api_key, api_key_file), (fleet_token, fleet_token_file),
             (openai_key, openai_key_file))
     }
@@ -131,7 +210,8 @@ impl GatewaySection {
         let usual = Config::default();
         Self {
             host: Some("127.0.0.1".to_owned()),
-            port: Some(8000),
+            port: Some(USUAL_PORT),
+            grpc_port: None,
             controller_address: Some(usual.controller),
             api_key: None,
             api_key_file: None,
@@ -151,12 +231,20 @@ impl GatewaySection {
             client_timeout: Some(Span(usual.client_timeout)),
             request_timeout: Some(Span(usual.request_timeout)),
             body_limit: Some(ByteSize(usual.body_limit as u64)),
+            allow_model_control: Some(usual.allow_model_control),
             sync_interval: Some(Span(usual.sync_interval)),
             fastchat_embedding_batch: Some(usual.fastchat_embedding_batch),
             threads: Some(usual.threads),
             drain: Some(Span(usual.drain)),
             insecure: Some(false),
         }
+    }
+
+    /// The same with the port for gRPC that follows from the other one, where none is said.
+    pub(crate) fn with_grpc_port(mut self) -> Self {
+        let usual = if self.port == Some(USUAL_PORT) { GrpcPort::At(USUAL_GRPC_PORT) } else { GrpcPort::Off };
+        self.grpc_port.get_or_insert(usual);
+        self
     }
 
     /// Checks everything, and makes it the gateway's configuration.
@@ -166,6 +254,13 @@ impl GatewaySection {
         let mut keys = self.api_key.clone().unwrap_or_default();
         if let Some(path) = &self.api_key_file {
             keys.extend(secrets_of_file(path)?);
+        }
+        let ports = (self.port, self.grpc_port);
+        if let (Some(port @ 1..), Some(GrpcPort::At(grpc_port))) = ports {
+            anyhow::ensure!(
+                port != grpc_port,
+                "port and grpc_port are both {port}; give each protocol a port of its own"
+            );
         }
         let sync_interval = span(self.sync_interval, usual.sync_interval);
         anyhow::ensure!(!sync_interval.is_zero(), "sync_interval is 0; it must be longer");
@@ -197,6 +292,7 @@ impl GatewaySection {
             client_timeout: span(self.client_timeout, usual.client_timeout),
             request_timeout: span(self.request_timeout, usual.request_timeout),
             body_limit: self.body_limit.map_or(usual.body_limit, |size| size.0 as usize),
+            allow_model_control: self.allow_model_control.unwrap_or(usual.allow_model_control),
             sync_interval,
             fastchat_embedding_batch: self.fastchat_embedding_batch.unwrap_or(usual.fastchat_embedding_batch),
             threads: self.threads.unwrap_or(usual.threads),
@@ -228,6 +324,32 @@ fn origin(text: &str) -> anyhow::Result<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn grpc_is_spoken_beside_the_usual_port_and_where_it_is_said() {
+        let port = |port, grpc_port: Option<&str>| {
+            let grpc_port = grpc_port.map(|text| text.parse().expect("a port"));
+            let section = GatewaySection { port, grpc_port, ..GatewaySection::default() };
+            section.or(GatewaySection::defaults()).with_grpc_port().grpc_port.and_then(GrpcPort::port)
+        };
+        assert_eq!(port(None, None), Some(8001));
+        assert_eq!(port(None, Some("off")), None);
+        assert_eq!(port(Some(0), None), None, "whoever takes another port says which");
+        assert_eq!(port(Some(9000), Some("9001")), Some(9001));
+        assert_eq!(port(Some(0), Some("0")), Some(0));
+        assert!("none".parse::<GrpcPort>().expect_err("no port").contains("`off`"));
+        let twice = GatewaySection { port: Some(9), grpc_port: Some(GrpcPort::At(9)), ..GatewaySection::default() };
+        assert!(twice.config().expect_err("one port for two").to_string().contains("both 9"));
+    }
+
+    #[test]
+    fn a_file_says_off_with_or_without_quotes() {
+        for (text, expected) in [("off", GrpcPort::Off), ("'off'", GrpcPort::Off), ("8001", GrpcPort::At(8001))] {
+            let section: GatewaySection = serde_saphyr::from_str(&format!("grpc_port: {text}")).expect(text);
+            assert_eq!(section.grpc_port, Some(expected), "{text}");
+        }
+        assert!(serde_saphyr::from_str::<GatewaySection>("grpc_port: 70000").is_err());
+    }
 
     #[test]
     fn origins_are_written_as_browsers_do() {

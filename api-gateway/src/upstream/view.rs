@@ -141,6 +141,18 @@ impl View {
         self.memory().choose(wanted, peers, now)
     }
 
+    /// Live workers that speak one of these protocols, and serve the model, where one is named.
+    pub(crate) fn speaking(&self, transports: &[Transport], model: Option<&str>, peers: &Peers) -> Vec<Arc<Peer>> {
+        let memory = self.memory();
+        let known = memory.fleet.iter().flat_map(|(fleet, _)| &fleet.workers);
+        let speaks = |worker: &&WorkerStatus| {
+            !matches!(worker.state, WorkerState::Draining | WorkerState::Gone)
+                && transports.contains(&worker.transport)
+                && model.is_none_or(|model| worker.models.iter().any(|card| card.name == model))
+        };
+        known.filter(speaks).map(|worker| peers.get(&worker.id, &worker.address, worker.transport)).collect()
+    }
+
     fn note_models(&self, fleet: &Fleet) {
         let passes: HashSet<&str> = fleet
             .workers

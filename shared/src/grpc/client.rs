@@ -1,5 +1,6 @@
 //! A client of a worker that speaks gRPC.
 
+mod tensor;
 #[cfg(test)]
 mod tests;
 
@@ -68,10 +69,15 @@ impl GrpcWorkerClient {
     }
 
     async fn worker(&self, message_limit: usize) -> Result<WorkerClient<Connection>, ClientError> {
+        let (connection, address) = self.reached().await?;
+        Ok(WorkerClient::with_origin(connection, address).max_decoding_message_size(message_limit))
+    }
+
+    async fn reached(&self) -> Result<(Connection, Uri), ClientError> {
         let unreachable = |source: BoxError| ClientError::Unreachable { address: self.address.clone(), source };
         let address: Uri = self.address.parse().map_err(|error| unreachable(BoxError::from(error)))?;
         let connection = self.pool.connection(&address).await.map_err(|error| unreachable(error.into()))?;
-        Ok(WorkerClient::with_origin(connection, address).max_decoding_message_size(message_limit))
+        Ok((connection, address))
     }
 
     fn authorized<T>(&self, message: T) -> Request<T> {

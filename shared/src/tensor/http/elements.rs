@@ -46,10 +46,7 @@ fn number<T: FromStr>(text: &str) -> Option<T> {
 }
 
 /// A number that the type can hold, or one of the three names.
-fn float<T: FromStr>(text: &str, is_finite: fn(T) -> bool) -> Option<T>
-where
-    T: Copy,
-{
+fn float<T: FromStr + Copy>(text: &str, is_finite: fn(T) -> bool) -> Option<T> {
     match text.strip_prefix('"').and_then(|text| text.strip_suffix('"')) {
         Some(name @ (NAN | INFINITY | MINUS_INFINITY)) => name.parse().ok(),
         Some(_) => None,

@@ -144,7 +144,7 @@ fn data_may_be_flat_nested_or_alone_and_stand_before_its_datatype() {
     let expected = tensor(Datatype::Int16, &[2, 2], &[1, 0, 2, 0, 3, 0, 255, 255]);
     for data in ["[1,2,3,-1]", "[[1,2],[3,-1]]", " [ [ 1 , 2 ] ,\n[3,-1] ] "] {
         let body = format!(r#"{{"inputs":[{{"data":{data},"shape":[2,2],"name":"x","datatype":"INT16"}}]}}"#);
-        assert_eq!(read(body).expect("it is sound").0.inputs, [expected.clone()]);
+        assert_eq!(read(body).expect("it is sound").0.inputs, std::slice::from_ref(&expected));
     }
     for data in [json!(7), json!([7])] {
         let scalar = input(json!({"name": "x", "shape": [], "datatype": "UINT8", "data": data}));

@@ -1,0 +1,128 @@
+//! Models as plain graphs: tensors to workers and back, over the Open Inference Protocol.
+//!
+//! A run, and what is asked of one model, goes to one worker as every other request does: a ticket, other workers when
+//! one fails, a deadline. What concerns the whole fleet (statistics, the index, loading) is asked of every live worker
+//! that speaks the protocol, without tickets: it is little, and no model runs for it.
+
+mod fleet;
+mod http;
+
+use std::sync::Arc;
+
+use futures_util::future::BoxFuture;
+use muster_shared::client::ClientError;
+use muster_shared::control::Outcome;
+use muster_shared::problem::{Kind, Problem};
+use muster_shared::tensor::{InferRequest, InferResponse, ModelConfig, ModelMetadata};
+use muster_shared::transport::Transport;
+
+use super::job::Job;
+use super::peer::Peer;
+use super::{Filled, Open, Opened, Read, Upstream, untranslated};
+pub(crate) use fleet::Change;
+
+/// The transports of workers that know tensors.
+const TENSORS: &[Transport] = &[Transport::Http, Transport::Grpc];
+
+/// What is asked of one model.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Lookup {
+    /// The model's name.
+    pub(crate) model: String,
+    /// The version; absent: the newest that is served.
+    pub(crate) version: Option<String>,
+    /// What is asked.
+    pub(crate) about: About,
+}
+
+/// See [`Lookup`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum About {
+    /// What it takes and gives.
+    Metadata,
+    /// How it is set up.
+    Config,
+    /// Whether it can be run.
+    Ready,
+}
+
+/// What was found.
+#[derive(Debug)]
+pub(crate) enum Found {
+    /// See [`About::Metadata`].
+    Metadata(ModelMetadata),
+    /// See [`About::Config`].
+    Config(Box<ModelConfig>),
+    /// See [`About::Ready`].
+    Ready(bool),
+}
+
+impl Upstream {
+    /// Runs a model once.
+    ///
+    /// # Errors
+    /// Why no worker did, in words for the client.
+    pub(crate) async fn infer(&self, request: InferRequest) -> Result<InferResponse, Problem> {
+        let job = self.job(&request.request_id.as_str().into(), &request.model);
+        self.ask_one(request, job, Self::open_infer).await
+    }
+
+    /// Asks a worker of a model about it.
+    ///
+    /// # Errors
+    /// Why no worker answered, in words for the client.
+    pub(crate) async fn look_up(&self, lookup: Lookup, request_id: &Arc<str>) -> Result<Found, Problem> {
+        let job = self.job(request_id, &lookup.model);
+        self.ask_one(lookup, job, Self::open_lookup).await
+    }
+
+    async fn ask_one<Q: Send + Sync, T: Send>(&self, asked: Q, mut job: Job, open: Open<Q, T>) -> Result<T, Problem> {
+        job.whole = true;
+        job.transports = TENSORS;
+        match Box::pin(self.begin(&mut Read(Arc::new(asked)), &mut job, open)).await? {
+            Opened::Ours(answer, mut ticket) => {
+                ticket.end(Outcome::Done);
+                Ok(answer)
+            }
+            Opened::Passed(..) => Err(Problem::new(Kind::Bug, "tensors went to a worker as they came")),
+        }
+    }
+
+    fn open_infer(
+        self,
+        peer: Arc<Peer>,
+        request: Arc<InferRequest>,
+        _: Filled,
+    ) -> BoxFuture<'static, Result<InferResponse, ClientError>> {
+        Box::pin(async move {
+            match peer.transport {
+                Transport::Http => http::infer(&peer, self.authorization(), &request).await,
+                Transport::Grpc => self.grpc(&peer.address, self.0.config.request_timeout).infer(&request).await,
+                Transport::FastChat | Transport::OpenAi => Err(untranslated(&peer)),
+            }
+        })
+    }
+
+    fn open_lookup(
+        self,
+        peer: Arc<Peer>,
+        lookup: Arc<Lookup>,
+        _: Filled,
+    ) -> BoxFuture<'static, Result<Found, ClientError>> {
+        Box::pin(async move {
+            let (model, version) = (lookup.model.as_str(), lookup.version.as_deref());
+            match peer.transport {
+                Transport::Http => http::look_up(&peer, self.authorization(), &lookup).await,
+                Transport::Grpc => {
+                    let worker = self.grpc(&peer.address, self.0.config.request_timeout);
+                    Ok(match lookup.about {
+                        About::Metadata => Found::Metadata(worker.model_metadata(model, version).await?),
+                        About::Config => Found::Config(Box::new(worker.model_config(model, version).await?)),
+                        About::Ready => Found::Ready(worker.model_ready(model, version).await?),
+                    })
+                }
+                Transport::FastChat | Transport::OpenAi => Err(untranslated(&peer)),
+            }
+        })
+    }
+}
