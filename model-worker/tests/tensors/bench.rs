@@ -53,7 +53,10 @@ pub(crate) fn copy(from: &Path, to: &Path) {
     for entry in std::fs::read_dir(from).expect("a folder") {
         let path = entry.expect("an entry").path();
         let to = to.join(path.file_name().expect("a name"));
-        if path.is_dir() { copy(&path, &to) } else { drop(std::fs::copy(&path, to).expect("a copy")) }
+        match path.is_dir() {
+            true => copy(&path, &to),
+            false => assert!(std::fs::copy(&path, to).is_ok(), "{} is copied", path.display()),
+        }
     }
 }
 
