@@ -43,8 +43,8 @@ pub(crate) fn run(args: Box<DoctorArgs>, file: File) -> anyhow::Result<()> {
     }
     for model in &config.models {
         let place = place(&model.source);
-        match catalog::load(&config, model) {
-            Ok(_) => say(&format!("model         {}: loads ({place})", model.name)),
+        match catalog::try_load(&config, model) {
+            Ok(()) => say(&format!("model         {}: loads ({place})", model.name)),
             // Said above, once for all.
             Err(LoadError::Model(ModelError::Runtime(_))) => {
                 say(&format!("model         {}: needs ONNX Runtime ({place})", model.name));

@@ -9,6 +9,7 @@ use anyhow::Context as _;
 use muster_shared::client::{ControllerClient, Timeouts, http_client};
 use muster_shared::control::Fleet;
 use muster_shared::secret::Secret;
+use muster_worker::config::ModelControl;
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
@@ -224,6 +225,10 @@ fn start(plan: Plan, listeners: Listeners, progress: &Progress) -> anyhow::Resul
         http,
         gateway: gateway_address,
         models: worker_config.models.iter().map(|model| model.name.clone()).collect(),
+        may_come: worker_config
+            .repository
+            .as_ref()
+            .is_some_and(|repository| repository.control == ModelControl::Explicit && repository.load.is_empty()),
         keyed: !gateway_config.keys.is_empty(),
         progress: progress.clone(),
     };
@@ -269,6 +274,8 @@ struct Front {
     gateway: String,
     /// Models that shall be served.
     models: Vec<String>,
+    /// Whether models may come later, so that there need be none now.
+    may_come: bool,
     /// Whether clients must show a key.
     keyed: bool,
     progress: Progress,
@@ -299,12 +306,17 @@ impl Front {
         }
     }
 
+    /// Whether there may be nothing to serve yet.
+    fn is_open(&self) -> bool {
+        self.may_come && self.models.is_empty()
+    }
+
     /// The fleet if everything is ready, else what is not.
     async fn look(&self) -> Result<Fleet, String> {
         let address = self.controller.address();
         let fleet = self.controller.fleet().await.map_err(|error| format!("the controller at {address}: {error}"))?;
         let failures = self.progress.failures();
-        if let Some(wait) = missing(&self.models, &failures, &fleet) {
+        if let Some(wait) = missing(&self.models, &failures, &fleet).filter(|_| !self.is_open()) {
             return Err(wait);
         }
         match self.http.get(format!("{}/ready", self.gateway)).send().await {

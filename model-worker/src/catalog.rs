@@ -20,11 +20,13 @@ use crate::hub;
 use crate::language::LanguageModel;
 use crate::memory;
 use crate::model::fake::{self, FakeModel};
-use crate::model::files::ModelFiles;
-use crate::model::manifest::{CausalManifest, EncoderManifest, Layout, Manifest, Task};
+use crate::model::files::{GraphSource, ModelFiles};
+use crate::model::manifest::{CausalManifest, EncoderManifest, Graph, Layout, Manifest, Task};
 use crate::model::onnx::runtime::{self, Runtime};
 use crate::model::onnx::session::SessionOptions;
 use crate::model::{CausalModel, EncoderBatch, EncoderModel, EncoderOutput, ModelError, Next, Positions, Row, onnx};
+use crate::tensor::layout::{self, Found};
+use crate::tensor::repository::Tensors;
 use crate::text::TextModel;
 use crate::text::tokenize::Vocabulary;
 use crate::tokenizer::Tokenizer;
@@ -46,9 +48,9 @@ pub enum Served {
 
 /// A loaded model and the threads that run it.
 #[derive(Debug)]
-pub struct Loaded {
+struct Loaded {
     /// The model.
-    pub served: Served,
+    served: Served,
     threads: Vec<JoinHandle<()>>,
 }
 
@@ -57,19 +59,20 @@ pub struct Loaded {
 pub struct Catalog {
     models: BTreeMap<String, Served>,
     threads: Vec<JoinHandle<()>>,
+    /// Those that take tensors; they come and go.
+    tensors: Arc<Tensors>,
 }
 
 impl Catalog {
     /// Loads every model; those that cannot be loaded are given back with the reason.
     pub fn load(config: &Config) -> (Self, Vec<(String, LoadError)>) {
-        let (mut catalog, mut failures) = (Self::default(), Vec::new());
+        let mut catalog = Self { tensors: Arc::new(Tensors::new(config)), ..Self::default() };
+        let mut failures = Vec::new();
         for model in &config.models {
-            match load(config, model) {
-                Ok(Loaded { served, threads }) => {
+            match catalog.add(config, model) {
+                Ok(()) => {
                     tracing::info!(model = model.name, "model is ready");
                     config.report(&model.name, LoadProgress::Ready);
-                    catalog.models.insert(model.name.clone(), served);
-                    catalog.threads.extend(threads);
                 }
                 Err(error) => {
                     let reason = muster_shared::problem::chain(&error);
@@ -79,7 +82,37 @@ impl Catalog {
                 }
             }
         }
+        catalog.tensors.start();
         (catalog, failures)
+    }
+
+    fn add(&mut self, config: &Config, model: &ModelConfig) -> Result<(), LoadError> {
+        if let Some(found) = tensors_at(model)? {
+            return self.tensors.add_fixed(found);
+        }
+        let Loaded { served, threads } = match &model.source {
+            ModelSource::Fake(options) => load_fake(config, &model.name, *options)?,
+            _ => {
+                let located = locate(config, model)?;
+                if let Some(found) = tensors_of(&model.name, &located) {
+                    return self.tensors.add_fixed(found);
+                }
+                load(config, model, located)?
+            }
+        };
+        self.models.insert(model.name.clone(), served);
+        self.threads.extend(threads);
+        Ok(())
+    }
+
+    /// The models that take tensors.
+    pub fn tensors(&self) -> &Arc<Tensors> {
+        &self.tensors
+    }
+
+    /// Whether there is nothing to be asked, and nothing that could come.
+    pub fn is_empty(&self) -> bool {
+        self.models.is_empty() && self.tensors.is_empty()
     }
 
     /// A language model by name.
@@ -127,6 +160,11 @@ impl Catalog {
     }
 
     fn unknown(&self, name: &str) -> Problem {
+        if self.tensors.has(name) {
+            let message =
+                format!("model `{name}` takes tensors; ask for it over the Open Inference Protocol, below /v2");
+            return Problem::invalid("model", message);
+        }
         let served = self.models.keys().map(String::as_str).collect::<Vec<_>>().join(", ");
         Problem::new(Kind::UnknownModel, format!("this worker does not serve `{name}`; it serves {served}"))
             .with_param("model")
@@ -139,12 +177,13 @@ impl Catalog {
 
     /// What the controller is told of the models.
     pub fn cards(&self) -> Vec<ModelCard> {
-        self.models().map(Served::card).collect()
+        self.models().map(Served::card).chain(self.tensors.cards()).collect()
     }
 
     /// What the models do at the moment; only those that do anything.
     pub fn load_report(&self) -> Vec<ModelLoad> {
-        self.models().map(Served::load).filter(|load| load.running + load.waiting > 0).collect()
+        let busy = self.models().map(Served::load).filter(|load| load.running + load.waiting > 0);
+        busy.chain(self.tensors.load_report()).collect()
     }
 
     /// Tokens per second of the fastest model that has measured any.
@@ -158,10 +197,11 @@ impl Catalog {
 
     /// Whether the thread of every model runs.
     pub fn is_alive(&self) -> bool {
-        self.models().all(|served| match served {
-            Served::Language(model) => model.engine.is_alive(),
-            Served::Text(model) => model.encoder.is_alive(),
-        })
+        self.tensors.is_alive()
+            && self.models().all(|served| match served {
+                Served::Language(model) => model.engine.is_alive(),
+                Served::Text(model) => model.encoder.is_alive(),
+            })
     }
 
     /// Resolves when the thread of a model has died; gives the model's name.
@@ -173,15 +213,17 @@ impl Catalog {
             }
             name.clone()
         });
-        match deaths.collect::<FuturesUnordered<_>>().next().await {
-            Some(name) => name,
-            None => std::future::pending().await, // without models nothing can crash
+        let mut deaths = deaths.collect::<FuturesUnordered<_>>();
+        tokio::select! {
+            Some(name) = deaths.next() => name,
+            name = self.tensors.crashed() => name,
         }
     }
 
     /// Lets the models go and waits for their threads.
     pub fn close(self) {
         drop(self.models);
+        self.tensors.close();
         for thread in self.threads {
             if thread.join().is_err() {
                 tracing::error!("a model's thread had panicked");
@@ -221,20 +263,47 @@ impl Served {
     }
 }
 
-/// Loads one model and runs it once, so that it is warm.
+/// Loads one model, runs it once, and lets it go.
 ///
 /// # Errors
 /// See [`LoadError`].
-pub fn load(config: &Config, model: &ModelConfig) -> Result<Loaded, LoadError> {
-    if let ModelSource::Fake(options) = &model.source {
-        return load_fake(config, &model.name, *options);
-    }
-    let Located { files, manifest } = locate(config, model)?;
+pub fn try_load(config: &Config, model: &ModelConfig) -> Result<(), LoadError> {
+    let mut catalog = Catalog { tensors: Arc::new(Tensors::new(config)), ..Catalog::default() };
+    let added = catalog.add(config, model);
+    catalog.close();
+    added
+}
+
+/// Loads a model whose files are known, and runs it once, so that it is warm.
+fn load(config: &Config, model: &ModelConfig, located: Located) -> Result<Loaded, LoadError> {
+    let Located { files, manifest } = located;
     let loader = Loader { config, name: &model.name, files: &files };
     match manifest {
         Manifest::Causal(manifest) => loader.language(manifest),
         Manifest::Encoder(manifest) => loader.text(manifest),
+        Manifest::Tensor(graph) => Err(ModelError::UnknownLayout {
+            file: graph.name,
+            reason: "it takes tensors, and neither generates nor reads texts".to_owned(),
+        }
+        .into()),
     }
+}
+
+/// The graph of a model that takes tensors; `None` for every other.
+fn tensors_of(name: &str, located: &Located) -> Option<Found> {
+    match (&located.manifest, &located.files) {
+        (Manifest::Tensor(Graph { source: GraphSource::File(graph), .. }), ModelFiles::Folder(folder)) => {
+            Some(Found { folder: folder.clone(), ..layout::single(name, graph) })
+        }
+        _ => None,
+    }
+}
+
+/// A model that is a graph's file, or a folder in Triton's layout.
+fn tensors_at(model: &ModelConfig) -> Result<Option<Found>, LoadError> {
+    let ModelSource::Folder(path) = &model.source else { return Ok(None) };
+    let malformed = |reason| ModelError::Malformed { file: path.display().to_string(), reason };
+    Ok(layout::given(&model.name, path).transpose().map_err(malformed)?)
 }
 
 /// What a request wants of a model.
@@ -562,9 +631,11 @@ fn warm_up(model: &mut dyn CausalModel) -> Result<(), ModelError> {
     Ok(())
 }
 
-/// The name a folder's model gets when the user gives none: the folder's own.
+/// The name a model gets when the user gives none: that of its folder, or of its file without the ending.
 pub fn name_of_folder(path: &Path) -> String {
     let absolute = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
-    let name = absolute.file_name().map(|name| name.to_string_lossy().into_owned());
+    let is_graph = absolute.extension().is_some_and(|extension| extension == "onnx") && !absolute.is_dir();
+    let name = if is_graph { absolute.file_stem() } else { absolute.file_name() };
+    let name = name.map(|name| name.to_string_lossy().into_owned());
     name.filter(|name| !name.is_empty()).unwrap_or_else(|| "model".to_owned())
 }

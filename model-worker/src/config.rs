@@ -106,10 +106,71 @@ pub struct RegistrationConfig {
     pub fastchat_heartbeat: Duration,
 }
 
+/// When the models of a repository are loaded.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum ModelControl {
+    /// All of them, once, at the start.
+    #[default]
+    None,
+    /// All of them, and again when their files change.
+    Poll,
+    /// Those that are named, and what clients load and unload.
+    Explicit,
+}
+
+impl ModelControl {
+    /// Its name on the command line.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::None => "none",
+            Self::Poll => "poll",
+            Self::Explicit => "explicit",
+        }
+    }
+}
+
+/// A folder of tensor models.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RepositoryConfig {
+    /// The folder.
+    pub folder: PathBuf,
+    /// When they are loaded.
+    pub control: ModelControl,
+    /// With [`ModelControl::Explicit`], the models to load at the start; `*` means all.
+    pub load: Vec<String>,
+    /// With [`ModelControl::Poll`], time between two looks at the folder.
+    pub poll: Duration,
+}
+
+impl RepositoryConfig {
+    /// Whether it could be served.
+    ///
+    /// # Errors
+    /// [`Error::Config`] when there is no such folder, or what is said goes not together.
+    pub fn check(&self) -> Result<(), Error> {
+        let folder = self.folder.display();
+        if !self.folder.is_dir() {
+            let message =
+                format!("the model repository {folder} is no folder; give one that holds a folder for each model");
+            return Err(Error::Config(message));
+        }
+        if !self.load.is_empty() && self.control != ModelControl::Explicit {
+            let message = "load_model names models, which takes model_control_mode explicit; without it all are loaded";
+            return Err(Error::Config(message.to_owned()));
+        }
+        if self.control == ModelControl::Poll && self.poll.is_zero() {
+            return Err(Error::Config(
+                "the time between two looks at the repository is 0; give one like 15s".to_owned(),
+            ));
+        }
+        Ok(())
+    }
+}
+
 /// What a worker can be told.
 #[derive(Debug, Clone)]
 pub struct Config {
-    /// Models to serve, at least one; no name twice.
+    /// Models to serve, at least one unless there is a repository; no name twice.
     pub models: Vec<ModelConfig>,
     /// Which of several graphs of a model to serve, `q4` or a file's name; the one that fits best when absent.
     pub variant: Option<String>,
@@ -136,6 +197,10 @@ pub struct Config {
     pub embedding_requests: NonZeroUsize,
     /// Tokens that the texts of these requests may have together.
     pub embedding_tokens: NonZeroUsize,
+    /// Requests that may wait for one version of a tensor model.
+    pub tensor_requests: NonZeroUsize,
+    /// A folder of tensor models in Triton's layout.
+    pub repository: Option<RepositoryConfig>,
     /// Shortens the context of language models, in tokens.
     pub context_length: Option<NonZeroU32>,
     /// Threads of one model; the processors that the process may use when absent.
@@ -172,6 +237,8 @@ impl Default for Config {
             embedding_requests: NonZeroUsize::new(256).expect("not zero"),
             // Some minutes of work for a small model on a processor: who waits longer should ask elsewhere.
             embedding_tokens: NonZeroUsize::new(1 << 20).expect("not zero"),
+            tensor_requests: NonZeroUsize::new(256).expect("not zero"),
+            repository: None,
             context_length: None,
             threads: None,
             spin: Spin::Auto,
@@ -191,8 +258,11 @@ impl Config {
     /// [`Error::Config`] when there is no model, models whose names do not tell them apart, or an address at which the
     /// worker cannot be reached by its transport.
     pub fn check(&self) -> Result<(), Error> {
-        if self.models.is_empty() {
+        if self.models.is_empty() && self.repository.is_none() {
             return Err(Error::Config("no model is configured; a worker serves at least one".to_owned()));
+        }
+        if let Some(repository) = &self.repository {
+            repository.check()?;
         }
         for (index, model) in self.models.iter().enumerate() {
             if model.name.is_empty() {

@@ -63,6 +63,9 @@ pub enum LoadError {
         #[source]
         source: crate::chat_template::TemplateError,
     },
+    /// A model of the repository, in the words of its index.
+    #[error("{0}")]
+    Repository(String),
     /// The system gave no thread.
     #[error("cannot start a thread for the model")]
     Thread(#[source] std::io::Error),

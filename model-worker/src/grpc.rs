@@ -1,4 +1,7 @@
-//! The worker's own protocol over gRPC, on a port of its own.
+//! The worker's own protocol over gRPC, and the Open Inference Protocol beside it, on a port of their own.
+
+mod both;
+mod tensors;
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -7,6 +10,7 @@ use std::time::Duration;
 use futures_util::{Stream, StreamExt as _};
 use muster_shared::embed::EmbedRequest;
 use muster_shared::generate::GenerateRequest;
+use muster_shared::grpc::open_inference::proto::grpc_inference_service_server::GrpcInferenceServiceServer;
 use muster_shared::grpc::problem::to_status;
 use muster_shared::grpc::proto;
 use muster_shared::grpc::proto::worker_server::{Worker, WorkerServer};
@@ -26,7 +30,11 @@ use tower::ServiceExt;
 
 use crate::calls;
 use crate::state::State;
+use both::Both;
+use tensors::Tensors;
 
+/// Beginning of the paths of the Open Inference Protocol.
+const TENSORS: &str = "/inference.GRPCInferenceService/";
 /// Silence of a client after which it is asked whether it lives, and time it has to say so: one whose machine vanished
 /// must not keep its requests running.
 const PING: [Duration; 2] = [Duration::from_secs(20), Duration::from_secs(20)];
@@ -53,8 +61,10 @@ pub(crate) struct Service {
 /// When the listener fails.
 pub(crate) async fn serve(listener: TcpListener, service: Service) -> std::io::Result<()> {
     let Service { state, token, body_limit, drain, closed } = service;
+    let tensors = GrpcInferenceServiceServer::new(Tensors(Arc::clone(&state))).max_decoding_message_size(body_limit);
     let worker = WorkerServer::new(Calls(state)).max_decoding_message_size(body_limit);
-    let guarded = InterceptedService::new(worker, move |request: Request<()>| {
+    let both = Both { path: TENSORS, first: tensors, second: worker };
+    let guarded = InterceptedService::new(both, move |request: Request<()>| {
         check_token(token.as_ref(), request.metadata().as_ref()).map_err(to_status)?;
         Ok(request)
     });

@@ -25,6 +25,7 @@ use muster_shared::text::{
 use crate::calls;
 use crate::fastchat;
 use crate::state::State;
+use crate::tensor;
 
 /// The worker's router.
 pub(crate) fn router(state: Arc<State>, token: Option<Secret>, body_limit: usize) -> Router {
@@ -38,6 +39,7 @@ pub(crate) fn router(state: Arc<State>, token: Option<Secret>, body_limit: usize
         .route("/detokenize", post(detokenize))
         .route("/models", get(models))
         .merge(fastchat::routes())
+        .merge(tensor::http::routes())
         .layer(DefaultBodyLimit::max(body_limit))
         .layer(middleware::from_fn_with_state(token, serve::require_token));
     let open = Router::new()
@@ -47,7 +49,8 @@ pub(crate) fn router(state: Arc<State>, token: Option<Secret>, body_limit: usize
         .route("/ready", get(ready))
         .route("/readyz", get(ready))
         .route("/metrics", get(serve::metrics))
-        .route("/version", get(serve::version));
+        .route("/version", get(serve::version))
+        .merge(tensor::http::open_routes());
     guarded
         .merge(open)
         .fallback(serve::not_found)

@@ -16,6 +16,7 @@
 //! * [`chat_template`] and [`tokenizer`]: messages to prompt to tokens, and tokens to text.
 //! * [`engine`] and [`encoder`]: the threads that own the models.
 //! * [`model`]: the models themselves; `model/onnx` is the only folder that names ONNX Runtime.
+//! * [`tensor`]: graphs that are neither, over the Open Inference Protocol.
 //! * [`memory`]: how much of it there is for keys and values.
 //! * [`hub`]: models of the Hugging Face hub, fetched into its cache.
 //! * [`catalog`]: loading models and finding them by name.
@@ -40,6 +41,7 @@ mod metrics;
 pub mod model;
 mod registration;
 mod state;
+pub mod tensor;
 pub mod text;
 pub mod tokenizer;
 
@@ -53,6 +55,7 @@ use catalog::Catalog;
 pub use config::Config;
 use config::Speed;
 pub use error::Error;
+use error::LoadError;
 use registration::Registrar;
 use state::{Addresses, State};
 
@@ -152,6 +155,7 @@ async fn work(config: &Config, state: &Arc<State>, life: &Life) -> Result<(), Er
         () = life.shutdown.cancelled() => None,
         model = state.crashed() => Some(model),
         never = stay => match never {},
+        never = state.tensors_stay() => match never {},
     };
     state.drain();
     if let Some(registrar) = &registrar {
@@ -176,8 +180,10 @@ async fn load(config: &Config, state: &State, shutdown: &CancellationToken) -> R
         loaded = loading => loaded.map_err(|error| Error::Config(format!("loading the models crashed: {error}")))?,
         () = shutdown.cancelled() => return Ok(false),
     };
-    if catalog.models().next().is_none() {
-        return Err(Error::NoModel(failures));
+    if catalog.is_empty() {
+        let repository = catalog.tensors().failures().into_iter();
+        let repository = repository.map(|(name, reason)| (name, LoadError::Repository(reason)));
+        return Err(Error::NoModel(failures.into_iter().chain(repository).collect()));
     }
     state.set_catalog(catalog);
     Ok(true)

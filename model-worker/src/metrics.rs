@@ -30,6 +30,11 @@ pub(crate) fn describe() {
     describe_counter!("muster_worker_embedding_padding_tokens_total", "Padding that ran beside them, by model");
     describe_histogram!("muster_worker_encoder_batch_texts", "Texts in one run of an encoder");
     describe_gauge!("muster_worker_encoder_texts_waiting", "Texts that wait for a run, by model");
+    describe_histogram!("muster_worker_tensor_run_seconds", "One run of a tensor model's graph, by model and version");
+    describe_histogram!("muster_worker_tensor_run_rows", "Rows in one such run");
+    describe_counter!("muster_worker_tensor_failures_total", "Requests of a tensor model without an answer");
+    describe_gauge!("muster_worker_tensor_versions", "Versions of tensor models that can be asked");
+    describe_counter!("muster_worker_tensor_loads_total", "Versions of tensor models loaded, by outcome");
     describe_counter!("muster_worker_requests_total", "Requests taken, by model and kind");
     describe_counter!("muster_worker_heartbeats_total", "Heartbeats sent, by outcome");
 }
@@ -143,6 +148,44 @@ impl EncoderMetrics {
         self.padding.increment(padding as u64);
         self.texts.record(texts as f64);
     }
+}
+
+/// Counts of one version of a tensor model.
+#[derive(Debug)]
+pub(crate) struct TensorMetrics {
+    run: Histogram,
+    rows: Histogram,
+    failures: Counter,
+}
+
+impl TensorMetrics {
+    pub(crate) fn new(model: &str, version: &str) -> Self {
+        let (model, version) = (model.to_owned(), version.to_owned());
+        Self {
+            run: histogram!("muster_worker_tensor_run_seconds", "model" => model.clone(), "version" => version.clone()),
+            rows: histogram!("muster_worker_tensor_run_rows", "model" => model.clone(), "version" => version.clone()),
+            failures: counter!("muster_worker_tensor_failures_total", "model" => model, "version" => version),
+        }
+    }
+
+    pub(crate) fn ran(&self, run: crate::tensor::statistics::Run) {
+        self.run.record(run.infer);
+        self.rows.record(run.rows as f64);
+    }
+
+    pub(crate) fn failed(&self) {
+        self.failures.increment(1);
+    }
+}
+
+/// So many versions of tensor models can be asked.
+pub(crate) fn tensor_versions(versions: usize) {
+    gauge!("muster_worker_tensor_versions").set(versions as f64);
+}
+
+/// A version of a tensor model was loaded, or could not be.
+pub(crate) fn tensor_load(outcome: &'static str) {
+    counter!("muster_worker_tensor_loads_total", "outcome" => outcome).increment(1);
 }
 
 /// A request for a model was taken.

@@ -1,13 +1,14 @@
 //! Models as the engine and the encoder see them: tokens in, numbers out.
 //!
 //! [`CausalModel`] continues a sequence, [`EncoderModel`] reads one whole. Behind each stands ONNX Runtime
-//! ([`onnx`]), or for the first a seeded [`fake`] that needs no files. [`files`] and [`manifest`] find out what a
-//! folder holds.
+//! ([`onnx`]), or for the first a seeded [`fake`] that needs no files. [`mod@tensor`] is any other graph: arrays in, arrays
+//! out. [`files`] and [`manifest`] find out what a folder holds.
 
 pub mod fake;
 pub mod files;
 pub mod manifest;
 pub mod onnx;
+pub mod tensor;
 
 use std::path::PathBuf;
 

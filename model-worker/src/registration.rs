@@ -98,6 +98,7 @@ impl Registrar {
     async fn join(&self) -> Membership {
         let [mut pause, longest] = BACKOFF;
         loop {
+            self.wait_for_models().await;
             match self.register().await {
                 Ok(membership) => {
                     tracing::info!(controller = self.client.address(), dialect = ?membership.dialect, "registered");
@@ -112,15 +113,42 @@ impl Registrar {
                     );
                 }
             }
-            tokio::time::sleep(jittered(pause)).await;
+            tokio::select! {
+                () = tokio::time::sleep(jittered(pause)) => {}
+                () = self.state.models_changed() => {} // perhaps it is what the controller wants
+            }
             pause = (pause * 2).min(longest);
         }
     }
 
-    /// Beats until the controller has forgotten this worker.
+    /// A controller takes nobody who offers nothing; models may come later.
+    async fn wait_for_models(&self) {
+        while !self.has_models() {
+            self.state.note_told();
+            if !self.has_models() {
+                tracing::info!("there is no model yet; registering when one is loaded");
+                self.state.models_changed().await;
+            }
+        }
+    }
+
+    fn has_models(&self) -> bool {
+        self.state.catalog().is_ok_and(|catalog| !catalog.cards().is_empty())
+    }
+
+    /// Beats until the controller has forgotten this worker, or knows other models than there are.
     async fn beat(&self, membership: Membership) {
         loop {
-            tokio::time::sleep(jittered(membership.heartbeat)).await;
+            tokio::select! {
+                () = tokio::time::sleep(jittered(membership.heartbeat)) => {}
+                () = self.state.models_changed() => {
+                    tracing::info!("the models have changed; registering again");
+                    if !self.has_models() {
+                        self.deregister().await; // a worker without models cannot register
+                    }
+                    return;
+                }
+            }
             let known = match membership.dialect {
                 Dialect::Muster => self.beat_muster().await,
                 Dialect::FastChat => self.beat_fastchat().await,
@@ -156,6 +184,7 @@ impl Registrar {
     }
 
     fn registration(&self) -> Result<Registration, muster_shared::problem::Problem> {
+        self.state.note_told(); // before the cards are made: a change in between is told once more
         let catalog = self.state.catalog()?;
         Ok(Registration {
             id: self.id.clone(),

@@ -1,7 +1,7 @@
 //! What the handlers of a worker share.
 
 use std::sync::OnceLock;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use muster_shared::problem::{Kind, Problem};
 use muster_shared::secret::Secret;
@@ -51,6 +51,8 @@ impl Addresses {
 pub(crate) struct State {
     catalog: OnceLock<Catalog>,
     draining: AtomicBool,
+    /// How often the tensor models had changed when the controller was last told of them.
+    told_changes: AtomicU64,
     /// Where peers reach the worker.
     pub(crate) addresses: Addresses,
     /// The fleet's token.
@@ -95,6 +97,29 @@ impl State {
         match self.catalog.get() {
             Some(catalog) => catalog.crashed().await,
             None => std::future::pending().await, // nothing is loaded yet
+        }
+    }
+
+    /// Looks after the tensor models that come and go; never ends.
+    pub(crate) async fn tensors_stay(&self) -> std::convert::Infallible {
+        match self.catalog.get() {
+            Some(catalog) => catalog.tensors().stay().await,
+            None => std::future::pending().await, // nothing is loaded yet
+        }
+    }
+
+    /// Resolves when other models can be asked than before.
+    pub(crate) async fn models_changed(&self) {
+        let Some(catalog) = self.catalog.get() else { return std::future::pending().await };
+        let known = self.told_changes.load(Ordering::Relaxed);
+        // The sender lives in the catalog, which is not dropped while this runs.
+        let _ = catalog.tensors().changes().wait_for(|changes| *changes != known).await;
+    }
+
+    /// Notes that the controller is told of the models as they are now.
+    pub(crate) fn note_told(&self) {
+        if let Some(catalog) = self.catalog.get() {
+            self.told_changes.store(*catalog.tensors().changes().borrow(), Ordering::Relaxed);
         }
     }
 

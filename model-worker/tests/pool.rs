@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use futures_util::future::join_all;
 use muster_worker::Config;
-use muster_worker::catalog::{self, Served};
+use muster_worker::catalog::Catalog;
 use muster_worker::config::{ModelConfig, ModelSource};
 use muster_worker::encoder::head::{Encoded, Tokens};
 use muster_worker::model::onnx::runtime::LibrarySearch;
@@ -26,15 +26,14 @@ fn load(source: ModelSource, threads: usize) -> Arc<TextModel> {
     let cache = place("XDG_CACHE_HOME").or_else(|| Some(place("HOME")?.join(".cache")));
     let model = ModelConfig { source, name: "model".to_owned() };
     let config = Config {
-        models: vec![model.clone()],
+        models: vec![model],
         threads: NonZeroUsize::new(threads),
         library: LibrarySearch { explicit: place("ORT_DYLIB_PATH"), beside: None, cache },
         ..Config::default()
     };
-    match catalog::load(&config, &model).expect("ONNX Runtime; scripts/fetch-onnxruntime.sh gets it").served {
-        Served::Text(model) => model,
-        other => panic!("no embedding model: {other:?}"),
-    }
+    let (catalog, failures) = Catalog::load(&config);
+    assert!(failures.is_empty(), "scripts/fetch-onnxruntime.sh gets ONNX Runtime: {failures:?}");
+    Arc::clone(catalog.texts().next().expect("an embedding model"))
 }
 
 async fn embed(model: &TextModel, texts: Vec<Vec<u32>>) -> Vec<Vec<f32>> {

@@ -11,7 +11,7 @@ use std::time::Instant;
 
 use anyhow::{Context as _, anyhow, bail, ensure};
 use muster_worker::Config;
-use muster_worker::catalog::{self, Served};
+use muster_worker::catalog::{self, Catalog};
 use muster_worker::config::ModelConfig;
 use muster_worker::encoder::EncoderHandle;
 use muster_worker::encoder::head::Tokens;
@@ -100,10 +100,11 @@ fn manifest(config: &Config) -> anyhow::Result<EncoderManifest> {
 /// The model as the worker serves it.
 fn pooled(config: &Config) -> anyhow::Result<Arc<TextModel>> {
     let model = config.models.first().context(NO_MODEL)?;
-    match catalog::load(config, model)?.served {
-        Served::Text(embedding) => Ok(embedding),
-        _ => Err(no_texts(model)),
+    let (catalog, failures) = Catalog::load(config);
+    if let Some((_, error)) = failures.into_iter().next() {
+        return Err(error.into());
     }
+    catalog.texts().next().cloned().ok_or_else(|| no_texts(model))
 }
 
 fn no_texts(model: &ModelConfig) -> anyhow::Error {

@@ -25,6 +25,7 @@ pub(super) fn load(config: &Config, rows: usize, context: usize) -> anyhow::Resu
             let does = catalog::does(manifest.task.kind());
             bail!("--model {}: {} {does}; give a language model", model.name, manifest.graph.name)
         }
+        Manifest::Tensor(graph) => bail!("--model {}: {} takes tensors; give a language model", model.name, graph.name),
     };
     let options =
         SessionOptions { threads: config.threads_in_force(), spin: config.spin, optimised: config.graph_cache.clone() };

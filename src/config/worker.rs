@@ -10,7 +10,9 @@ use muster_shared::id::WorkerId;
 use muster_shared::secret::Secret;
 use muster_shared::transport::Transport;
 use muster_worker::catalog::name_of_folder;
-use muster_worker::config::{Config, ModelConfig, ModelSource, RegistrationConfig, Speed};
+use muster_worker::config::{
+    Config, ModelConfig, ModelControl, ModelSource, RegistrationConfig, RepositoryConfig, Speed,
+};
 use muster_worker::engine::EngineCapacity;
 use muster_worker::hub::HubModel;
 use muster_worker::model::fake::FakeOptions;
@@ -91,6 +93,27 @@ pub(crate) struct ModelSection {
     /// Tokens that the texts of these requests may have together.
     #[arg(long, env = "MUSTER_WORKER_EMBEDDING_TOKENS")]
     pub(crate) embedding_tokens: Option<NonZeroUsize>,
+    /// A folder with a folder for each tensor model, in Triton's layout: NAME/[config.pbtxt]/VERSION/model.onnx.
+    ///
+    /// They are served over the Open Inference Protocol, below /v2. With it, no --model is needed.
+    #[arg(long, env = "MUSTER_MODEL_REPOSITORY", value_name = "DIR")]
+    pub(crate) model_repository: Option<PathBuf>,
+    /// When the models of the repository are loaded: `none`, `poll` or `explicit`.
+    ///
+    /// `none`: all of them, at the start. `poll`: the same, and again when their files change. `explicit`: those that
+    /// --load-model names, and whatever clients load and unload.
+    #[arg(long, env = "MUSTER_MODEL_CONTROL_MODE", value_name = "MODE", value_parser = ["none", "poll", "explicit"])]
+    pub(crate) model_control_mode: Option<String>,
+    /// A model of the repository to load at the start, with --model-control-mode explicit; may be given several times,
+    /// and `*` means all.
+    #[arg(long, env = "MUSTER_LOAD_MODEL", value_name = "NAME", value_delimiter = ',')]
+    pub(crate) load_model: Option<Vec<String>>,
+    /// Time between two looks at the repository, with --model-control-mode poll.
+    #[arg(long, env = "MUSTER_REPOSITORY_POLL", value_name = "TIME")]
+    pub(crate) repository_poll: Option<Span>,
+    /// Requests that may wait for one version of a tensor model.
+    #[arg(long, env = "MUSTER_WORKER_TENSOR_REQUESTS")]
+    pub(crate) tensor_requests: Option<NonZeroUsize>,
     /// Shortens the context of language models, in tokens.
     #[arg(long, env = "MUSTER_WORKER_CONTEXT_LENGTH")]
     pub(crate) context_length: Option<NonZeroU32>,
@@ -195,7 +218,9 @@ pub(crate) struct WorkerSection {
 impl ModelSection {
     /// What is not said here is taken from `other`.
     pub(crate) fn or(self, other: Self) -> Self {
-        or!(self, other; variant, slots, waiting, kv_memory, prefix_cache, speculation, itl_budget, embedding_requests, embedding_tokens,
+        or!(self, other; variant, slots, waiting, kv_memory, prefix_cache, speculation, itl_budget, embedding_requests,
+            embedding_tokens,
+            model_repository, model_control_mode, load_model, repository_poll, tensor_requests,
             context_length, threads, spin, graph_cache,
             onnxruntime, fake_token_time, fake_answer; (model, model_names))
     }
@@ -211,6 +236,9 @@ impl ModelSection {
             itl_budget: Some(Span(usual.itl_budget)),
             embedding_requests: Some(usual.embedding_requests),
             embedding_tokens: Some(usual.embedding_tokens),
+            model_control_mode: Some(ModelControl::default().name().to_owned()),
+            repository_poll: Some(Span::seconds(15)),
+            tensor_requests: Some(usual.tensor_requests),
             spin: Some(usual.spin),
             graph_cache: Some(true),
             ..Self::default()
@@ -221,6 +249,7 @@ impl ModelSection {
     fn models(&self) -> anyhow::Result<Vec<ModelConfig>> {
         let mut models = match self.model.as_deref() {
             Some(given) if !given.is_empty() => given.iter().map(|text| self.model(text)).collect(),
+            _ if self.model_repository.is_some() => Vec::new(),
             _ => demo_models()?,
         };
         if let Some(names) = &self.model_names {
@@ -233,6 +262,26 @@ impl ModelSection {
             models.iter_mut().zip(names).for_each(|(model, name)| model.name.clone_from(name));
         }
         Ok(models)
+    }
+
+    /// The repository of tensor models.
+    fn repository(&self) -> anyhow::Result<Option<RepositoryConfig>> {
+        let load = self.load_model.clone().unwrap_or_default();
+        let Some(folder) = self.model_repository.clone() else {
+            anyhow::ensure!(
+                load.is_empty(),
+                "load_model names models of a repository; give it with --model-repository"
+            );
+            return Ok(None);
+        };
+        let control = match self.model_control_mode.as_deref() {
+            None | Some("none") => ModelControl::None,
+            Some("poll") => ModelControl::Poll,
+            Some("explicit") => ModelControl::Explicit,
+            Some(other) => anyhow::bail!("model_control_mode is `{other}`; choose one of: none, poll, explicit"),
+        };
+        let poll = self.repository_poll.map_or(Span::seconds(15).0, |Span(time)| time);
+        Ok(Some(RepositoryConfig { folder, control, load, poll }))
     }
 
     fn model(&self, text: &str) -> ModelConfig {
@@ -338,6 +387,8 @@ impl WorkerSection {
             itl_budget: itl_budget(flags.itl_budget, usual.itl_budget)?,
             embedding_requests: flags.embedding_requests.unwrap_or(usual.embedding_requests),
             embedding_tokens: flags.embedding_tokens.unwrap_or(usual.embedding_tokens),
+            tensor_requests: flags.tensor_requests.unwrap_or(usual.tensor_requests),
+            repository: flags.repository()?,
             context_length: flags.context_length,
             threads: flags.threads,
             spin: flags.spin.unwrap_or(usual.spin),

@@ -19,6 +19,8 @@ pub enum Manifest {
     Causal(CausalManifest),
     /// A model that reads whole texts.
     Encoder(EncoderManifest),
+    /// Neither: tensors in, tensors out.
+    Tensor(Graph),
 }
 
 /// A graph with what is known of it.
@@ -91,6 +93,8 @@ impl Manifest {
         let graph = read_graph(files, &name)?;
         if graph.facts.inputs.keys().any(|name| name.starts_with("past_key") || name.contains("past_key_values")) {
             CausalManifest::read(graph, &configs).map(Self::Causal)
+        } else if !graph.facts.inputs.contains_key("input_ids") {
+            Ok(Self::Tensor(graph))
         } else {
             EncoderManifest::read(graph, files, &configs).map(Self::Encoder)
         }
@@ -141,7 +145,7 @@ fn graph_name(
             let there = variant::names(graphs.iter().map(String::as_str));
             no_variant(wanted, if there.is_empty() { "none".to_owned() } else { there })
         })?,
-        None => variant::usual(graphs, is_language).ok_or_else(|| ModelError::FileMissing {
+        None => variant::usual(graphs, is_language).or(only(graphs)).ok_or_else(|| ModelError::FileMissing {
             file: files.describe("model.onnx"),
             expected: format!(
                 "a model folder holds genai_config.json, or one of {} in itself or in onnx/{}",
@@ -151,6 +155,14 @@ fn graph_name(
         })?,
     };
     Ok(chosen.to_owned())
+}
+
+/// The one graph that there is, whatever its name.
+fn only(graphs: &[String]) -> Option<&str> {
+    match graphs {
+        [graph] => Some(graph),
+        _ => None,
+    }
 }
 
 fn names_language_model(configs: &Configs) -> bool {

@@ -23,6 +23,7 @@ pub mod rewrite;
 pub mod runtime;
 pub mod session;
 pub mod spin;
+pub mod tensor;
 mod tuning;
 mod wire;
 mod words;

@@ -31,6 +31,8 @@ pub struct TensorFacts {
     pub element: i32,
     /// Sizes; `None` where the size is only known when running.
     pub shape: Vec<Option<i64>>,
+    /// Whether the graph leaves open how many dimensions there are; `shape` is empty then as it is for a scalar.
+    pub any_rank: bool,
 }
 
 impl TensorFacts {
@@ -216,6 +218,7 @@ impl ValueInfoProto {
         let tensor = self.value_type.as_ref().and_then(|value_type| value_type.tensor.as_ref());
         let facts = tensor.map_or_else(TensorFacts::default, |tensor| TensorFacts {
             element: tensor.element,
+            any_rank: tensor.shape.is_none(),
             shape: tensor.shape.iter().flat_map(|shape| &shape.dimensions).map(|dimension| dimension.size).collect(),
         });
         (self.name.clone(), facts)

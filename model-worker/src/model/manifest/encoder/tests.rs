@@ -60,12 +60,12 @@ impl Folder {
         }
         let files = ModelFiles::folder(folder.path()).expect("it is there");
         let facts = |(name, (element, shape)): (&&str, &(i32, Vec<Option<i64>>))| {
-            ((*name).to_owned(), TensorFacts { element: *element, shape: shape.clone() })
+            ((*name).to_owned(), TensorFacts { element: *element, shape: shape.clone(), ..TensorFacts::default() })
         };
         let (name, element, shape) = self.output.clone();
         let facts = GraphFacts {
             inputs: self.inputs.iter().map(facts).collect(),
-            outputs: [(name.to_owned(), TensorFacts { element, shape })].into(),
+            outputs: [(name.to_owned(), TensorFacts { element, shape, ..TensorFacts::default() })].into(),
             ..GraphFacts::default()
         };
         let graph = Graph { name: "model.onnx".to_owned(), source: GraphSource::Memory(&[]), facts };
