@@ -44,14 +44,29 @@ async fn until_settled(tensors: &Tensors) {
     .expect("old versions go");
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn fifty_swaps_under_load_lose_no_request_and_no_memory() {
+/// Memory as the binary has it: glibc's own threshold grows to the largest piece that was ever freed, and what is smaller
+/// then stays with the process. The binary fixes it when it starts (`src/environment.rs`); a test must be started so.
+const THRESHOLD: (&str, &str) = ("MALLOC_MMAP_THRESHOLD_", "131072");
+
+#[test]
+fn fifty_swaps_under_load_lose_no_request_and_no_memory() {
+    if std::env::var_os(THRESHOLD.0).is_some() {
+        let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().expect("a runtime");
+        return runtime.block_on(swap_under_load());
+    }
+    let this = std::env::current_exe().expect("a test has a file");
+    let name = "swaps::fifty_swaps_under_load_lose_no_request_and_no_memory";
+    let mut child = std::process::Command::new(this);
+    let child = child.args(["--exact", name, "--nocapture"]).env(THRESHOLD.0, THRESHOLD.1);
+    assert!(child.status().expect("it starts").success());
+}
+
+async fn swap_under_load() {
     let folder = repository(&["large"]);
     let version = folder.path().join("large/1");
     write_weights(&version, 1.0);
     let tensors = Arc::new(Tensors::new(&config(folder.path(), ModelControl::Explicit)));
     tensors.load("large").expect("it loads");
-    let start = resident();
 
     let (done, answered) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicUsize::new(0)));
     let clients: Vec<_> = (0..CLIENTS)
@@ -69,7 +84,11 @@ async fn fifty_swaps_under_load_lose_no_request_and_no_memory() {
         })
         .collect();
 
-    let mut before = 0;
+    // As it is once all that a request needs has been taken.
+    while answered.load(Ordering::Relaxed) < 200 {
+        tokio::task::yield_now().await;
+    }
+    let start = resident();
     for swap in 1..=SWAPS {
         let weight = (swap + 1) as f32;
         write_weights(&version, weight);
@@ -77,17 +96,22 @@ async fn fifty_swaps_under_load_lose_no_request_and_no_memory() {
         tokio::task::spawn_blocking(move || loading.load("large")).await.expect("no panic").expect("it loads");
         assert_eq!(ask(&tensors).await, weight * 2048.0, "the new version answers");
         until_settled(&tensors).await;
-        if swap == 5 {
-            before = resident(); // the allocator has seen all there is to see
-        }
     }
     done.store(true, Ordering::Relaxed);
     for client in clients {
         client.await.expect("no request fails");
     }
-    let after = resident();
     let requests = answered.load(Ordering::Relaxed);
-    println!("{requests} requests; {start} KiB at the start, {before} after five swaps, {after} after all");
     assert!(requests > SWAPS);
-    assert!(after <= before + before / 20, "{before} KiB became {after} KiB");
+    let limit = start + start / 20;
+    let freed = async {
+        // The last old version's thread may still be at it.
+        while resident() > limit {
+            tokio::task::yield_now().await;
+        }
+    };
+    let freed = tokio::time::timeout(PATIENCE, freed).await;
+    let after = resident();
+    println!("{requests} requests; {start} KiB before fifty swaps, {after} KiB after");
+    assert!(freed.is_ok(), "{start} KiB became {after} KiB");
 }
