@@ -30,7 +30,7 @@ pub(crate) fn describe() {
     describe_counter!("muster_worker_embedding_padding_tokens_total", "Padding that ran beside them, by model");
     describe_histogram!("muster_worker_encoder_batch_texts", "Texts in one run of an encoder");
     describe_gauge!("muster_worker_encoder_texts_waiting", "Texts that wait for a run, by model");
-    describe_histogram!("muster_worker_tensor_run_seconds", "One run of a tensor model's graph, by model and version");
+    describe_histogram!("muster_worker_tensor_run_seconds", "One run of a tensor model's graph, by model");
     describe_histogram!("muster_worker_tensor_run_rows", "Rows in one such run");
     describe_counter!("muster_worker_tensor_failures_total", "Requests of a tensor model without an answer");
     describe_gauge!("muster_worker_tensor_versions", "Versions of tensor models that can be asked");
@@ -150,7 +150,7 @@ impl EncoderMetrics {
     }
 }
 
-/// Counts of one version of a tensor model.
+/// Counts of a tensor model. Its versions share them: each would leave its own behind when it goes.
 #[derive(Debug)]
 pub(crate) struct TensorMetrics {
     run: Histogram,
@@ -159,12 +159,12 @@ pub(crate) struct TensorMetrics {
 }
 
 impl TensorMetrics {
-    pub(crate) fn new(model: &str, version: &str) -> Self {
-        let (model, version) = (model.to_owned(), version.to_owned());
+    pub(crate) fn new(model: &str) -> Self {
+        let model = model.to_owned();
         Self {
-            run: histogram!("muster_worker_tensor_run_seconds", "model" => model.clone(), "version" => version.clone()),
-            rows: histogram!("muster_worker_tensor_run_rows", "model" => model.clone(), "version" => version.clone()),
-            failures: counter!("muster_worker_tensor_failures_total", "model" => model, "version" => version),
+            run: histogram!("muster_worker_tensor_run_seconds", "model" => model.clone()),
+            rows: histogram!("muster_worker_tensor_run_rows", "model" => model.clone()),
+            failures: counter!("muster_worker_tensor_failures_total", "model" => model),
         }
     }
 

@@ -55,6 +55,7 @@ pub fn init_metrics() {
             .set_buckets_for_metric(Matcher::Suffix("_seconds".to_owned()), &SECONDS)
             .and_then(|builder| builder.set_buckets_for_metric(Matcher::Suffix("_sequences".to_owned()), &COUNTS))
             .and_then(|builder| builder.set_buckets_for_metric(Matcher::Suffix("_texts".to_owned()), &COUNTS))
+            .and_then(|builder| builder.set_buckets_for_metric(Matcher::Suffix("_rows".to_owned()), &COUNTS))
             .expect("no list of buckets is empty")
             .install_recorder()
             .expect("muster installs the only recorder")

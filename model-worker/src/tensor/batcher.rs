@@ -95,7 +95,7 @@ impl Batcher {
     ) -> std::io::Result<(Self, Vec<JoinHandle<()>>)> {
         let state = State { queue: Queue::new(settings.batching.clone()), closed: false };
         let shared = Arc::new(Shared {
-            metrics: TensorMetrics::new(&settings.name.0, &settings.name.1),
+            metrics: TensorMetrics::new(&settings.name.0),
             settings,
             state: Mutex::new(state),
             wake: Condvar::new(),

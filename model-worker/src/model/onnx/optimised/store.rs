@@ -207,10 +207,10 @@ impl Store {
             let entry = known.and_then(|bytes| serde_json::from_slice::<Entry>(&bytes).ok());
             match entry {
                 // Another build or processor may use the same model from the same folder; long unused, it has changed.
-                Some(entry) if entry.model != new.model || !is_stale(&folder) => {
+                Some(entry) if entry.model.exists() && (entry.model != new.model || !is_stale(&folder)) => {
                     entries.push((last_use(&folder), entry.bytes(), folder))
                 }
-                // Whoever was making it has died: the lock is ours.
+                // The model is gone, or whoever was making it has died: the lock is ours.
                 _ => discard(&folder),
             }
         }

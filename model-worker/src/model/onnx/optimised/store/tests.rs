@@ -4,6 +4,9 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use super::*;
 
+/// A model that is there: a folder is as good as a file.
+const MODEL: &str = "/";
+
 fn identity(model: &str, key: &str, size: u64) -> Identity {
     Identity { model: model.into(), key: key.into(), size }
 }
@@ -39,7 +42,7 @@ fn names(store: &Store) -> Vec<String> {
 fn an_entry_is_made_once() {
     let cache = tempfile::tempdir().unwrap();
     let store = Store::new(cache.path());
-    let model = identity("/m", "a", 1);
+    let model = identity(MODEL, "a", 1);
     assert!(load(&store, &model));
     assert!(!load(&store, &model));
     assert_eq!(names(&store), ["a"]);
@@ -62,7 +65,7 @@ fn a_damaged_entry_is_made_anew() {
     ];
     let cache = tempfile::tempdir().unwrap();
     let store = Store::new(cache.path());
-    let model = identity("/m", "a", 1);
+    let model = identity(MODEL, "a", 1);
     load(&store, &model);
     for (what, damage) in damages {
         damage(&store.root().join("a"));
@@ -75,7 +78,7 @@ fn a_damaged_entry_is_made_anew() {
 fn an_entry_that_cannot_be_loaded_is_made_anew_once() {
     let cache = tempfile::tempdir().unwrap();
     let store = Store::new(cache.path());
-    let model = identity("/m", "a", 1);
+    let model = identity(MODEL, "a", 1);
     load(&store, &model);
     let made = Cell::new(0);
     let save = |folder: &Path| {
@@ -94,7 +97,7 @@ fn an_entry_that_cannot_be_loaded_is_made_anew_once() {
 #[test]
 fn two_that_start_at_once_make_one_entry_and_both_get_it() {
     let cache = tempfile::tempdir().unwrap();
-    let (store, model) = (Store::new(cache.path()), identity("/m", "a", 1));
+    let (store, model) = (Store::new(cache.path()), identity(MODEL, "a", 1));
     let (made, start) = (AtomicUsize::new(0), Barrier::new(2));
     let both = || {
         start.wait();
@@ -116,24 +119,24 @@ fn an_entry_that_could_not_be_finished_leaves_nothing() {
     let cache = tempfile::tempdir().unwrap();
     let store = Store::new(cache.path());
     let save = |folder: &Path| write(folder).and(Err("no".to_owned()));
-    store.load(&identity("/m", "a", 1), save, read).expect_err("not saved");
+    store.load(&identity(MODEL, "a", 1), save, read).expect_err("not saved");
     assert!(names(&store).is_empty());
     // A process that was killed cannot tidy up; the next one does.
     fs::create_dir(store.root().join("building-dead")).unwrap();
-    load(&store, &identity("/m", "a", 1));
+    load(&store, &identity(MODEL, "a", 1));
     assert_eq!(names(&store), ["a"]);
 }
 
 #[test]
-fn an_entry_of_the_same_model_that_is_long_unused_goes_and_others_stay() {
+fn an_entry_of_the_same_model_that_is_long_unused_goes_or_of_one_that_is_gone_and_others_stay() {
     let cache = tempfile::tempdir().unwrap();
     let store = Store::new(cache.path());
-    for (model, key, days) in [("/m", "old", 8), ("/m", "used", 1), ("/other", "other", 8)] {
+    for (model, key, days) in [(MODEL, "old", 8), (MODEL, "used", 1), ("/usr", "other", 8), ("/gone", "gone", 1)] {
         load(&store, &identity(model, key, 1));
         let file = File::options().append(true).open(store.root().join(key).join(ENTRY)).unwrap();
         file.set_modified(SystemTime::now() - std::time::Duration::from_secs(days * 24 * 3600)).unwrap();
     }
-    load(&store, &identity("/m", "new", 1));
+    load(&store, &identity(MODEL, "new", 1));
     assert_eq!(names(&store), ["new", "other", "used"]);
 }
 
@@ -143,13 +146,13 @@ fn the_least_used_entries_make_room() {
     // Each entry has 12 bytes; a new one of 2 bytes is expected to take 5.
     let store = Store { largest: 12 + 5, ..Store::new(cache.path()) };
     for (age, model) in [(3, "a"), (1, "b"), (2, "c")] {
-        Store::new(cache.path()).load(&identity(model, model, 1), write, read).expect("an entry");
+        Store::new(cache.path()).load(&identity(MODEL, model, 1), write, read).expect("an entry");
         let file = File::options().append(true).open(store.root().join(model).join(ENTRY)).unwrap();
         file.set_modified(SystemTime::now() - std::time::Duration::from_secs(age * 1000)).unwrap();
     }
-    load(&store, &identity("d", "d", 2));
+    load(&store, &identity("/usr", "d", 2));
     assert_eq!(names(&store), ["b", "d"]);
-    let error = store.load(&identity("e", "e", 100), write, read).expect_err("larger than all");
+    let error = store.load(&identity("/usr", "e", 100), write, read).expect_err("larger than all");
     assert!(matches!(error, CacheError::TooLarge { needed: 250, .. }), "{error}");
 }
 
@@ -157,7 +160,7 @@ fn the_least_used_entries_make_room() {
 fn a_cache_that_cannot_be_used_is_told_with_its_place() {
     let file = tempfile::NamedTempFile::new().unwrap();
     let store = Store::new(file.path());
-    let error = store.load(&identity("/m", "a", 1), write, read).expect_err("a file, no folder").to_string();
+    let error = store.load(&identity(MODEL, "a", 1), write, read).expect_err("a file, no folder").to_string();
     assert!(error.contains(&file.path().display().to_string()) && error.contains("XDG_CACHE_HOME"), "{error}");
 }
 
@@ -165,6 +168,6 @@ fn a_cache_that_cannot_be_used_is_told_with_its_place() {
 fn a_full_disc_is_told_with_numbers() {
     let cache = tempfile::tempdir().unwrap();
     let store = Store { largest: u64::MAX, ..Store::new(cache.path()) };
-    let error = store.load(&identity("/m", "a", 1 << 60), write, read).expect_err("no such disc");
+    let error = store.load(&identity(MODEL, "a", 1 << 60), write, read).expect_err("no such disc");
     assert!(matches!(error, CacheError::Full { .. }), "{error}");
 }
