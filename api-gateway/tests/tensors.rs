@@ -3,6 +3,7 @@
 
 mod peers;
 
+use std::num::NonZeroU32;
 use std::sync::{Arc, Mutex};
 
 use axum::Router;
@@ -39,7 +40,7 @@ use tower::Service;
 /// What the worker was asked besides runs.
 type Heard = Arc<Mutex<Vec<String>>>;
 
-/// A worker whose model `m` gives back its inputs; a run whose id is `fail` fails as the name of its only input says.
+/// A worker whose model `m` gives back its inputs, except where the id of a run is that of a failure.
 async fn echo() -> (String, Heard) {
     let heard = Heard::default();
     let router = Router::new()
@@ -91,9 +92,8 @@ async fn run_version(
     let length = headers.get(HEADER_LENGTH).map(|value| header_length(value.as_bytes()).expect("a length"));
     let (request, wanted) = read_request(&model, Some(&version), body, length).expect("our own words");
     heard.lock().expect("no panic while holding it").push(format!("infer {model}"));
-    if request.id == "fail" {
-        let text = "input `x`: the model takes FP32, and INT8 was sent";
-        return (StatusCode::BAD_REQUEST, axum::Json(json!({ "error": text }))).into_response();
+    if let Some((_, status, body)) = failures().into_iter().find(|(id, ..)| *id == request.id) {
+        return (status, axum::Json(body)).into_response();
     }
     assert_eq!(wanted, Wanted::all(Form::Binary), "between processes nothing travels as text");
     let InferRequest { model, id, parameters, inputs: outputs, .. } = request;
@@ -103,6 +103,21 @@ async fn run_version(
         Some(length) => ([(HEADER_LENGTH, length.to_string())], body.into_bytes()).into_response(),
         None => body.into_bytes().into_response(),
     }
+}
+
+/// Ids of runs that fail, with the answers to them.
+fn failures() -> [(&'static str, StatusCode, Value); 4] {
+    let broken = "a run of the model failed: idx=99 must be within the inclusive range [-5,4]";
+    [
+        ("fail", StatusCode::BAD_REQUEST, json!({ "error": "input `x`: the model takes FP32, and INT8 was sent" })),
+        ("broken", StatusCode::INTERNAL_SERVER_ERROR, json!({ "error": broken, "kind": "run" })),
+        ("foreign", StatusCode::INTERNAL_SERVER_ERROR, json!({ "error": "it crashed", "kind": "words of another" })),
+        (
+            "full",
+            StatusCode::TOO_MANY_REQUESTS,
+            json!({ "error": "4 requests run and 9 wait", "kind": "overloaded", "retry_after_ms": 2500 }),
+        ),
+    ]
 }
 
 /// A gateway that speaks gRPC as well.
@@ -258,6 +273,49 @@ async fn errors_are_in_the_protocols_words_and_name_the_field() {
     let half = json!({ "inputs": [{ "name": "x", "datatype": "FP16", "shape": [1], "data": [1] }] });
     let (status, text) = refused(reqwest::Method::POST, "/v2/models/m/infer", half).await;
     assert!(status == 400 && text.contains("binary data"), "{status} {text}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_the_graph_cannot_run_is_told_and_not_tried_again() {
+    let (worker, heard) = echo().await;
+    let mut controller = Controller::start(vec![Ok(worker); 3]).await;
+    let gateway = both(&controller.address, |config| config.attempts = NonZeroU32::MIN).await;
+    let failing = |id: &str| InferRequest { id: id.to_owned(), ..request() };
+    let client = gateway.client(None);
+    let refused = async |id: &str| match client.infer(&failing(id)).await.expect_err("it fails") {
+        ClientError::Refused { problem, .. } => problem,
+        other => panic!("{other:?}"),
+    };
+    let broken = refused("broken").await;
+    assert!(broken.kind == Kind::Run && broken.message.ends_with("[-5,4]"), "{broken:?}");
+    let full = refused("full").await;
+    assert_eq!(full, Problem::new(Kind::Overloaded, "4 requests run and 9 wait").with_retry_after_ms(2500));
+    let crashed = refused("foreign").await;
+    assert!(crashed.kind == Kind::Upstream && !crashed.message.contains("crashed"), "{crashed:?}");
+    assert_eq!(controller.outcomes(3).await, [Outcome::Done, Outcome::Overloaded, Outcome::Failed]);
+    assert_eq!(heard.lock().expect("no panic while holding it").len(), 3, "one attempt each");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_failed_run_costs_one_attempt_and_a_crash_several() {
+    let (worker, heard) = echo().await;
+    let mut controller = Controller::start(vec![Ok(worker); 7]).await;
+    let gateway = Gateway::start(&controller.address, |_| {}).await;
+    let input = json!({ "name": "x", "datatype": "INT8", "shape": [1], "data": [1] });
+    let mut asked = Vec::new();
+    for (id, status) in [("broken", 500), ("foreign", 502), ("full", 429)] {
+        let answer = gateway.post("/v2/models/m/infer", &json!({ "id": id, "inputs": [input] })).await;
+        assert_eq!(answer.status(), status, "{id}");
+        if id == "full" {
+            assert_eq!(answer.headers()["retry-after"], "3", "seconds, rounded up");
+        }
+        let body: Value = answer.json().await.expect("JSON");
+        let text = body["error"].as_str().expect("the protocol's words");
+        assert_eq!(text.contains("inclusive range"), id == "broken", "{text}");
+        asked.push(std::mem::take(&mut *heard.lock().expect("no panic while holding it")).len());
+    }
+    assert!(asked[0] == 1 && asked[1] > 1, "{asked:?}");
+    assert_eq!(controller.outcomes(1).await, [Outcome::Done], "the worker is not blamed");
 }
 
 #[tokio::test(flavor = "multi_thread")]

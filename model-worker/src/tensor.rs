@@ -11,14 +11,13 @@
 //! * [`batcher`]: its threads. [`queue`]: what runs next, and what together. [`batch`]: several requests as one run.
 //! * [`trial`]: whether rows may run together at all.
 //! * `calls` and `http`: what clients ask; `grpc/tensors.rs` is the other wire.
-//! * [`statistics`]: what runs have cost. [`elements`]: strings within raw data.
+//! * [`statistics`]: what runs have cost.
 
 pub mod batch;
 pub mod batcher;
 pub(crate) mod calls;
 pub mod check;
 pub mod classify;
-pub mod elements;
 pub(crate) mod http;
 pub mod layout;
 pub mod pbtxt;

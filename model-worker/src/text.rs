@@ -16,6 +16,7 @@ use muster_shared::problem::{Kind, Problem};
 
 use crate::encoder::EncoderHandle;
 use crate::encoder::head::{Encoded, Tokens};
+use crate::engine::EngineError;
 use crate::language::problem;
 use crate::model::manifest::{Task, TextRules};
 use crate::tokenizer::Tokenizer;
@@ -53,7 +54,11 @@ impl TextModel {
     /// Runs prepared texts; gives what became of each in the same order.
     async fn run(&self, kind: &'static str, texts: Vec<Tokens>) -> Result<Vec<Encoded>, Problem> {
         crate::metrics::request(&self.name, kind);
-        self.encoder.encode(texts, None).await.map_err(problem)
+        self.encoder.encode(texts, None).await.map_err(|error| match error {
+            // It was tried without company, too: the text itself is what the graph cannot read.
+            EngineError::Step(error) => Problem::new(Kind::Run, error.to_string()),
+            other => problem(other),
+        })
     }
 }
 

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use muster_shared::embed::{EmbedInput, EmbedRequest, EmbedResponse};
-use muster_shared::problem::Problem;
+use muster_shared::problem::{Kind, Problem};
 use muster_worker::catalog::Ability;
 use muster_worker::text::TextModel;
 use serde_json::Value;
@@ -179,4 +179,28 @@ async fn real_weights_give_the_vectors_of_the_reference_in_every_company() {
     let mixed: Vec<usize> = (0..40).map(|place| place * 7 % texts.len()).collect();
     let mix: Vec<String> = mixed.iter().map(|&index| texts[index].clone()).collect();
     check(&vectors(model, &mix, None).await, &mixed);
+}
+
+#[tokio::test]
+async fn a_text_that_the_graph_cannot_run_fails_with_its_words_and_without_a_path() {
+    let longer = changed("text-sentence", |folder| {
+        edit(&folder.join("tokenizer.json"), |tokenizer| {
+            let added = tokenizer["added_tokens"].as_array_mut().expect("a list");
+            let token = serde_json::json!({
+                "id": 308, "content": "[BEYOND]", "single_word": false, "lstrip": false, "rstrip": false,
+                "normalized": false, "special": true,
+            });
+            added.push(token);
+        });
+    });
+    let catalog = catalog(longer.path().to_owned(), None);
+    let model = Arc::clone(catalog.text("m", Ability::Embed).expect("it embeds"));
+    let ask = async |tokens: &[&[u32]]| {
+        let inputs = tokens.iter().map(|tokens| EmbedInput::Tokens(tokens.to_vec())).collect();
+        embed(&model, EmbedRequest { inputs, ..EmbedRequest::default() }).await
+    };
+    let problem = ask(&[&[2, 9, 3], &[2, 308, 3]]).await.expect_err("the graph's table ends at 307");
+    assert_eq!(problem.kind, Kind::Run, "the same fails everywhere: {problem}");
+    assert!(problem.message.contains("308") && !problem.message.contains('/'), "{problem}");
+    assert_eq!(ask(&[&[2, 9, 3]]).await.expect("the model goes on").vectors.len(), 1);
 }

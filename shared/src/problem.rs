@@ -33,6 +33,8 @@ pub enum Kind {
     Overloaded,
     /// The model is known, but no live worker serves it.
     NoWorker,
+    /// The model's graph failed on this very request; the same again fails again, wherever it runs.
+    Run,
     /// A service behind this one failed.
     Upstream,
     /// The deadline has passed.
@@ -53,7 +55,7 @@ impl Kind {
             Self::TooLarge => 413,
             Self::UnsupportedCoding => 415,
             Self::RateLimited | Self::Overloaded => 429,
-            Self::Bug => 500,
+            Self::Run | Self::Bug => 500,
             Self::Upstream => 502,
             Self::NoWorker => 503,
             Self::Timeout => 504,

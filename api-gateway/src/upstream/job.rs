@@ -278,7 +278,7 @@ fn judge(error: &ClientError) -> (Outcome, Result<Problem, Problem>) {
             Kind::UnknownModel => (Outcome::Done, Ok(problem.clone())),
             // The time that we have given it.
             Kind::Timeout => (Outcome::Failed, Err(late())),
-            Kind::Invalid | Kind::PromptTooLong | Kind::TooLarge => (Outcome::Done, Err(problem.clone())),
+            Kind::Invalid | Kind::PromptTooLong | Kind::TooLarge | Kind::Run => (Outcome::Done, Err(problem.clone())),
             _ => (Outcome::Failed, Ok(worker_failed())),
         },
     }
@@ -330,7 +330,7 @@ mod tests {
         for kind in [Kind::Overloaded, Kind::NoWorker, Kind::UnknownModel, Kind::Bug, Kind::BadKey] {
             assert!(judge(&refused(kind)).1.is_ok(), "{kind:?}");
         }
-        for kind in [Kind::Invalid, Kind::PromptTooLong, Kind::TooLarge] {
+        for kind in [Kind::Invalid, Kind::PromptTooLong, Kind::TooLarge, Kind::Run] {
             let (outcome, verdict) = judge(&refused(kind));
             assert_eq!((outcome, verdict.expect_err("final").kind), (Outcome::Done, kind));
         }

@@ -1,10 +1,9 @@
 //! Several requests as one run, and its outputs as several answers.
 
 use bytes::{Bytes, BytesMut};
-use muster_shared::tensor::Datatype;
+use muster_shared::tensor::{Datatype, layout};
 
 use super::check::Checked;
-use super::elements;
 use super::queue::Likeness;
 use crate::model::tensor::Array;
 
@@ -65,9 +64,7 @@ fn pieces(output: &Array, total: usize, rows: &[usize]) -> Vec<Bytes> {
         piece
     };
     if output.datatype == Datatype::Bytes {
-        let lengths: Vec<usize> =
-            elements::split(&output.data).into_iter().flatten().map(|text| 4 + text.len()).collect();
-        let mut lengths = lengths.into_iter();
+        let mut lengths = layout::strings(&output.data).map_while(Result::ok).map(|text| 4 + text.len());
         return rows.iter().map(|rows| cut(lengths.by_ref().take(rows * elements_of_a_row).sum())).collect();
     }
     let row = output.data.len() / total.max(1);
@@ -87,7 +84,8 @@ mod tests {
 
     fn texts(rows: usize, seed: u8) -> Array {
         let texts: Vec<Vec<u8>> = (0..rows).map(|row| vec![seed; (row + usize::from(seed)) % 4]).collect();
-        Array { datatype: Datatype::Bytes, shape: vec![rows], data: elements::join(texts.iter().map(Vec::as_slice)) }
+        let data = layout::join_strings(texts.iter().map(Vec::as_slice)).expect("they are short");
+        Array { datatype: Datatype::Bytes, shape: vec![rows], data }
     }
 
     proptest! {

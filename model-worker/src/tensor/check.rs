@@ -4,9 +4,8 @@ use std::collections::HashSet;
 use std::time::Duration;
 
 use muster_shared::problem::Problem;
-use muster_shared::tensor::{Datatype, InferRequest, Parameter, Parameters, RequestedOutput, Tensor};
+use muster_shared::tensor::{Datatype, InferRequest, Parameter, Parameters, RequestedOutput, Tensor, layout};
 
-use super::elements;
 use crate::model::tensor::{Array, Port, Ports};
 
 /// What a request of a model must keep to.
@@ -176,35 +175,16 @@ fn fits(port: &Port, shape: &[usize]) -> bool {
 
 /// What is wrong with the elements of a tensor, if anything is.
 fn wrong_data(datatype: Datatype, shape: &[usize], data: &[u8]) -> Option<String> {
-    let count = shape.iter().try_fold(1usize, |count, &size| count.checked_mul(size));
-    let bytes = count.and_then(|count| count.checked_mul(datatype.size().unwrap_or(1)));
-    let (Some(count), Some(bytes)) = (count, bytes) else {
-        return Some(format!("has shape {shape:?}, which is more than a machine can hold"));
-    };
-    match datatype {
-        Datatype::Bytes => wrong_texts(shape, count, data),
-        _ if data.len() != bytes => {
-            Some(format!("holds {} bytes; {datatype} of shape {shape:?} takes {bytes}", data.len()))
-        }
-        Datatype::Bool => {
-            let (place, value) = data.iter().enumerate().find(|(_, byte)| **byte > 1)?;
-            Some(format!("holds {value} at place {place}; a BOOL is 0 or 1"))
-        }
-        _ => None,
+    match layout::check(datatype, shape, data) {
+        Err(error) => Some(format!("holds other data than it should: {error}")),
+        Ok(()) if datatype == Datatype::Bytes => wrong_text(data),
+        Ok(()) => None,
     }
 }
 
 /// Strings of ONNX are UTF-8, and ONNX Runtime takes them up to the first zero byte.
-fn wrong_texts(shape: &[usize], count: usize, data: &[u8]) -> Option<String> {
-    let texts = match elements::split(data) {
-        Ok(texts) => texts,
-        Err(message) => return Some(format!("is cut off: {message}")),
-    };
-    let given = texts.clone().count();
-    if given != count {
-        return Some(format!("holds {given} elements; shape {shape:?} takes {count}"));
-    }
-    texts.enumerate().find_map(|(place, text)| match std::str::from_utf8(text) {
+fn wrong_text(data: &[u8]) -> Option<String> {
+    layout::strings(data).map_while(Result::ok).enumerate().find_map(|(place, text)| match std::str::from_utf8(text) {
         Err(error) => Some(format!("is not UTF-8 in element {place} ({error}); the graph takes text")),
         Ok(text) if text.contains('\0') => {
             Some(format!("has a zero byte in element {place}, which the graph's text cannot hold"))

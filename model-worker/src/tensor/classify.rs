@@ -3,9 +3,8 @@
 use std::cmp::Ordering;
 
 use half::{bf16, f16};
-use muster_shared::tensor::Datatype;
+use muster_shared::tensor::{Datatype, layout};
 
-use super::elements;
 use crate::model::tensor::Array;
 
 /// Classes of an output of that shape, of which one is unknown where it is below 0; `None` where that cannot be told.
@@ -29,7 +28,8 @@ pub fn classify(array: &Array, count: usize, rows: bool, labels: &[String]) -> R
     let scores = scores(array);
     let texts: Vec<String> = scores.chunks(classes.max(1)).flat_map(|row| best(row, count, labels)).collect();
     let shape = if rows { vec![array.shape.first().copied().unwrap_or(1), count] } else { vec![count] };
-    let data = elements::join(texts.iter().map(|text| text.as_bytes()));
+    let data = layout::join_strings(texts.iter().map(|text| text.as_bytes()));
+    let data = data.expect("a class's name is a line of a file, and shorter than 4 GiB");
     Ok(Array { datatype: Datatype::Bytes, shape, data })
 }
 
@@ -106,7 +106,7 @@ mod tests {
     }
 
     fn texts(array: &Array) -> Vec<String> {
-        let texts = elements::split(&array.data).expect("whole elements");
+        let texts = layout::strings(&array.data).map(|text| text.expect("whole elements"));
         texts.map(|text| String::from_utf8_lossy(text).into_owned()).collect()
     }
 

@@ -1,4 +1,5 @@
-//! The Open Inference Protocol over HTTP: routes below `/v2`. Errors are `{"error": "…"}`, as the protocol has them.
+//! The Open Inference Protocol over HTTP: routes below `/v2`. Errors are `{"error": "…"}`, as the protocol has them,
+//! with the other fields of a [`Problem`] beside it.
 
 use std::sync::Arc;
 
@@ -58,9 +59,15 @@ impl From<Problem> for Refusal {
     }
 }
 
+/// The protocol's error, and beside it what a gateway must know; other clients look at `error` alone.
 #[derive(Serialize)]
 struct ErrorBody {
     error: String,
+    kind: Kind,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    param: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    retry_after_ms: Option<u64>,
 }
 
 impl IntoResponse for Refusal {
@@ -68,7 +75,8 @@ impl IntoResponse for Refusal {
         let Self(problem) = self;
         let status = StatusCode::from_u16(problem.kind.status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
         let retry_after = problem.retry_after_seconds();
-        let mut response = (status, Json(ErrorBody { error: problem.message })).into_response();
+        let Problem { kind, message: error, param, retry_after_ms } = problem;
+        let mut response = (status, Json(ErrorBody { error, kind, param, retry_after_ms })).into_response();
         if let Some(seconds) = retry_after {
             response.headers_mut().insert(header::RETRY_AFTER, seconds.into());
         }

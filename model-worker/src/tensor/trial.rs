@@ -9,12 +9,11 @@
 use std::time::{Duration, Instant};
 
 use half::{bf16, f16};
-use muster_shared::tensor::Datatype;
+use muster_shared::tensor::{Datatype, layout};
 use rand::rngs::StdRng;
 use rand::{RngExt as _, SeedableRng as _};
 
 use super::batch::{self, Inputs};
-use super::elements;
 use crate::model::ModelError;
 use crate::model::tensor::{Array, Dimension, Port, Ports, TensorModel};
 
@@ -136,7 +135,7 @@ fn array(port: &Port, rows: Option<usize>, rng: &mut StdRng) -> Option<Array> {
     let data = match port.datatype {
         Datatype::Bytes => {
             let texts: Vec<&[u8]> = (0..count).map(|_| if rng.random() { &b"a"[..] } else { b"bc" }).collect();
-            elements::join(texts.into_iter())
+            layout::join_strings(texts.into_iter())?
         }
         other => (0..count).flat_map(|_| element(other, rng)).collect::<Vec<u8>>().into(),
     };

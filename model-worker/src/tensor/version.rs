@@ -95,7 +95,7 @@ impl Version {
     ///
     /// # Errors
     /// [`Kind::Invalid`] when it does not fit, [`Kind::Overloaded`] and [`Kind::Timeout`] when it found no room,
-    /// [`Kind::Bug`] with ONNX Runtime's words when the graph failed.
+    /// [`Kind::Run`] with ONNX Runtime's words when the graph failed.
     pub async fn infer(self: &std::sync::Arc<Self>, mut request: InferRequest) -> Result<InferResponse, Problem> {
         crate::metrics::request(&self.model, "tensor");
         let id = std::mem::take(&mut request.id);
@@ -125,7 +125,8 @@ impl Version {
                 Problem::new(Kind::Overloaded, error.to_string()).with_retry_after_ms(RETRY_AFTER_MS)
             }
             RunError::Late(_) => Problem::new(Kind::Timeout, error.to_string()).with_param("parameters.timeout"),
-            RunError::Failed(_) | RunError::Stopped => Problem::new(Kind::Bug, error.to_string()),
+            RunError::Failed(_) => Problem::new(Kind::Run, error.to_string()),
+            RunError::Stopped => Problem::new(Kind::Bug, error.to_string()),
         })
     }
 

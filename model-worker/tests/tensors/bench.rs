@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use muster_shared::problem::Problem;
-use muster_shared::tensor::{Datatype, InferRequest, InferResponse, Parameters, RequestedOutput, Tensor};
+use muster_shared::tensor::{Datatype, InferRequest, InferResponse, Parameters, RequestedOutput, Tensor, layout};
 use muster_worker::Config;
 use muster_worker::config::{ModelControl, RepositoryConfig};
 use muster_worker::model::onnx::runtime::LibrarySearch;
@@ -78,7 +78,7 @@ pub(crate) fn floats(name: &str, shape: &[usize], numbers: &[f32]) -> Tensor {
 
 pub(crate) fn texts(name: &str, texts: &[&str]) -> Tensor {
     let elements = texts.iter().map(|text| text.as_bytes());
-    tensor(name, Datatype::Bytes, &[texts.len()], muster_worker::tensor::elements::join(elements))
+    tensor(name, Datatype::Bytes, &[texts.len()], layout::join_strings(elements).expect("they are short"))
 }
 
 pub(crate) fn request(model: &str, inputs: Vec<Tensor>) -> InferRequest {
@@ -94,7 +94,7 @@ pub(crate) fn numbers(tensor: &Tensor) -> Vec<f32> {
 }
 
 pub(crate) fn strings(tensor: &Tensor) -> Vec<String> {
-    let elements = muster_worker::tensor::elements::split(&tensor.data).expect("whole elements");
+    let elements = layout::strings(&tensor.data).map(|element| element.expect("whole elements"));
     elements.map(|text| String::from_utf8(text.to_vec()).expect("a text")).collect()
 }
 

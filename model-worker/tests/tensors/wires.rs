@@ -162,6 +162,12 @@ async fn mistakes_are_told_in_the_protocols_form() {
         let (given, answer) = worker.post(&format!("/v2/{path}"), &body).await;
         let error = answer["error"].as_str().unwrap_or_default();
         assert!(given == status && error.contains(words), "{path} {body}: {given} {answer}");
+        let kind = match status {
+            404 => "unknown_model",
+            500 => "run",
+            _ => "invalid",
+        };
+        assert_eq!(answer["kind"], kind, "gateways are told more than the protocol has words for: {answer}");
     }
     let large = vec![1.0; 300_000];
     let body = input("a", "FP32", json!([100_000, 3]), json!(large));

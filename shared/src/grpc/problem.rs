@@ -51,7 +51,7 @@ fn code(kind: Kind) -> Code {
         Kind::RateLimited | Kind::Overloaded => Code::ResourceExhausted,
         Kind::NoWorker => Code::Unavailable,
         Kind::Timeout => Code::DeadlineExceeded,
-        Kind::Upstream | Kind::Bug => Code::Internal,
+        Kind::Run | Kind::Upstream | Kind::Bug => Code::Internal,
     }
 }
 
@@ -102,6 +102,7 @@ impl From<Kind> for proto::ProblemKind {
             Kind::Timeout => Self::Timeout,
             Kind::Bug => Self::Bug,
             Kind::UnsupportedCoding => Self::UnsupportedCoding,
+            Kind::Run => Self::Run,
         }
     }
 }
@@ -125,5 +126,6 @@ fn known(kind: proto::ProblemKind) -> Option<Kind> {
         Proto::Timeout => Kind::Timeout,
         Proto::Bug => Kind::Bug,
         Proto::UnsupportedCoding => Kind::UnsupportedCoding,
+        Proto::Run => Kind::Run,
     })
 }

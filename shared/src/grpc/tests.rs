@@ -20,7 +20,7 @@ use crate::text::{
     EntitiesRequest, EntitiesResponse, Entity, RerankRequest, RerankResponse, TokenizeRequest, TokenizeResponse,
 };
 
-const KINDS: [Kind; 15] = [
+const KINDS: [Kind; 16] = [
     Kind::Invalid,
     Kind::PromptTooLong,
     Kind::BadKey,
@@ -35,6 +35,7 @@ const KINDS: [Kind; 15] = [
     Kind::Upstream,
     Kind::Timeout,
     Kind::Bug,
+    Kind::Run,
     Kind::UnsupportedCoding,
 ];
 

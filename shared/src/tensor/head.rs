@@ -77,7 +77,7 @@ impl Head {
     pub(crate) fn with(self, parameters: Parameters, data: Bytes) -> Result<Tensor, Problem> {
         let Self { place, name, datatype, shape, .. } = self;
         let tensor = Tensor { name, datatype, shape, parameters, data };
-        match layout::check(&tensor) {
+        match layout::check(tensor.datatype, &tensor.shape, &tensor.data) {
             Ok(()) => Ok(tensor),
             Err(error) => {
                 Err(Problem::invalid(place.field("data"), format!("{} `{}`: {error}", place.noun(), tensor.name)))

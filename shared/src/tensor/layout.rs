@@ -1,6 +1,8 @@
 //! How the elements of a tensor lie in its bytes.
 
-use super::{Datatype, Tensor};
+use bytes::Bytes;
+
+use super::Datatype;
 
 /// Bytes in front of each element of [`Datatype::Bytes`]: its length.
 const LENGTH: usize = 4;
@@ -64,22 +66,21 @@ pub enum LayoutError {
 ///
 /// # Errors
 /// See [`LayoutError`].
-pub fn check(tensor: &Tensor) -> Result<(), LayoutError> {
-    let Tensor { datatype, shape, data, .. } = tensor;
-    let too_many = || LayoutError::TooMany(shape.clone());
-    if *datatype == Datatype::Bytes {
+pub fn check(datatype: Datatype, shape: &[usize], data: &[u8]) -> Result<(), LayoutError> {
+    let too_many = || LayoutError::TooMany(shape.to_vec());
+    if datatype == Datatype::Bytes {
         let expected = element_count(shape).ok_or_else(too_many)?;
         let given = strings(data).try_fold(0, |count, element| element.map(|_| count + 1))?;
         if given != expected {
-            return Err(LayoutError::Count { shape: shape.clone(), expected, given });
+            return Err(LayoutError::Count { shape: shape.to_vec(), expected, given });
         }
         return Ok(());
     }
-    let expected = byte_size(*datatype, shape).ok_or_else(too_many)?;
+    let expected = byte_size(datatype, shape).ok_or_else(too_many)?;
     if data.len() != expected {
-        return Err(LayoutError::Size { datatype: *datatype, shape: shape.clone(), expected, given: data.len() });
+        return Err(LayoutError::Size { datatype, shape: shape.to_vec(), expected, given: data.len() });
     }
-    let neither = |value: &u8| *datatype == Datatype::Bool && *value > 1;
+    let neither = |value: &u8| datatype == Datatype::Bool && *value > 1;
     match data.iter().position(neither) {
         Some(at) => Err(LayoutError::Bool { at, value: data[at] }),
         None => Ok(()),
@@ -139,15 +140,33 @@ pub fn push_string(data: &mut Vec<u8>, element: &[u8]) -> bool {
     true
 }
 
+/// The bytes of a tensor of [`Datatype::Bytes`]; `None` as in [`push_string`].
+pub fn join_strings<'a>(elements: impl Iterator<Item = &'a [u8]> + Clone) -> Option<Bytes> {
+    let mut data = Vec::with_capacity(elements.clone().map(|element| LENGTH + element.len()).sum());
+    let mut elements = elements;
+    elements.all(|element| push_string(&mut data, element)).then(|| data.into())
+}
+
 #[cfg(test)]
 mod tests {
-    use bytes::Bytes;
+    use proptest::prelude::*;
 
     use super::*;
 
-    fn tensor(datatype: Datatype, shape: &[usize], data: &[u8]) -> Tensor {
-        let (name, parameters) = ("x".to_owned(), [].into());
-        Tensor { name, datatype, shape: shape.to_vec(), parameters, data: Bytes::copy_from_slice(data) }
+    proptest! {
+        #[test]
+        fn strings_that_are_joined_are_told_apart_again(elements: Vec<Vec<u8>>) {
+            let data = join_strings(elements.iter().map(Vec::as_slice)).expect("they are short");
+            let again: Vec<&[u8]> = strings(&data).collect::<Result<_, _>>().expect("whole elements");
+            prop_assert_eq!(again, elements);
+        }
+
+        #[test]
+        fn no_bytes_break_it_and_whole_strings_come_back(data: Vec<u8>) {
+            if let Ok(elements) = strings(&data).collect::<Result<Vec<_>, _>>() {
+                prop_assert_eq!(join_strings(elements.into_iter()).expect("they are short"), data);
+            }
+        }
     }
 
     #[test]
@@ -160,9 +179,9 @@ mod tests {
 
     #[test]
     fn an_error_says_what_the_shape_needs_and_what_was_there() {
-        let error = check(&tensor(Datatype::Fp32, &[2, 3], &[0; 20])).expect_err("four bytes are missing");
+        let error = check(Datatype::Fp32, &[2, 3], &[0; 20]).expect_err("four bytes are missing");
         assert_eq!(error.to_string(), "shape [2, 3] of FP32 is 24 bytes, and 20 were given");
-        let error = check(&tensor(Datatype::Bool, &[2], &[1, 7])).expect_err("no yes and no no");
+        let error = check(Datatype::Bool, &[2], &[1, 7]).expect_err("no yes and no no");
         assert_eq!(error.to_string(), "byte 1 is 7, and an element of BOOL is 0 or 1");
     }
 
@@ -170,13 +189,13 @@ mod tests {
     fn strings_end_at_the_first_broken_length() {
         let mut data = Vec::new();
         assert!(push_string(&mut data, b"ab") && push_string(&mut data, b""));
-        assert_eq!(check(&tensor(Datatype::Bytes, &[2], &data)), Ok(()));
-        let error = check(&tensor(Datatype::Bytes, &[3], &data)).expect_err("one is missing");
+        assert_eq!(check(Datatype::Bytes, &[2], &data), Ok(()));
+        let error = check(Datatype::Bytes, &[3], &data).expect_err("one is missing");
         assert_eq!(error.to_string(), "shape [3] has 3 elements, and the bytes hold 2");
         data.extend([9, 0, 0, 0, b'x']);
-        let error = check(&tensor(Datatype::Bytes, &[3], &data)).expect_err("eight bytes are missing");
+        let error = check(Datatype::Bytes, &[3], &data).expect_err("eight bytes are missing");
         assert!(error.to_string().contains("element 2 of BYTES needs 13 bytes"), "{error}");
         data.truncate(data.len() - 2);
-        assert!(check(&tensor(Datatype::Bytes, &[3], &data)).is_err(), "even the length is cut");
+        assert!(check(Datatype::Bytes, &[3], &data).is_err(), "even the length is cut");
     }
 }

@@ -11,6 +11,7 @@ use muster_shared::tensor::{InferRequest, InferResponse};
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
+use serde_json::Value;
 
 use super::super::broken_by;
 use super::super::peer::Peer;
@@ -140,16 +141,23 @@ async fn exchange(
     if head.status.is_success() { Ok((head.headers, body)) } else { Err(refusal(peer, status, &body)) }
 }
 
-/// What a worker says in place of an answer: our own words, or the protocol's with the status.
+/// What a worker says in place of an answer: our own words, or the protocol's with what ours add, else with the status.
 fn refusal(peer: &Peer, status: u16, body: &[u8]) -> ClientError {
     #[derive(Deserialize)]
     struct Refused {
         error: String,
+        #[serde(default)]
+        kind: Value,
+        #[serde(default)]
+        param: Option<String>,
+        #[serde(default)]
+        retry_after_ms: Option<u64>,
     }
     let own = serde_json::from_slice::<Problem>(body).ok();
     let protocols = || {
-        let Refused { error } = serde_json::from_slice(body).ok()?;
-        Some(Problem::new(kind(status)?, error))
+        let Refused { error: message, kind, param, retry_after_ms } = serde_json::from_slice(body).ok()?;
+        let kind = Kind::deserialize(kind).ok().or_else(|| kind_of(status))?;
+        Some(Problem { kind, message, param, retry_after_ms })
     };
     match own.or_else(protocols) {
         Some(problem) => ClientError::Refused { address: peer.address.clone(), problem },
@@ -157,7 +165,7 @@ fn refusal(peer: &Peer, status: u16, body: &[u8]) -> ClientError {
     }
 }
 
-fn kind(status: u16) -> Option<Kind> {
+fn kind_of(status: u16) -> Option<Kind> {
     Some(match status {
         400 => Kind::Invalid,
         401 | 403 => Kind::BadKey,

@@ -5,7 +5,7 @@ use std::fmt::Debug;
 
 use bytes::Bytes;
 use half::{bf16, f16};
-use muster_shared::tensor::Datatype;
+use muster_shared::tensor::{Datatype, layout};
 use ort::session::{OutputSelector, RunOptions, Session, SessionInputValue};
 use ort::value::{
     DynValue, PrimitiveTensorElementType, Shape, SymbolicDimensions, Tensor, TensorElementType, TensorRef, ValueType,
@@ -15,7 +15,6 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, TryFromBytes};
 use super::super::ModelError;
 use super::super::tensor::{Array, Dimension, Port, Ports, TensorModel};
 use super::graph::GraphFacts;
-use crate::tensor::elements;
 
 mod words;
 
@@ -122,8 +121,8 @@ fn booleans(array: &Array) -> ort::Result<SessionInputValue<'_>> {
 
 /// ONNX Runtime keeps strings of its own, so they are copied in any case.
 fn strings(array: &Array) -> ort::Result<SessionInputValue<'_>> {
-    let texts = elements::split(&array.data).map_err(ort::Error::new)?;
-    let texts = texts.map(|text| std::str::from_utf8(text).map(str::to_owned).map_err(ort::Error::wrap));
+    let text = |bytes| std::str::from_utf8(bytes).map(str::to_owned).map_err(ort::Error::wrap);
+    let texts = layout::strings(&array.data).map(|bytes| bytes.map_err(ort::Error::wrap).and_then(text));
     let texts = texts.collect::<ort::Result<Vec<_>>>()?;
     Ok(Tensor::from_string_array((array.shape.as_slice(), texts.as_slice()))?.into())
 }
@@ -142,7 +141,8 @@ fn output(value: &DynValue) -> ort::Result<Array> {
         value.try_extract_tensor::<bool>().map(copy)?,
         {
             let (shape, texts) = value.try_extract_strings()?;
-            (sizes(shape), elements::join(texts.iter().map(|text| text.as_bytes())))
+            let data = layout::join_strings(texts.iter().map(|text| text.as_bytes()));
+            (sizes(shape), data.ok_or_else(|| ort::Error::new("an output holds a text of 4 GiB or more"))?)
         }
     );
     Ok(Array { datatype, shape, data })
