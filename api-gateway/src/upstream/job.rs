@@ -175,6 +175,12 @@ impl Job {
         }
     }
 
+    /// What the last worker said, where that was that it does not serve what is asked for, a version say: the client
+    /// learns more from it than from there being no worker left.
+    pub(super) fn unserved(&self) -> Option<Problem> {
+        self.last.clone().filter(|problem| problem.kind == Kind::UnknownModel && !self.patient)
+    }
+
     /// What the request gets on its way to a worker.
     pub(super) fn filled(&self) -> Filled {
         Filled { seed: self.seed, timeout_ms: self.whole.then(|| millis(self.time_left())) }
