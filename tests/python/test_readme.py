@@ -11,7 +11,7 @@ import pytest
 from muster import Muster
 
 README = (Path(__file__).parents[2] / "README.md").read_text()
-VERBS = ("up", "controller", "worker", "gateway", "attach", "status", "chat", "doctor", "bench engine", "bench gateway", "bench fake-worker")
+VERBS = ("up", "controller", "worker", "gateway", "attach", "status", "chat", "doctor", "bench engine", "bench embed", "bench gateway", "bench fake-worker")
 
 
 def blocks(language: str) -> list[str]:
@@ -34,7 +34,7 @@ def shell(command: str, **more: str) -> str:
 
 
 def test_the_curl_line_gives_the_answer_that_is_shown(fleet: Muster):
-    answer = json.loads(shell(here(block("sh", "curl "), fleet)))
+    answer = json.loads(shell(here(block("sh", "chat/completions"), fleet)))
     shown = json.loads(block("json", "chatcmpl"))
     for changing in ("id", "created"):
         answer.pop(changing), shown.pop(changing)
@@ -53,6 +53,28 @@ def test_the_python_example_prints_what_its_comments_say(fleet: Muster):
     # The story is drawn, and one in sixty is about somebody else.
     assert len("".join(lines[1:-1])) > 20, done.stdout
     assert lines[-1].endswith("128")
+
+
+def test_the_lines_for_texts_and_tensors_answer(binary: Path, tmp_path: Path):
+    models = Path(__file__).parents[1] / "models"
+    served = {
+        "reranker": models / "text-cross-encoder",
+        "moods": models / "text-classifier",
+        "softmax": models / "tensors/softmax/1/model.onnx",
+    }
+    flags = [flag for name, path in served.items() for flag in ("--model", f"{name}={path}")]
+    with Muster(binary, tmp_path / "stderr", *flags) as fleet:
+        told = shell(here(block("sh", "/v1/rerank"), fleet))
+        ranked, classes, tokens = (json.loads(answer) for answer in re.split(r"(?<=})(?={)", told))
+        assert ranked["results"][0]["document"]["text"] in ("A fleet for ONNX models.", "A kind of mustard.")
+        assert len(ranked["results"]) == 1
+        assert classes["data"][0]["label"] in classes["labels"]
+        assert tokens["count"] == len(tokens["tokens"])
+
+        source = block("python", "tritonclient").replace("127.0.0.1:8000", fleet.url.removeprefix("http://"))
+        done = subprocess.run([sys.executable, "-c", source], capture_output=True, text=True, timeout=60)
+        assert done.returncode == 0, done.stderr
+        assert done.stdout.count("0.5") == 6
 
 
 def test_the_chat_line_answers(fleet: Muster, binary: Path):
