@@ -6,18 +6,19 @@
 mod answer;
 mod decompress;
 mod negotiate;
+mod zlib;
 
 use std::io::Write as _;
 
 use axum::http::HeaderValue;
 use bytes::Bytes;
 use flate2::Compression;
-use flate2::write::GzEncoder;
+use flate2::write::{GzEncoder, ZlibEncoder};
 
 pub(crate) use {answer::compressed, decompress::decompress, negotiate::negotiate};
 
 /// The codings that a request may have, as a refusal names them (`Accept-Encoding` of a 415).
-pub(crate) const LEGAL: &str = "zstd, gzip, identity";
+pub(crate) const LEGAL: &str = "zstd, gzip, deflate, identity";
 
 /// Bodies shorter than this gain nothing: they fill one packet as they are.
 const WORTHWHILE: usize = 1024;
@@ -31,17 +32,23 @@ pub(crate) enum Coding {
     Zstd,
     /// RFC 1952.
     Gzip,
+    /// RFC 1950, the wrapping of zlib around RFC 1951. Only undone: some call the bare stream by this name, so that no
+    /// client can be sure of an answer in it.
+    Deflate,
 }
 
 impl Coding {
-    /// Every coding, the better first.
-    pub(crate) const ALL: [Self; 2] = [Self::Zstd, Self::Gzip];
+    /// Every coding of requests.
+    const READ: [Self; 3] = [Self::Zstd, Self::Gzip, Self::Deflate];
+    /// Every coding of answers, the better first.
+    pub(crate) const WRITTEN: [Self; 2] = [Self::Zstd, Self::Gzip];
 
     /// The name in headers.
     pub(crate) fn name(self) -> &'static str {
         match self {
             Self::Zstd => "zstd",
             Self::Gzip => "gzip",
+            Self::Deflate => "deflate",
         }
     }
 
@@ -53,7 +60,7 @@ impl Coding {
     /// Reads a name in any case; `x-gzip` is an old one (RFC 9110, section 8.4.1.3).
     fn of(name: &str) -> Option<Self> {
         let name = if name.eq_ignore_ascii_case("x-gzip") { "gzip" } else { name };
-        Self::ALL.into_iter().find(|coding| coding.name().eq_ignore_ascii_case(name))
+        Self::READ.into_iter().find(|coding| coding.name().eq_ignore_ascii_case(name))
     }
 }
 
@@ -64,6 +71,11 @@ pub(crate) fn compress(coding: Coding, body: &[u8]) -> Bytes {
         Coding::Zstd => zstd::bulk::compress(body, ZSTD_LEVEL).expect(CANNOT_FAIL).into(),
         Coding::Gzip => {
             let mut encoder = GzEncoder::new(Vec::new(), Compression::fast());
+            encoder.write_all(body).expect(CANNOT_FAIL);
+            encoder.finish().expect(CANNOT_FAIL).into()
+        }
+        Coding::Deflate => {
+            let mut encoder = ZlibEncoder::new(Vec::new(), Compression::fast());
             encoder.write_all(body).expect(CANNOT_FAIL);
             encoder.finish().expect(CANNOT_FAIL).into()
         }
@@ -102,7 +114,7 @@ mod tests {
     #[test]
     fn text_shrinks() {
         let text = r#"{"index":0,"delta":{"content":"All models are wrong, some are useful."}}"#.repeat(1000);
-        for coding in Coding::ALL {
+        for coding in Coding::READ {
             assert!(compress(coding, text.as_bytes()).len() < text.len() / 20, "{coding:?}");
             assert_eq!(coding.header(), coding.name());
         }

@@ -6,7 +6,7 @@ use std::io::{Read as _, Write as _};
 
 use flate2::Compression;
 use flate2::read::GzDecoder;
-use flate2::write::GzEncoder;
+use flate2::write::{GzEncoder, ZlibEncoder};
 use muster_shared::problem::Problem;
 use muster_shared::transport::Transport;
 use peers::raw::{Act, END, Raw, json, send, stream};
@@ -18,6 +18,12 @@ const CHAT: &str = "/v1/chat/completions";
 
 fn gzip(body: &[u8]) -> Vec<u8> {
     let mut encoder = GzEncoder::new(Vec::new(), Compression::fast());
+    encoder.write_all(body).expect("memory takes it");
+    encoder.finish().expect("memory takes it")
+}
+
+fn deflate(body: &[u8]) -> Vec<u8> {
+    let mut encoder = ZlibEncoder::new(Vec::new(), Compression::fast());
     encoder.write_all(body).expect("memory takes it");
     encoder.finish().expect("memory takes it")
 }
@@ -70,7 +76,12 @@ async fn compressed_requests_arrive_as_they_were() {
     let (gateway, worker, _controller) = fleet(vec![send(json("200 OK", "{}"))], Transport::OpenAi).await;
     for length in [10, 400_000] {
         let body = question(false, length);
-        for (coding, coded) in [("gzip", gzip(&body)), ("zstd", zstd(&body)), ("gzip, zstd", zstd(&gzip(&body)))] {
+        for (coding, coded) in [
+            ("gzip", gzip(&body)),
+            ("zstd", zstd(&body)),
+            ("deflate", deflate(&body)),
+            ("gzip, zstd", zstd(&gzip(&body))),
+        ] {
             let response = post(&gateway, &[("content-encoding", coding)], coded).await;
             assert_eq!(response.status(), 200, "{coding} {length}");
             let asked = worker.asked().pop().expect("a request");
@@ -84,14 +95,20 @@ async fn compressed_requests_arrive_as_they_were() {
 async fn a_bomb_is_too_large_and_an_unknown_coding_is_refused() {
     let (gateway, worker, _controller) = fleet(vec![send(json("200 OK", "{}"))], Transport::OpenAi).await;
     let zeros = vec![b' '; 32 << 20];
-    for (coding, bomb) in [("gzip", gzip(&zeros)), ("zstd", zstd(&zeros))] {
+    for (coding, bomb) in [("gzip", gzip(&zeros)), ("deflate", deflate(&zeros)), ("zstd", zstd(&zeros))] {
         let response = post(&gateway, &[("content-encoding", coding)], bomb).await;
         assert_eq!(response.status(), 413, "{coding}");
     }
     let response = post(&gateway, &[("content-encoding", "br")], question(false, 10)).await;
-    assert_eq!((response.status().as_u16(), header(&response, "accept-encoding")), (415, "zstd, gzip, identity"));
+    assert_eq!(
+        (response.status().as_u16(), header(&response, "accept-encoding")),
+        (415, "zstd, gzip, deflate, identity")
+    );
     let response = post(&gateway, &[("content-encoding", "gzip")], question(false, 10)).await;
     assert_eq!(response.status(), 400, "it is no gzip");
+    let bare = deflate(&question(false, 10))[2..].to_vec();
+    let response = post(&gateway, &[("content-encoding", "deflate")], bare).await;
+    assert_eq!(response.status(), 400, "what HTTP calls deflate has zlib's head");
     assert!(worker.asked().is_empty());
 }
 
@@ -100,7 +117,8 @@ async fn whole_answers_are_compressed_for_those_who_ask() {
     for length in [2_000, 200_000] {
         let text = long_answer(length);
         let (gateway, _worker, _controller) = fleet(vec![send(json("200 OK", &text))], Transport::OpenAi).await;
-        for (asked, coding) in [("gzip", "gzip"), ("gzip, zstd", "zstd"), ("br", ""), ("gzip;q=0", "")] {
+        for (asked, coding) in [("gzip", "gzip"), ("gzip, zstd", "zstd"), ("br", ""), ("deflate", ""), ("gzip;q=0", "")]
+        {
             let response = post(&gateway, &[("accept-encoding", asked)], question(false, 10)).await;
             assert_eq!(header(&response, "content-encoding"), coding, "{asked}");
             assert_eq!(header(&response, "vary"), if coding.is_empty() { "" } else { "accept-encoding" }, "{asked}");

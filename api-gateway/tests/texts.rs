@@ -171,7 +171,7 @@ async fn sparse_vectors_are_told_as_numbers_only() {
     let kind = Some(ModelKind::SparseEmbed);
     let (reply, path, asked) = answered(kind, "/v1/embeddings", body, &vectors).await;
     let expected = json!([{ "object": "sparse_embedding", "index": 0, "indices": [3, 5], "values": [0.5, 1.5] }]);
-    assert_eq!((&reply["data"], path.as_str(), &asked["prompt_name"]), (&expected, "/embed", &json!("query")));
+    assert_eq!((&reply["data"], path.as_str(), &asked["input_type"]), (&expected, "/embed", &json!("query")));
 
     // Where the kind is known no worker is asked; where it is not, the answer tells it.
     for (kind, dispatches) in [(kind, 0), (None, 1)] {

@@ -69,10 +69,8 @@ fn check_speed(speed: f64, param: &str) -> Result<(), Problem> {
     Err(Problem::invalid(param, format!("the speed is {speed}; it must be a number above 0")))
 }
 
+/// None is fine: gateways have such a worker load some.
 fn check_models(models: &[ModelCard]) -> Result<(), Problem> {
-    if models.is_empty() {
-        return Err(Problem::invalid("models", "the worker offers no model"));
-    }
     let mut seen = HashSet::new();
     for ModelCard { name, capacity, .. } in models {
         if name.is_empty() {

@@ -59,7 +59,6 @@ async fn a_registration_that_cannot_be_is_refused_and_changes_nothing() {
     let bad = [
         ("speed", Registration { speed: 0.0, ..good.clone() }),
         ("speed", Registration { speed: -1.0, ..good.clone() }),
-        ("models", Registration { models: Vec::new(), ..good.clone() }),
         ("models", Registration { models: twice, ..good.clone() }),
         ("models", Registration { models: vec![ModelCard { name: String::new(), ..card }], ..good.clone() }),
         ("address", Registration { address: "localhost:21002".to_owned(), ..good.clone() }),
@@ -70,6 +69,19 @@ async fn a_registration_that_cannot_be_is_refused_and_changes_nothing() {
         assert_eq!((problem.kind, problem.param.as_deref()), (Kind::Invalid, Some(param)), "{registration:?}");
     }
     assert!(controller.fleet().await.workers.is_empty());
+}
+
+#[tokio::test]
+async fn a_worker_may_offer_its_first_model_later_and_its_last_no_more() {
+    let (controller, worker) = (Controller::start().await, Worker::start().await);
+    let usual = worker.registration(1);
+    let none = Registration { models: Vec::new(), ..usual.clone() };
+    for (registration, models) in [(&none, 0), (&usual, 1), (&none, 0)] {
+        controller.client.register(registration).await.expect("it is taken");
+        let fleet = controller.fleet().await;
+        assert_eq!((fleet.workers.len(), fleet.models.len()), (1, models));
+        assert_eq!(fleet.workers[0].state, WorkerState::Ready);
+    }
 }
 
 #[tokio::test]

@@ -98,9 +98,13 @@ impl Registrar {
     async fn join(&self) -> Membership {
         let [mut pause, longest] = BACKOFF;
         loop {
-            self.wait_for_models().await;
             match self.register().await {
-                Ok(membership) => {
+                Ok(None) => {
+                    tracing::info!("there is no model yet, and FastChat's controller takes nobody without");
+                    self.wait_for_models().await;
+                    continue;
+                }
+                Ok(Some(membership)) => {
                     tracing::info!(controller = self.client.address(), dialect = ?membership.dialect, "registered");
                     return membership;
                 }
@@ -121,14 +125,10 @@ impl Registrar {
         }
     }
 
-    /// A controller takes nobody who offers nothing; models may come later.
     async fn wait_for_models(&self) {
         while !self.has_models() {
+            self.state.models_changed().await;
             self.state.note_told();
-            if !self.has_models() {
-                tracing::info!("there is no model yet; registering when one is loaded");
-                self.state.models_changed().await;
-            }
         }
     }
 
@@ -143,9 +143,6 @@ impl Registrar {
                 () = tokio::time::sleep(jittered(membership.heartbeat)) => {}
                 () = self.state.models_changed() => {
                     tracing::info!("the models have changed; registering again");
-                    if !self.has_models() {
-                        self.deregister().await; // a worker without models cannot register
-                    }
                     return;
                 }
             }
@@ -169,15 +166,18 @@ impl Registrar {
         }
     }
 
-    async fn register(&self) -> Result<Membership, String> {
+    /// `None` where there is no model yet and the controller is FastChat's.
+    async fn register(&self) -> Result<Option<Membership>, String> {
         let registration = self.registration().map_err(|problem| problem.message)?;
         match self.client.register(&registration).await {
             Ok(lease) => {
-                Ok(Membership { dialect: Dialect::Muster, heartbeat: Duration::from_millis(lease.heartbeat_ms.max(1)) })
+                let heartbeat = Duration::from_millis(lease.heartbeat_ms.max(1));
+                Ok(Some(Membership { dialect: Dialect::Muster, heartbeat }))
             }
+            Err(ClientError::Unexpected { status: 404 | 405, .. }) if registration.models.is_empty() => Ok(None),
             Err(ClientError::Unexpected { status: 404 | 405, .. }) => {
                 self.register_fastchat().await.map_err(|error| chain(&error))?;
-                Ok(Membership { dialect: Dialect::FastChat, heartbeat: self.config.fastchat_heartbeat })
+                Ok(Some(Membership { dialect: Dialect::FastChat, heartbeat: self.config.fastchat_heartbeat }))
             }
             Err(error) => Err(chain(&error)),
         }

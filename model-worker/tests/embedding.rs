@@ -5,7 +5,7 @@ mod texts;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use muster_shared::embed::{EmbedInput, EmbedRequest, EmbedResponse};
+use muster_shared::embed::{EmbedInput, EmbedRequest, EmbedResponse, InputType};
 use muster_shared::problem::{Kind, Problem};
 use muster_worker::catalog::Ability;
 use muster_worker::text::TextModel;
@@ -141,6 +141,46 @@ async fn text_around_a_text_is_chosen_by_name() {
     let bare = catalog.text("m", Ability::Embed).expect("a model");
     let by_default = embed(&model, one(EmbedInput::Text("a cat".to_owned()), None)).await.expect("a vector");
     assert_eq!(embed(bare, written).await.expect("a vector"), by_default);
+}
+
+#[tokio::test]
+async fn what_vectors_are_for_chooses_a_prompt_only_where_there_is_one() {
+    let prompted = |prompts: Value, default: Value| {
+        let folder = changed("text-sentence", |path| {
+            edit(&path.join("config_sentence_transformers.json"), |config| {
+                (config["prompts"], config["default_prompt_name"]) = (prompts, default);
+            });
+        });
+        Arc::clone(catalog(folder.path().to_owned(), None).text("m", Ability::Embed).expect("a model"))
+    };
+    let ask = async |model: &Arc<TextModel>, input: EmbedInput, input_type| {
+        embed(model, EmbedRequest { inputs: vec![input], input_type, ..EmbedRequest::default() }).await
+    };
+    let vectors = async |model: &Arc<TextModel>, text: &str, input_type| {
+        ask(model, EmbedInput::Text(text.to_owned()), input_type).await.expect("a vector").vectors
+    };
+    let bare = prompted(serde_json::json!({}), Value::Null);
+    for (prompts, default, query, document) in [
+        (serde_json::json!({}), Value::Null, "a cat", "a cat"),
+        (
+            serde_json::json!({ "query": "query: ", "document": "passage: " }),
+            "document".into(),
+            "query: a cat",
+            "passage: a cat",
+        ),
+        (serde_json::json!({ "passage": "passage: " }), "passage".into(), "a cat", "passage: a cat"),
+    ] {
+        let model = prompted(prompts.clone(), default);
+        for (input_type, written) in [(InputType::Query, query), (InputType::Document, document)] {
+            let found = vectors(&model, "a cat", Some(input_type)).await;
+            assert_eq!(found, vectors(&bare, written, None).await, "{prompts} {input_type:?}");
+        }
+    }
+    let ids = || EmbedInput::Tokens(vec![2, 9, 3]);
+    assert!(ask(&bare, ids(), Some(InputType::Query)).await.is_ok(), "nothing is put before them");
+    let asymmetric = model("text-sentence", Ability::Embed);
+    let refused = ask(&asymmetric, ids(), Some(InputType::Query)).await.expect_err("nothing can be put before ids");
+    assert_eq!(refused.param.as_deref(), Some("input_type"), "{refused}");
 }
 
 /// The real weights, if the machine has them.

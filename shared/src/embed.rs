@@ -31,9 +31,23 @@ pub struct EmbedRequest {
     /// by default, if anything.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub prompt_name: Option<String>,
+    /// What the vectors are for. A model that has its own words for that gets them before each text, any other nothing;
+    /// `prompt_name` goes before it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub input_type: Option<InputType>,
     /// Cuts an input that is too long instead of refusing it.
     #[serde(default)]
     pub truncate: bool,
+}
+
+/// What vectors are for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum InputType {
+    /// To seek with.
+    Query,
+    /// To be found.
+    Document,
 }
 
 /// The vectors, in the order of the inputs.

@@ -24,7 +24,7 @@ impl Weights {
             Some(Coding::Gzip) => Some(&mut self.gzip),
             None if name.eq_ignore_ascii_case("identity") => Some(&mut self.identity),
             None if name == "*" => Some(&mut self.any),
-            None => None,
+            None | Some(Coding::Deflate) => None,
         }
     }
 
@@ -32,6 +32,7 @@ impl Weights {
         let named = match coding {
             Coding::Zstd => self.zstd,
             Coding::Gzip => self.gzip,
+            Coding::Deflate => return 0, // no answer is in it
         };
         named.or(self.any).unwrap_or(0)
     }
@@ -52,7 +53,7 @@ pub(crate) fn negotiate(headers: &HeaderMap) -> Option<Coding> {
     }
     let identity = weights.identity.or(weights.any).unwrap_or(0);
     let mut best = None;
-    for coding in Coding::ALL {
+    for coding in Coding::WRITTEN {
         let weight = weights.of(coding);
         if weight > 0 && weight >= identity && best.is_none_or(|(_, best)| weight > best) {
             best = Some((coding, weight));
@@ -125,6 +126,8 @@ mod tests {
             ("", None),
             ("identity", None),
             ("br", None),
+            ("deflate", None),
+            ("deflate, gzip;q=0.1", Some(Gzip)),
             ("gzip;q=0", None),
             ("*;q=0", None),
             ("identity;q=0, br", None),

@@ -1,7 +1,7 @@
 //! The bodies of `/v1/embeddings`.
 
 use muster_shared::control::ModelKind;
-use muster_shared::embed::{EmbedInput, EmbedRequest, EmbedResponse, SparseVector, Vector};
+use muster_shared::embed::{EmbedInput, EmbedRequest, EmbedResponse, InputType, SparseVector, Vector};
 use muster_shared::problem::Problem;
 use serde::Serialize;
 use serde_json::Value;
@@ -34,12 +34,14 @@ impl Endpoint for EmbeddingBody {
         {
             return Err(empty(&if inputs.len() == 1 { "input".to_owned() } else { format!("input[{index}]") }));
         }
+        let (prompt_name, input_type) = prompt(&mut fields)?;
         let embed = EmbedRequest {
             request_id: String::new(),
             model,
             inputs,
             dimensions: fields.positive("dimensions")?,
-            prompt_name: prompt_name(&mut fields)?,
+            prompt_name,
+            input_type,
             truncate: truncate(&mut fields)?,
         };
         let base64 = is_base64(&mut fields)?;
@@ -84,27 +86,29 @@ fn only_numbers(AsBase64(base64): AsBase64) -> Result<(), Problem> {
     Err(Problem::invalid("encoding_format", message))
 }
 
-/// Which of the model's own prompts stands before each text: by its name, or by what Cohere and NVIDIA call the use of
-/// the vectors.
-fn prompt_name(fields: &mut Fields) -> Result<Option<String>, Problem> {
+/// Which of the model's own prompts stands before each text: by its name, which there must be, or by what the vectors
+/// are for. Clients of Cohere and NVIDIA say the latter to every model, also to those that have no prompts.
+fn prompt(fields: &mut Fields) -> Result<(Option<String>, Option<InputType>), Problem> {
     const USE: &str = "input_type";
     let name = fields.string("prompt_name")?;
     let of_use = match fields.take(USE) {
-        None => return Ok(name),
+        None => return Ok((name, None)),
         Some(Value::String(word)) => match word.as_str() {
-            "query" | "search_query" => "query",
-            "passage" | "document" | "search_document" => "document",
+            "query" | "search_query" => InputType::Query,
+            "passage" | "document" | "search_document" => InputType::Document,
             _ => return Err(wrong_use(&Value::String(word))),
         },
         Some(other) => return Err(wrong_use(&other)),
     };
-    match name {
-        Some(name) if name != of_use => {
-            let message = "'input_type' says another thing than 'prompt_name'; send one of them";
-            Err(Problem::invalid(USE, message))
-        }
-        _ => Ok(Some(of_use.to_owned())),
+    let agrees = |name: &String| match of_use {
+        InputType::Query => name == "query",
+        InputType::Document => name == "document" || name == "passage",
+    };
+    if name.as_ref().is_some_and(|name| !agrees(name)) {
+        let message = "'input_type' says another thing than 'prompt_name'; send one of them";
+        return Err(Problem::invalid(USE, message));
     }
+    Ok((name, Some(of_use)))
 }
 
 fn wrong_use(value: &Value) -> Problem {
@@ -238,15 +242,18 @@ mod tests {
 
     #[test]
     fn a_prompt_is_named_by_itself_or_by_its_use() {
-        for (more, expected) in [
-            (json!({}), None),
-            (json!({ "prompt_name": "code" }), Some("code")),
-            (json!({ "input_type": "query" }), Some("query")),
-            (json!({ "input_type": "search_query", "prompt_name": "query" }), Some("query")),
-            (json!({ "input_type": "passage" }), Some("document")),
-            (json!({ "input_type": "search_document" }), Some("document")),
+        use InputType::{Document, Query};
+        for (more, name, input_type) in [
+            (json!({}), None, None),
+            (json!({ "prompt_name": "code" }), Some("code"), None),
+            (json!({ "input_type": "query" }), None, Some(Query)),
+            (json!({ "input_type": "search_query", "prompt_name": "query" }), Some("query"), Some(Query)),
+            (json!({ "input_type": "passage" }), None, Some(Document)),
+            (json!({ "input_type": "passage", "prompt_name": "passage" }), Some("passage"), Some(Document)),
+            (json!({ "input_type": "search_document" }), None, Some(Document)),
         ] {
-            assert_eq!(parse(more).unwrap().0.prompt_name.as_deref(), expected);
+            let (request, _) = parse(more).unwrap();
+            assert_eq!((request.prompt_name.as_deref(), request.input_type), (name, input_type));
         }
     }
 

@@ -138,7 +138,7 @@ mod tests {
     fn a_client_learns_which_codings_there_are() {
         let response = response(&Problem::new(Kind::UnsupportedCoding, "the coding `br` is not known"));
         assert_eq!(response.status(), 415);
-        assert_eq!(response.headers()["accept-encoding"], "zstd, gzip, identity");
+        assert_eq!(response.headers()["accept-encoding"], "zstd, gzip, deflate, identity");
     }
 
     #[test]

@@ -172,7 +172,9 @@ fn refuse_coding(headers: &HeaderMap) -> Result<(), Problem> {
         None | Some(b"identity") => Ok(()),
         Some(coding) => {
             let coding = String::from_utf8_lossy(coding);
-            let message = format!("the body is in the coding `{coding}`; a worker takes none, a gateway takes gzip");
+            let message = format!(
+                "the body is in the coding `{coding}`; a worker takes none, a gateway takes zstd, gzip and deflate"
+            );
             Err(Problem::new(Kind::UnsupportedCoding, message))
         }
     }

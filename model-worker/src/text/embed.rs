@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use muster_shared::embed::{EmbedInput, EmbedRequest, EmbedResponse, Vector};
+use muster_shared::embed::{EmbedInput, EmbedRequest, EmbedResponse, InputType, Vector};
 use muster_shared::problem::Problem;
 
 use super::prepare::{self, Place};
@@ -47,7 +47,7 @@ impl TextModel {
             let message = "dimensions shortens dense vectors, and this model gives sparse ones; leave it out";
             return Err(Problem::invalid("dimensions", message));
         }
-        let prompt = self.prompt(request.prompt_name.as_deref())?;
+        let prompt = self.prompt(request)?;
         let bytes = |input: &EmbedInput| match input {
             EmbedInput::Text(text) => text.len(),
             EmbedInput::Tokens(_) => 0,
@@ -57,28 +57,52 @@ impl TextModel {
                 prepare::not_empty(place, text)?;
                 self.text(place, &self.dressed(prompt, text), request.truncate)
             }
-            EmbedInput::Tokens(tokens) => self.embed_ids(place, tokens, request),
+            EmbedInput::Tokens(tokens) => self.embed_ids(place, tokens, prompt, request),
         })
     }
 
-    fn embed_ids(&self, place: Place, tokens: &[u32], request: &EmbedRequest) -> Result<Tokens, Problem> {
-        if request.prompt_name.is_some() {
-            let message =
-                format!("prompt_name puts text before a text, and {place} is token ids; leave one of them out");
-            return Err(Problem::invalid("prompt_name", message));
+    fn embed_ids(&self, place: Place, tokens: &[u32], prompt: &str, request: &EmbedRequest) -> Result<Tokens, Problem> {
+        let asks = match (&request.prompt_name, request.input_type) {
+            (Some(_), _) => Some("prompt_name"),
+            (None, Some(_)) if !prompt.is_empty() => Some("input_type"),
+            (None, _) => None,
+        };
+        if let Some(field) = asks {
+            let message = format!("{field} puts text before a text, and {place} is token ids; leave one of them out");
+            return Err(Problem::invalid(field, message));
         }
         self.ids(place, tokens, request.truncate)
     }
 
-    /// What is put before each text.
-    fn prompt(&self, name: Option<&str>) -> Result<&str, Problem> {
+    /// What is put before each text: the prompt of that name, which there must be; else the one for that use, if there
+    /// is one; where neither is said, the usual one.
+    fn prompt(&self, request: &EmbedRequest) -> Result<&str, Problem> {
         let prompts = &self.rules.prompts;
-        let Some(name) = name.or(prompts.default.as_deref()) else { return Ok("") };
+        let name = match (request.prompt_name.as_deref(), request.input_type) {
+            (Some(name), _) => name,
+            (None, Some(input_type)) => {
+                let names = names(input_type).iter();
+                let mut there = names.filter_map(|name| prompts.by_name.get(*name));
+                return Ok(there.next().map_or("", String::as_str));
+            }
+            (None, None) => match prompts.default.as_deref() {
+                Some(name) => name,
+                None => return Ok(""),
+            },
+        };
         prompts.by_name.get(name).map(String::as_str).ok_or_else(|| {
             let there = prompts.by_name.keys().cloned().collect::<Vec<_>>().join(", ");
             let known = if there.is_empty() { "none; leave it out".to_owned() } else { there };
             Problem::invalid("prompt_name", format!("prompt_name is `{name}`, and this model's prompts are {known}"))
         })
+    }
+}
+
+/// What prompts for such vectors are called, the more usual first.
+fn names(input_type: InputType) -> &'static [&'static str] {
+    match input_type {
+        InputType::Query => &["query"],
+        InputType::Document => &["document", "passage"],
     }
 }
 

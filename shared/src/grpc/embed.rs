@@ -2,13 +2,14 @@
 
 use super::proto::embed_input::Input;
 use super::{Malformed, proto};
-use crate::embed::{EmbedInput, EmbedRequest, EmbedResponse, SparseVector, Vector};
+use crate::embed::{EmbedInput, EmbedRequest, EmbedResponse, InputType, SparseVector, Vector};
 
 impl From<EmbedRequest> for proto::EmbedRequest {
     fn from(request: EmbedRequest) -> Self {
-        let EmbedRequest { request_id, model, inputs, dimensions, prompt_name, truncate } = request;
+        let EmbedRequest { request_id, model, inputs, dimensions, prompt_name, input_type, truncate } = request;
         let inputs = inputs.into_iter().map(Into::into).collect();
-        Self { request_id, model, inputs, dimensions, truncate, prompt_name }
+        let input_type = proto::InputType::from(input_type).into();
+        Self { request_id, model, inputs, dimensions, truncate, prompt_name, input_type }
     }
 }
 
@@ -16,9 +17,31 @@ impl TryFrom<proto::EmbedRequest> for EmbedRequest {
     type Error = Malformed;
 
     fn try_from(request: proto::EmbedRequest) -> Result<Self, Malformed> {
-        let proto::EmbedRequest { request_id, model, inputs, dimensions, truncate, prompt_name } = request;
+        let proto::EmbedRequest { request_id, model, inputs, dimensions, truncate, prompt_name, input_type } = request;
         let inputs = inputs.into_iter().map(TryInto::try_into).collect::<Result<_, _>>()?;
-        Ok(Self { request_id, model, inputs, dimensions, prompt_name, truncate })
+        let known = proto::InputType::try_from(input_type);
+        let input_type = known.map_err(|_| Malformed::unknown("input_type", input_type))?.into();
+        Ok(Self { request_id, model, inputs, dimensions, prompt_name, input_type, truncate })
+    }
+}
+
+impl From<Option<InputType>> for proto::InputType {
+    fn from(input_type: Option<InputType>) -> Self {
+        match input_type {
+            None => Self::Unspecified,
+            Some(InputType::Query) => Self::Query,
+            Some(InputType::Document) => Self::Document,
+        }
+    }
+}
+
+impl From<proto::InputType> for Option<InputType> {
+    fn from(input_type: proto::InputType) -> Self {
+        match input_type {
+            proto::InputType::Unspecified => None,
+            proto::InputType::Query => Some(InputType::Query),
+            proto::InputType::Document => Some(InputType::Document),
+        }
     }
 }
 

@@ -9,7 +9,7 @@ use serde_json::{Map, Value, json};
 use super::problem::{of_status, to_status};
 use super::proto;
 use crate::control::{Capacity, ModelCard, ModelKind};
-use crate::embed::{EmbedInput, EmbedRequest, EmbedResponse, SparseVector, Vector};
+use crate::embed::{EmbedInput, EmbedRequest, EmbedResponse, InputType, SparseVector, Vector};
 use crate::generate::{
     Chat, Event, FinishReason, GenerateRequest, Message, Prompt, Resume, ResumedChoice, Sampling, TokenLogprob,
     TopLogprob, Usage,
@@ -190,9 +190,10 @@ prop_compose! {
         inputs in vec(prop_oneof![text().prop_map(EmbedInput::Text), tokens().prop_map(EmbedInput::Tokens)], 0..4),
         dimensions: Option<u32>,
         prompt_name in proptest::option::of(text()),
+        input_type in proptest::option::of(prop_oneof![Just(InputType::Query), Just(InputType::Document)]),
         truncate: bool,
     ) -> EmbedRequest {
-        EmbedRequest { request_id, model, inputs, dimensions, prompt_name, truncate }
+        EmbedRequest { request_id, model, inputs, dimensions, prompt_name, input_type, truncate }
     }
 }
 

@@ -65,8 +65,7 @@ pub(super) fn embedding_texts(request: &EmbedRequest) -> Result<Vec<String>, Pro
     if request.prompt_name.is_some() {
         return Err(Problem::invalid(
             "prompt_name",
-            "this model is served by a FastChat worker, which puts nothing before texts; leave prompt_name and \
-             input_type out",
+            "this model is served by a FastChat worker, which puts nothing before texts; leave prompt_name out",
         ));
     }
     let text = |input: &EmbedInput| match input {
