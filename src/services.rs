@@ -51,7 +51,7 @@ pub(crate) async fn worker(args: Box<WorkerArgs>, file: File) -> anyhow::Result<
     };
     announce("worker", &listener)?;
     if let Some(grpc) = &grpc {
-        say(&format!("worker speaks gRPC on http://{}", grpc.local_addr()?));
+        say(&speaks_grpc("worker", &format!("http://{}", grpc.local_addr()?)));
     }
     Ok(muster_worker::run(config, Listeners { http: listener, grpc }, stop).await?)
 }
@@ -74,7 +74,7 @@ pub(crate) async fn gateway(args: Box<GatewayArgs>, file: File) -> anyhow::Resul
     };
     announce("gateway", &listener)?;
     if let Some(grpc) = &grpc {
-        say(&format!("gateway speaks gRPC on http://{}", grpc.local_addr()?));
+        say(&speaks_grpc("gateway", &format!("http://{}", grpc.local_addr()?)));
     }
     Ok(muster_gateway::run(config, muster_gateway::Listeners { http: listener, grpc }, stop).await?)
 }
@@ -88,6 +88,11 @@ async fn listen(service: &str, host: &Option<String>, port: Option<u16>, guard: 
 pub(crate) fn announce(service: &str, listener: &TcpListener) -> anyhow::Result<()> {
     say(&format!("{service} listening on http://{}", listener.local_addr()?));
     Ok(())
+}
+
+/// What says where a service speaks gRPC.
+pub(crate) fn speaks_grpc(service: &str, address: &str) -> String {
+    format!("{service} speaks gRPC on {address}")
 }
 
 /// A line on standard output, for people and for the programs that started this one.

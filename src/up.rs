@@ -206,6 +206,7 @@ type RunFuture<E> = std::pin::Pin<Box<dyn Future<Output = Result<(), E>> + Send>
 fn start(plan: Plan, listeners: Listeners, progress: &Progress) -> anyhow::Result<(Services, Front)> {
     let controller_address = format!("http://{}", listeners.controller.local_addr()?);
     let gateway_address = format!("http://{}", listeners.gateway.http.local_addr()?);
+    let grpc = listeners.gateway.grpc.as_ref().map(TcpListener::local_addr).transpose()?;
     let mut controller_config = plan.controller.config()?;
     let worker = WorkerSection { controller_address: Some(controller_address.clone()), ..plan.worker };
     let mut worker_config = worker.config()?;
@@ -224,6 +225,7 @@ fn start(plan: Plan, listeners: Listeners, progress: &Progress) -> anyhow::Resul
         controller: ControllerClient::new(http.clone(), controller_address, token),
         http,
         gateway: gateway_address,
+        grpc: grpc.map(|address| format!("http://{address}")),
         models: worker_config.models.iter().map(|model| model.name.clone()).collect(),
         may_come: worker_config
             .repository
@@ -272,6 +274,8 @@ struct Front {
     controller: ControllerClient,
     http: reqwest::Client,
     gateway: String,
+    /// Where the gateway speaks gRPC, if it does.
+    grpc: Option<String>,
     /// Models that shall be served.
     models: Vec<String>,
     /// Whether models may come later, so that there need be none now.
@@ -335,6 +339,7 @@ impl Front {
         let banner = Banner {
             program: &program.to_string_lossy(),
             gateway: &self.gateway,
+            grpc: self.grpc.as_deref(),
             controller: self.controller.address(),
             keyed: self.keyed,
             models: &fleet.models,

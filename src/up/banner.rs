@@ -4,12 +4,16 @@ use std::fmt::Write as _;
 
 use muster_shared::control::{ModelKind, ModelStatus};
 
+use crate::services::speaks_grpc;
+
 /// A fleet as its user sees it.
 pub(super) struct Banner<'a> {
     /// How this program was called.
     pub(super) program: &'a str,
     /// The gateway's base URL.
     pub(super) gateway: &'a str,
+    /// Where the gateway speaks gRPC, if it does.
+    pub(super) grpc: Option<&'a str>,
     /// The controller's base URL.
     pub(super) controller: &'a str,
     /// Whether clients must show a key.
@@ -23,6 +27,9 @@ impl Banner<'_> {
     pub(super) fn text(&self) -> String {
         let Self { gateway, controller, .. } = self;
         let mut text = format!("muster is ready: OpenAI API at {gateway}/v1, controller at {controller}\n");
+        if let Some(grpc) = self.grpc {
+            let _ = writeln!(text, "{}", speaks_grpc("gateway", grpc));
+        }
         for model in self.models {
             let _ = writeln!(text, "  model {} ({})", model.name, uses(model.kind));
         }
@@ -111,7 +118,8 @@ mod tests {
             workers: 1,
         };
         let models: Vec<ModelStatus> = models.iter().map(status).collect();
-        Banner { program: "muster", gateway: "http://g", controller: "http://c", keyed, models: &models }.text()
+        let (program, gateway, controller) = ("muster", "http://g", "http://c");
+        Banner { program, gateway, grpc: None, controller, keyed, models: &models }.text()
     }
 
     #[test]
@@ -133,6 +141,20 @@ mod tests {
             let hints = text(true, &[("m", kind)]);
             assert!(hints.contains(path) && hints.contains("YOUR_KEY") && !hints.contains("chat"), "{kind:?}: {hints}");
         }
+    }
+
+    #[test]
+    fn the_address_for_grpc_is_told_where_there_is_one() {
+        assert!(!text(false, &[]).contains("gRPC"));
+        let banner = Banner {
+            program: "muster",
+            gateway: "http://g",
+            grpc: Some("http://g:1"),
+            controller: "http://c",
+            keyed: false,
+            models: &[],
+        };
+        assert_eq!(banner.text().lines().nth(1), Some("gateway speaks gRPC on http://g:1"));
     }
 
     #[test]

@@ -26,6 +26,9 @@ class Muster:
         self.command = [str(binary), "up", "--host", "127.0.0.1", "--port", "0", *flags]
         self.log = log
         self.url = ""
+        # HOST:PORT of the Open Inference Protocol over gRPC, where the flags ask for it.
+        self.grpc_address = ""
+        self._wants_grpc = "--grpc-port" in flags
         self._address_known = threading.Event()
 
     def __enter__(self) -> "Muster":
@@ -60,11 +63,14 @@ class Muster:
         self._reader.join(SHUTDOWN_S)
 
     def _read_output(self) -> None:
-        """Finds the gateway's address, and keeps reading: a full pipe would stop the process."""
+        """Finds the gateway's addresses, and keeps reading: a full pipe would stop the process."""
         for line in self.process.stdout:
-            address = re.search(r"http://127\.0\.0\.1:\d+", line)
-            if address and not self.url:
+            address = re.search(r"http://(127\.0\.0\.1:\d+)", line)
+            if address and line.startswith("gateway speaks gRPC"):
+                self.grpc_address = address[1]
+            elif address and not self.url:
                 self.url = address.group()
+            if self.url and (self.grpc_address or not self._wants_grpc):
                 self._address_known.set()
         self._address_known.set()  # the process has ended; there is nothing to wait for
 
