@@ -74,11 +74,6 @@ class Muster:
                 self._address_known.set()
         self._address_known.set()  # the process has ended; there is nothing to wait for
 
-    @property
-    def grpc_address(self) -> str:
-        """Where the gateway speaks gRPC; it listens there before it tells its other address."""
-        return re.search(r"spoken over gRPC address=(\S+)", self.log.read_text())[1]
-
     def client(self, api_key: str = "unused", **options) -> OpenAI:
         return OpenAI(base_url=f"{self.url}/v1", api_key=api_key, max_retries=0, timeout=REQUEST_S, **options)
 
