@@ -234,6 +234,13 @@ impl Job {
         self.in_time(tokio::time::sleep(pause)).await
     }
 
+    /// What a client hears when no worker is left. Where one said that there is no such model, or no such version of it,
+    /// this says more than that all have been asked.
+    pub(super) fn last_word(&self, refusal: Problem) -> Problem {
+        let last = self.last.as_ref().filter(|last| last.kind == Kind::UnknownModel && refusal.kind == Kind::NoWorker);
+        last.cloned().unwrap_or(refusal)
+    }
+
     /// Notes how an attempt failed, on the ticket for the controller and here for the next attempt.
     pub(super) fn failed(&mut self, ticket: &mut Ticket, error: &ClientError) -> Verdict {
         let (outcome, verdict) = judge(error);
