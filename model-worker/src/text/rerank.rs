@@ -5,7 +5,7 @@ use std::sync::Arc;
 use muster_shared::problem::{Kind, Problem};
 use muster_shared::text::{RerankRequest, RerankResponse};
 
-use super::{TextModel, classify, dense, prepare, total, unlike};
+use super::{TextModel, classify, deadline, dense, prepare, total, unlike};
 use crate::calls::blocking;
 use crate::encoder::head::Tokens;
 use crate::model::manifest::Task;
@@ -18,6 +18,7 @@ impl TextModel {
     /// [`Kind::Invalid`] for an empty query or document; [`Kind::PromptTooLong`] for a query that leaves no room, and for
     /// a document that is too long, unless the request wants it cut; [`Kind::Overloaded`] at once when there is no room.
     pub async fn rerank(self: Arc<Self>, request: RerankRequest) -> Result<RerankResponse, Problem> {
+        let deadline = deadline(request.timeout_ms);
         let raw_scores = request.raw_scores;
         let (model, pairs) = blocking(move || {
             let pairs = self.rerank_pairs(&request)?;
@@ -31,7 +32,7 @@ impl TextModel {
             [logit] => Ok(logit),
             _ => Err(unlike("one number for each document")),
         };
-        let encoded = model.run("rerank", pairs).await?.into_iter();
+        let encoded = model.run("rerank", pairs, deadline).await?.into_iter();
         let scores = encoded.map(|encoded| score(dense(encoded)?)).collect::<Result<_, _>>()?;
         Ok(RerankResponse { scores, prompt_tokens })
     }
