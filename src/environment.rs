@@ -30,13 +30,15 @@ fn fix_threshold() {
     use std::os::unix::process::CommandExt as _;
 
     const THRESHOLD: &str = "MALLOC_MMAP_THRESHOLD_";
-    if std::env::var_os(THRESHOLD).is_some() || std::env::var_os("GLIBC_TUNABLES").is_some() {
+    const MARK: &str = "MUSTER_BEGUN_ANEW";
+    // A mark of our own besides: for a program with capabilities of its own glibc takes its variables away.
+    if [MARK, THRESHOLD, "GLIBC_TUNABLES"].iter().any(|name| std::env::var_os(name).is_some()) {
         return; // begun anew already, or somebody has other wishes
     }
     let (Ok(program), mut words) = (std::env::current_exe(), std::env::args_os()) else { return };
     let name = words.next().unwrap_or_else(|| program.clone().into());
     // Comes back only when it fails; then all is as it was, and some memory stays.
-    let _ = std::process::Command::new(program).arg0(name).args(words).env(THRESHOLD, "131072").exec();
+    let _ = std::process::Command::new(program).arg0(name).args(words).env(THRESHOLD, "131072").env(MARK, "1").exec();
 }
 
 fn is_ours(name: &str) -> bool {

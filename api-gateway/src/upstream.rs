@@ -435,7 +435,7 @@ impl Upstream {
                     job.note_latest(ticket.worker());
                     return Ok(ticket);
                 }
-                Err(problem) => job.wait_for_room(job.unserved().unwrap_or(problem)).await?,
+                Err(problem) => job.wait_for_room(problem).await.map_err(|problem| job.last_word(problem))?,
             }
         }
     }

@@ -106,10 +106,11 @@ async fn run_version(
 }
 
 /// Ids of runs that fail, with the answers to them.
-fn failures() -> [(&'static str, StatusCode, Value); 4] {
+fn failures() -> [(&'static str, StatusCode, Value); 5] {
     let broken = "a run of the model failed: idx=99 must be within the inclusive range [-5,4]";
     [
         ("fail", StatusCode::BAD_REQUEST, json!({ "error": "input `x`: the model takes FP32, and INT8 was sent" })),
+        ("absent", StatusCode::NOT_FOUND, json!({ "error": "`m` has no version `9`", "kind": "unknown_model" })),
         ("broken", StatusCode::INTERNAL_SERVER_ERROR, json!({ "error": broken, "kind": "run" })),
         ("foreign", StatusCode::INTERNAL_SERVER_ERROR, json!({ "error": "it crashed", "kind": "words of another" })),
         (
@@ -294,6 +295,18 @@ async fn what_the_graph_cannot_run_is_told_and_not_tried_again() {
     assert!(crashed.kind == Kind::Upstream && !crashed.message.contains("crashed"), "{crashed:?}");
     assert_eq!(controller.outcomes(3).await, [Outcome::Done, Outcome::Overloaded, Outcome::Failed]);
     assert_eq!(heard.lock().expect("no panic while holding it").len(), 3, "one attempt each");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_the_last_worker_does_not_have_is_told_in_its_words() {
+    let (worker, _) = echo().await;
+    let mut controller = Controller::start([Ok(worker)]).await;
+    let gateway = Gateway::start(&controller.address, |_| {}).await;
+    let input = json!({ "name": "x", "datatype": "INT8", "shape": [1], "data": [1] });
+    let answer = gateway.post("/v2/models/m/infer", &json!({ "id": "absent", "inputs": [input] })).await;
+    assert_eq!(answer.status(), 404);
+    assert_eq!(answer.json::<Value>().await.expect("JSON"), json!({ "error": "`m` has no version `9`" }));
+    assert_eq!(controller.outcomes(1).await, [Outcome::Done]);
 }
 
 #[tokio::test(flavor = "multi_thread")]

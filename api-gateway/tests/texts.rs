@@ -67,7 +67,10 @@ async fn answered(kind: Option<ModelKind>, path: &str, body: Value, answer: impl
     assert_eq!(status, 200, "{path}: {reply}");
     assert_eq!(controller.released().await.outcome, Outcome::Done, "{path}");
     assert_eq!(controller.dispatch(0).model, "m");
-    let (path, body) = last(&asked);
+    let (path, mut body) = last(&asked);
+    let time = body.as_object_mut().and_then(|body| body.remove("timeout_ms"));
+    let runs = !path.ends_with("tokenize");
+    assert_eq!(runs, time.and_then(|ms| ms.as_u64()).is_some_and(|ms| ms > 0), "{path} is told the time there is");
     (reply, path, body)
 }
 

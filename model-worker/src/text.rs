@@ -11,6 +11,8 @@ mod prepare;
 mod rerank;
 pub mod tokenize;
 
+use std::time::{Duration, Instant};
+
 use muster_shared::control::ModelCard;
 use muster_shared::problem::{Kind, Problem};
 
@@ -52,14 +54,31 @@ impl TextModel {
     }
 
     /// Runs prepared texts; gives what became of each in the same order.
-    async fn run(&self, kind: &'static str, texts: Vec<Tokens>) -> Result<Vec<Encoded>, Problem> {
+    async fn run(
+        &self,
+        kind: &'static str,
+        texts: Vec<Tokens>,
+        deadline: Option<Instant>,
+    ) -> Result<Vec<Encoded>, Problem> {
         crate::metrics::request(&self.name, kind);
-        self.encoder.encode(texts, None).await.map_err(|error| match error {
+        let encoded = self.encoder.encode(texts, deadline).await.map_err(|error| match error {
             // It was tried without company, too: the text itself is what the graph cannot read.
             EngineError::Step(error) => Problem::new(Kind::Run, error.to_string()),
             other => problem(other),
-        })
+        })?;
+        match encoded.iter().position(|encoded| !encoded.is_finite()) {
+            None => Ok(encoded),
+            Some(index) => {
+                let message = format!("the model gave a number that is none (NaN or infinite) for text {index}");
+                Err(Problem::new(Kind::Run, message))
+            }
+        }
     }
+}
+
+/// When a request that has just come is over.
+fn deadline(timeout_ms: Option<u64>) -> Option<Instant> {
+    timeout_ms.and_then(|ms| Instant::now().checked_add(Duration::from_millis(ms)))
 }
 
 /// Numbers for the text as a whole: what the heads of embedding models and classifiers give.

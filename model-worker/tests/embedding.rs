@@ -183,6 +183,19 @@ async fn what_vectors_are_for_chooses_a_prompt_only_where_there_is_one() {
     assert_eq!(refused.param.as_deref(), Some("input_type"), "{refused}");
 }
 
+#[tokio::test]
+async fn a_request_whose_time_is_over_is_not_run() {
+    let model = model("text-sentence", Ability::Embed);
+    let within = async |timeout_ms| {
+        let inputs = vec![EmbedInput::Text("a cat".to_owned())];
+        embed(&model, EmbedRequest { inputs, timeout_ms, ..EmbedRequest::default() }).await
+    };
+    assert_eq!(within(Some(0)).await.expect_err("there is no time").kind, Kind::Timeout);
+    for enough in [None, Some(60_000), Some(u64::MAX)] {
+        assert_eq!(within(enough).await.expect("a vector").vectors.len(), 1, "{enough:?}");
+    }
+}
+
 /// The real weights, if the machine has them.
 fn minilm() -> Option<PathBuf> {
     let Some(models) = std::env::var_os("MUSTER_TEST_MODELS") else {

@@ -19,11 +19,19 @@ fn rerank(query: &str, documents: Vec<String>) -> RerankRequest {
         documents,
         raw_scores: false,
         truncate: false,
+        timeout_ms: None,
     }
 }
 
 fn classify(inputs: Vec<ClassifyInput>) -> ClassifyRequest {
-    ClassifyRequest { request_id: String::new(), model: "m".to_owned(), inputs, raw_scores: false, truncate: false }
+    ClassifyRequest {
+        request_id: String::new(),
+        model: "m".to_owned(),
+        inputs,
+        raw_scores: false,
+        truncate: false,
+        timeout_ms: None,
+    }
 }
 
 #[tokio::test]
@@ -102,6 +110,7 @@ async fn entities_are_those_of_transformers_by_each_rule() {
                 inputs: items.iter().map(|item| text(&item["text"])).collect(),
                 aggregation,
                 truncate: false,
+                timeout_ms: None,
             };
             let response = Arc::clone(&model).entities(request).await.expect("entities");
             for (found, item) in response.entities.iter().zip(&items) {

@@ -38,6 +38,9 @@ pub struct EmbedRequest {
     /// Cuts an input that is too long instead of refusing it.
     #[serde(default)]
     pub truncate: bool,
+    /// Milliseconds from its arrival at the worker after which it fails, whether it waits or runs; absent: never.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub timeout_ms: Option<u64>,
 }
 
 /// What vectors are for.

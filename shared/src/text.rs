@@ -24,6 +24,9 @@ pub struct RerankRequest {
     /// Cuts a text that is too long, the document first, instead of refusing it.
     #[serde(default)]
     pub truncate: bool,
+    /// Milliseconds from its arrival at the worker after which it fails, whether it waits or runs; absent: never.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub timeout_ms: Option<u64>,
 }
 
 /// How well the texts answer.
@@ -52,6 +55,9 @@ pub struct ClassifyRequest {
     /// Cuts a text that is too long instead of refusing it.
     #[serde(default)]
     pub truncate: bool,
+    /// Milliseconds from its arrival at the worker after which it fails, whether it waits or runs; absent: never.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub timeout_ms: Option<u64>,
 }
 
 /// One text to classify, or two that are judged together.
@@ -95,6 +101,9 @@ pub struct EntitiesRequest {
     /// Cuts a text that is too long instead of refusing it.
     #[serde(default)]
     pub truncate: bool,
+    /// Milliseconds from its arrival at the worker after which it fails, whether it waits or runs; absent: never.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub timeout_ms: Option<u64>,
 }
 
 /// How tokens become entities; the names and rules of transformers' token classification pipeline.

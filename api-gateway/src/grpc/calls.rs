@@ -6,13 +6,14 @@ use std::sync::Arc;
 
 use futures_util::{FutureExt as _, Stream, StreamExt as _};
 use muster_shared::grpc::open_inference::proto::grpc_inference_service_server::GrpcInferenceService;
-use muster_shared::grpc::open_inference::{proto, read_request, response};
+use muster_shared::grpc::open_inference::{length, proto, read_request, response};
 use muster_shared::grpc::problem::to_status;
 use muster_shared::problem::{Kind, Problem};
 use tonic::metadata::MetadataMap;
 use tonic::{Request, Response, Status, Streaming};
 use tracing::Instrument as _;
 
+use crate::body::beside;
 use crate::inference::calls;
 use crate::observe::{Observed, Route};
 use crate::state::{RequestId, State};
@@ -50,7 +51,7 @@ impl Calls {
         message: proto::ModelInferRequest,
         id: &RequestId,
     ) -> Result<proto::ModelInferResponse, Problem> {
-        let mut request = read_request(message)?;
+        let mut request = beside(length(&message), move || read_request(message)).await?;
         request.request_id = id.to_string();
         self.0.upstream.infer(request).await.map(response)
     }

@@ -38,6 +38,7 @@ impl Endpoint for ClassifyBody {
             inputs: inputs(&mut fields)?,
             raw_scores: raw_scores(&mut fields)?,
             truncate: truncate(&mut fields)?,
+            timeout_ms: None,
         };
         end(fields)?;
         Ok((classify, ()))

@@ -43,6 +43,7 @@ impl Endpoint for EmbeddingBody {
             prompt_name,
             input_type,
             truncate: truncate(&mut fields)?,
+            timeout_ms: None,
         };
         let base64 = is_base64(&mut fields)?;
         end(fields)?;

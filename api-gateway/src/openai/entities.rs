@@ -36,6 +36,7 @@ impl Endpoint for EntitiesBody {
             inputs: texts("input", fields.required("input")?)?,
             aggregation: aggregation(&mut fields)?,
             truncate: truncate(&mut fields)?,
+            timeout_ms: None,
         };
         end(fields)?;
         Ok((entities, ()))

@@ -40,7 +40,8 @@ impl Endpoint for ModerationBody {
         let (texts, parts) = inputs(&mut fields)?;
         let inputs = texts.into_iter().map(ClassifyInput::Text).collect();
         let truncate = truncate(&mut fields)?;
-        let classify = ClassifyRequest { request_id: String::new(), model, inputs, raw_scores: false, truncate };
+        let classify =
+            ClassifyRequest { request_id: String::new(), model, inputs, raw_scores: false, truncate, timeout_ms: None };
         end(fields)?;
         Ok((classify, Form { parts, known: false }))
     }

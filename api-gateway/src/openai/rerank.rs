@@ -48,6 +48,7 @@ impl Endpoint for RerankBody {
             documents: documents(&mut fields)?,
             raw_scores: raw_scores(&mut fields)?,
             truncate: truncate(&mut fields)?,
+            timeout_ms: None,
         };
         let form =
             Form { top_n: top_n(&mut fields)?, return_documents: fields.boolean("return_documents")?.unwrap_or(false) };

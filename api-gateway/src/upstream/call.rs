@@ -39,6 +39,11 @@ pub(crate) trait Call: Serialize + Send + Sync + 'static {
     /// The name for logs, where it has one.
     fn request_id(&mut self) -> Option<&mut String>;
 
+    /// The request with the time that a worker has for it, where the protocol can say it.
+    fn within(&self, timeout_ms: Option<u64>) -> Option<Self>
+    where
+        Self: Sized;
+
     /// Asks a worker that speaks gRPC.
     fn over_grpc(&self, worker: &GrpcWorkerClient) -> impl Future<Output = Result<Self::Answer, ClientError>> + Send;
 
@@ -94,9 +99,10 @@ impl Upstream {
         self,
         peer: Arc<Peer>,
         request: Arc<C>,
-        _: Filled,
+        filled: Filled,
     ) -> BoxFuture<'static, Result<C::Answer, ClientError>> {
         Box::pin(async move {
+            let request = request.within(filled.timeout_ms).map_or(request, Arc::new);
             let answer = match peer.transport {
                 Transport::Http => native::ask(&peer, self.authorization(), &*request).await?,
                 Transport::FastChat => request.over_fastchat(&self.0.fastchat, &peer.address).await?,
@@ -153,6 +159,10 @@ impl Call for EmbedRequest {
         Some(&mut self.request_id)
     }
 
+    fn within(&self, timeout_ms: Option<u64>) -> Option<Self> {
+        Some(Self { timeout_ms, ..self.clone() })
+    }
+
     async fn over_grpc(&self, worker: &GrpcWorkerClient) -> Result<EmbedResponse, ClientError> {
         worker.embed(self).await
     }
@@ -187,6 +197,10 @@ impl Call for RerankRequest {
         Some(&mut self.request_id)
     }
 
+    fn within(&self, timeout_ms: Option<u64>) -> Option<Self> {
+        Some(Self { timeout_ms, ..self.clone() })
+    }
+
     async fn over_grpc(&self, worker: &GrpcWorkerClient) -> Result<RerankResponse, ClientError> {
         worker.rerank(self).await
     }
@@ -212,6 +226,10 @@ impl Call for ClassifyRequest {
 
     fn request_id(&mut self) -> Option<&mut String> {
         Some(&mut self.request_id)
+    }
+
+    fn within(&self, timeout_ms: Option<u64>) -> Option<Self> {
+        Some(Self { timeout_ms, ..self.clone() })
     }
 
     async fn over_grpc(&self, worker: &GrpcWorkerClient) -> Result<ClassifyResponse, ClientError> {
@@ -245,6 +263,10 @@ impl Call for EntitiesRequest {
         Some(&mut self.request_id)
     }
 
+    fn within(&self, timeout_ms: Option<u64>) -> Option<Self> {
+        Some(Self { timeout_ms, ..self.clone() })
+    }
+
     async fn over_grpc(&self, worker: &GrpcWorkerClient) -> Result<EntitiesResponse, ClientError> {
         worker.entities(self).await
     }
@@ -272,6 +294,10 @@ impl Call for TokenizeRequest {
         None
     }
 
+    fn within(&self, _: Option<u64>) -> Option<Self> {
+        None // it takes no time
+    }
+
     async fn over_grpc(&self, worker: &GrpcWorkerClient) -> Result<TokenizeResponse, ClientError> {
         worker.tokenize(self).await
     }
@@ -296,6 +322,10 @@ impl Call for DetokenizeRequest {
 
     fn request_id(&mut self) -> Option<&mut String> {
         None
+    }
+
+    fn within(&self, _: Option<u64>) -> Option<Self> {
+        None // it takes no time
     }
 
     async fn over_grpc(&self, worker: &GrpcWorkerClient) -> Result<DetokenizeResponse, ClientError> {

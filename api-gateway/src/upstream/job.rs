@@ -175,12 +175,6 @@ impl Job {
         }
     }
 
-    /// What the last worker said, where that was that it does not serve what is asked for, a version say: the client
-    /// learns more from it than from there being no worker left.
-    pub(super) fn unserved(&self) -> Option<Problem> {
-        self.last.clone().filter(|problem| problem.kind == Kind::UnknownModel && !self.patient)
-    }
-
     /// What the request gets on its way to a worker.
     pub(super) fn filled(&self) -> Filled {
         Filled { seed: self.seed, timeout_ms: self.whole.then(|| millis(self.time_left())) }
@@ -240,6 +234,13 @@ impl Job {
         self.in_time(tokio::time::sleep(pause)).await
     }
 
+    /// What a client hears when no worker is left. Where one said that there is no such model, or no such version of it,
+    /// this says more than that all have been asked.
+    pub(super) fn last_word(&self, refusal: Problem) -> Problem {
+        let last = self.last.as_ref().filter(|last| last.kind == Kind::UnknownModel && refusal.kind == Kind::NoWorker);
+        last.cloned().unwrap_or(refusal)
+    }
+
     /// Notes how an attempt failed, on the ticket for the controller and here for the next attempt.
     pub(super) fn failed(&mut self, ticket: &mut Ticket, error: &ClientError) -> Verdict {
         let (outcome, verdict) = judge(error);
@@ -282,6 +283,8 @@ fn judge(error: &ClientError) -> (Outcome, Result<Problem, Problem>) {
         ClientError::Refused { problem, .. } => match problem.kind {
             Kind::Overloaded | Kind::NoWorker => (Outcome::Overloaded, Ok(problem.clone())),
             Kind::UnknownModel => (Outcome::Done, Ok(problem.clone())),
+            // The time that the client has given it.
+            Kind::Timeout if problem.param.is_some() => (Outcome::Done, Err(problem.clone())),
             // The time that we have given it.
             Kind::Timeout => (Outcome::Failed, Err(late())),
             Kind::Invalid | Kind::PromptTooLong | Kind::TooLarge | Kind::Run => (Outcome::Done, Err(problem.clone())),

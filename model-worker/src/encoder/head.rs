@@ -69,6 +69,17 @@ pub enum Encoded {
     },
 }
 
+impl Encoded {
+    /// Whether every number is one: a graph of half precision may overflow.
+    pub fn is_finite(&self) -> bool {
+        let numbers = match self {
+            Self::Dense(numbers) | Self::Tokens { values: numbers, .. } => numbers,
+            Self::Sparse(vector) => &vector.values,
+        };
+        numbers.iter().all(|number| number.is_finite())
+    }
+}
+
 /// The last step of a model, behind its graph. It runs on the encoder's threads.
 pub trait Head: Send + Sync {
     /// Finishes one text.

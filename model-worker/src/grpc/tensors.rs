@@ -6,7 +6,7 @@ use std::sync::Arc;
 use futures_util::{Stream, StreamExt as _};
 use muster_shared::grpc::open_inference::proto::grpc_inference_service_server::GrpcInferenceService;
 use muster_shared::grpc::open_inference::proto::{self, infer_parameter::ParameterChoice};
-use muster_shared::grpc::open_inference::{read_request, response};
+use muster_shared::grpc::open_inference::{length, read_request, response};
 use muster_shared::grpc::problem::to_status;
 use muster_shared::problem::Problem;
 use tonic::{Request, Response, Status, Streaming};
@@ -21,6 +21,9 @@ const AT_A_TIME: usize = 16;
 const WANTS_FINAL: &str = "triton_enable_empty_final_response";
 const IS_FINAL: &str = "triton_final_response";
 
+/// Messages shorter than this, in bytes, are read where they arrive.
+const AT_ONCE: usize = 64 << 10;
+
 /// The protocol's calls.
 pub(super) struct Tensors(pub(super) Arc<State>);
 
@@ -33,7 +36,10 @@ async fn infer(state: &State, request: proto::ModelInferRequest) -> Result<proto
         request.parameters.get(WANTS_FINAL).and_then(|parameter| parameter.parameter_choice.as_ref()),
         Some(ParameterChoice::BoolParam(true))
     );
-    let request = read_request(request)?;
+    let request = match length(&request) {
+        ..AT_ONCE => read_request(request)?,
+        _ => blocking(move || read_request(request)).await?,
+    };
     let mut answer = response(calls::infer(state, request).await?);
     if wants_final {
         let choice = ParameterChoice::BoolParam(true);

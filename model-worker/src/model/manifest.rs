@@ -9,7 +9,7 @@ pub use encoder::{EncoderManifest, Prompts, Task, TextRules};
 
 use super::ModelError;
 use super::files::{GraphSource, ModelFiles};
-use super::onnx::bounds::{Bounds, LARGEST_FILE};
+use super::onnx::bounds::{self, Bounds};
 use super::onnx::graph::{GraphFacts, check_external_data};
 
 /// What a model's files hold.
@@ -176,13 +176,7 @@ fn read_graph(files: &ModelFiles, name: &str) -> Result<Graph, ModelError> {
     let described = files.describe(name);
     let unusable = |reason| ModelError::Malformed { file: described.clone(), reason };
     if let GraphSource::File(path) = &source {
-        let bytes = path.metadata().map_or(0, |metadata| metadata.len());
-        if bytes > LARGEST_FILE {
-            let reason = format!(
-                "it has {bytes} bytes, and ONNX Runtime reads {LARGEST_FILE} at most; export it with external data"
-            );
-            return Err(unusable(reason));
-        }
+        bounds::check_length(path.metadata().map_or(0, |metadata| metadata.len())).map_err(unusable)?;
     }
     let bytes = files.read(name)?.unwrap_or_default();
     let facts = GraphFacts::read(&bytes).map_err(unusable)?;

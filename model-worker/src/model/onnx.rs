@@ -26,7 +26,7 @@ pub mod spin;
 pub mod tensor;
 mod tuning;
 mod wire;
-mod words;
+pub(crate) mod words;
 
 use std::num::NonZeroUsize;
 

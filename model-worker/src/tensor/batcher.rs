@@ -129,7 +129,7 @@ impl Batcher {
         let begun = Arc::new(AtomicBool::new(false));
         let answer = self.push(request, arrived, &begun);
         let outcome = match answer {
-            Ok(answer) => wait(answer, timeout, &begun).await,
+            Ok(answer) => wait(answer, (arrived, timeout), &begun).await,
             Err(error) => Err(error),
         };
         if outcome.is_err() {
@@ -211,12 +211,17 @@ impl Drop for Batcher {
 
 async fn wait(
     mut answer: oneshot::Receiver<Result<Vec<Array>, RunError>>,
-    timeout: Option<Duration>,
+    (arrived, timeout): (Instant, Option<Duration>),
     begun: &AtomicBool,
 ) -> Result<Vec<Array>, RunError> {
     if let Some(timeout) = timeout {
         match tokio::time::timeout(timeout, &mut answer).await {
-            Ok(answer) => return answer.unwrap_or(Err(RunError::Stopped)),
+            Ok(Ok(answer)) => return answer,
+            // The queue's own clock may be a moment ahead of this one.
+            Ok(Err(_)) if !begun.load(Ordering::Acquire) && arrived.elapsed() >= timeout => {
+                return Err(RunError::Late(timeout));
+            }
+            Ok(Err(_)) => return Err(RunError::Stopped),
             Err(_) if !begun.load(Ordering::Acquire) => return Err(RunError::Late(timeout)),
             Err(_) => {}
         }
@@ -234,7 +239,7 @@ impl Shared {
         let mut state = self.lock();
         loop {
             let now = Instant::now();
-            // Their askers know already, or are gone.
+            // Their askers are gone, or know by their own clocks.
             let is_late = |waiting: &Waiting<Job>| waiting.deadline.is_some_and(|deadline| deadline <= now);
             state.queue.remove(|waiting| waiting.job.reply.is_closed() || is_late(waiting));
             state = match state.queue.next(now) {

@@ -6,6 +6,7 @@ use std::time::Duration;
 use muster_shared::problem::Problem;
 use muster_shared::tensor::{Datatype, InferRequest, Parameter, Parameters, RequestedOutput, Tensor, layout};
 
+use super::classify::{self, CLASSES};
 use crate::model::tensor::{Array, Port, Ports};
 
 /// What a request of a model must keep to.
@@ -42,6 +43,10 @@ pub struct Wanted {
     /// [`RequestedOutput::classification`].
     pub classification: usize,
 }
+
+/// Most elements that the sizes of an empty tensor may stand for without the 0. A graph may make a tensor of one of them
+/// alone, positions say, which no data that was sent has paid for.
+const EMPTY: usize = 1 << 24;
 
 impl Rules {
     /// Takes a request apart.
@@ -88,6 +93,12 @@ impl Rules {
         }
         if !fits(port, &shape) {
             return refuse("shape", format!("has shape {shape:?}; expected {:?}", port.sizes()));
+        }
+        if shape.contains(&0) && shape.iter().fold(1_usize, |all, &size| all.saturating_mul(size.max(1))) > EMPTY {
+            return refuse(
+                "shape",
+                format!("has shape {shape:?}; beside a size of 0 the others may make {EMPTY} at most"),
+            );
         }
         if let (Some(limit), Some(&given)) = (self.max_batch_size, shape.first())
             && given > limit
@@ -141,10 +152,14 @@ impl Rules {
             return Err(Problem::invalid(format!("outputs[{index}].name"), message));
         }
         let port = &self.ports.outputs[place];
-        let known = super::classify::classes(&port.sizes(), self.rows);
+        let known = classify::classes(&port.sizes(), self.rows);
         if *classification > 0 {
             if port.datatype == Datatype::Bytes {
                 let message = format!("output `{name}` is BYTES; classes take numbers");
+                return Err(Problem::invalid(format!("outputs[{index}].classification"), message));
+            }
+            if *classification > CLASSES {
+                let message = format!("classification is {classification}; ask for {CLASSES} classes at most");
                 return Err(Problem::invalid(format!("outputs[{index}].classification"), message));
             }
             if let Some(classes) = known.filter(|classes| classes < classification) {

@@ -7,6 +7,9 @@ use muster_shared::tensor::{Datatype, layout};
 
 use crate::model::tensor::Array;
 
+/// Most classes that can be asked for of a row.
+pub const CLASSES: usize = 4096;
+
 /// Classes of an output of that shape, of which one is unknown where it is below 0; `None` where that cannot be told.
 ///
 /// With `rows`, the first dimension counts rows, which are classified each by itself.
@@ -25,8 +28,8 @@ pub fn classify(array: &Array, count: usize, rows: bool, labels: &[String]) -> R
     if classes < count {
         return Err(classes);
     }
-    let scores = scores(array);
-    let texts: Vec<String> = scores.chunks(classes.max(1)).flat_map(|row| best(row, count, labels)).collect();
+    let row = classes.max(1) * array.datatype.size().unwrap_or(1);
+    let texts: Vec<String> = array.data.chunks(row).flat_map(|row| best(row, array.datatype, count, labels)).collect();
     let shape = if rows { vec![array.shape.first().copied().unwrap_or(1), count] } else { vec![count] };
     let data = layout::join_strings(texts.iter().map(|text| text.as_bytes()));
     let data = data.expect("a class's name is a line of a file, and shorter than 4 GiB");
@@ -60,40 +63,47 @@ impl std::fmt::Display for Score {
     }
 }
 
-fn best(row: &[Score], count: usize, labels: &[String]) -> Vec<String> {
-    let mut order: Vec<usize> = (0..row.len()).collect();
-    // Stable: of equal numbers the one with the smaller index comes first.
-    order.sort_by(|&a, &b| row[a].order(&row[b]));
-    let text = |&index: &usize| match labels.get(index) {
-        Some(label) => format!("{}:{index}:{label}", row[index]),
-        None => format!("{}:{index}", row[index]),
+fn best(row: &[u8], datatype: Datatype, count: usize, labels: &[String]) -> Vec<String> {
+    // A row may have millions of numbers, of which a few are wanted.
+    let mut best: Vec<(usize, Score)> = Vec::with_capacity(count.min(CLASSES) + 1);
+    let size = datatype.size().unwrap_or(1);
+    for (index, score) in row.chunks_exact(size).filter_map(|bytes| score(datatype, bytes)).enumerate() {
+        // Of equal numbers the one with the smaller index comes first.
+        let place = best.partition_point(|(_, other)| other.order(&score) != Ordering::Greater);
+        if place < count {
+            best.insert(place, (index, score));
+            best.truncate(count);
+        }
+    }
+    let text = |(index, score): (usize, Score)| match labels.get(index) {
+        Some(label) => format!("{score}:{index}:{label}"),
+        None => format!("{score}:{index}"),
     };
-    order.iter().take(count).map(text).collect()
+    best.into_iter().map(text).collect()
 }
 
-fn scores(array: &Array) -> Vec<Score> {
-    let data = &array.data;
-    macro_rules! all {
-        ($type:ty, $score:expr) => {
-            data.as_chunks().0.iter().map(|bytes| $score(<$type>::from_le_bytes(*bytes))).collect()
+/// One number; `None` for bytes, which are refused before they run.
+fn score(datatype: Datatype, bytes: &[u8]) -> Option<Score> {
+    macro_rules! number {
+        ($type:ty) => {
+            <$type>::from_le_bytes(bytes.try_into().ok()?)
         };
     }
-    let whole = |number: i128| Score::Whole(number);
-    match array.datatype {
-        Datatype::Bool | Datatype::Uint8 => all!(u8, |number| whole(i128::from(number))),
-        Datatype::Uint16 => all!(u16, |number| whole(i128::from(number))),
-        Datatype::Uint32 => all!(u32, |number| whole(i128::from(number))),
-        Datatype::Uint64 => all!(u64, |number| whole(i128::from(number))),
-        Datatype::Int8 => all!(i8, |number| whole(i128::from(number))),
-        Datatype::Int16 => all!(i16, |number| whole(i128::from(number))),
-        Datatype::Int32 => all!(i32, |number| whole(i128::from(number))),
-        Datatype::Int64 => all!(i64, |number| whole(i128::from(number))),
-        Datatype::Fp16 => all!(f16, |number| Score::Real(f64::from(number))),
-        Datatype::Bf16 => all!(bf16, |number| Score::Real(f64::from(number))),
-        Datatype::Fp32 => all!(f32, |number| Score::Real(f64::from(number))),
-        Datatype::Fp64 => all!(f64, Score::Real),
-        Datatype::Bytes => Vec::new(), // refused before it runs
-    }
+    Some(match datatype {
+        Datatype::Bool | Datatype::Uint8 => Score::Whole(number!(u8).into()),
+        Datatype::Uint16 => Score::Whole(number!(u16).into()),
+        Datatype::Uint32 => Score::Whole(number!(u32).into()),
+        Datatype::Uint64 => Score::Whole(number!(u64).into()),
+        Datatype::Int8 => Score::Whole(number!(i8).into()),
+        Datatype::Int16 => Score::Whole(number!(i16).into()),
+        Datatype::Int32 => Score::Whole(number!(i32).into()),
+        Datatype::Int64 => Score::Whole(number!(i64).into()),
+        Datatype::Fp16 => Score::Real(number!(f16).into()),
+        Datatype::Bf16 => Score::Real(number!(bf16).into()),
+        Datatype::Fp32 => Score::Real(number!(f32).into()),
+        Datatype::Fp64 => Score::Real(number!(f64)),
+        Datatype::Bytes => return None,
+    })
 }
 
 #[cfg(test)]

@@ -20,7 +20,7 @@ use super::layout::{self, Found, Stamp};
 use super::version::Version;
 use crate::config::{Config, ModelControl, RepositoryConfig};
 use crate::metrics;
-use crate::model::onnx::tensor::without_paths;
+use crate::model::onnx::words::without_paths;
 
 mod entry;
 
@@ -259,6 +259,7 @@ impl Tensors {
 
     fn turn(&self, name: &str) -> Arc<Mutex<()>> {
         let mut turns = self.turns.lock().unwrap_or_else(PoisonError::into_inner);
+        turns.retain(|_, turn| Arc::strong_count(turn) > 1); // nobody else has them
         Arc::clone(turns.entry(name.to_owned()).or_default())
     }
 

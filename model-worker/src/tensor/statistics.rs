@@ -19,6 +19,20 @@ struct Counts {
     batches: BTreeMap<u64, BatchStatistics>,
 }
 
+/// Sizes that are counted apart: clients choose them, where nothing bounds a first dimension.
+const SIZES: usize = 256;
+
+impl Counts {
+    /// The size under which a run of so many rows counts: its own, or when there are too many the next smaller one.
+    fn size(&self, rows: u64) -> u64 {
+        if self.batches.len() < SIZES || self.batches.contains_key(&rows) {
+            return rows;
+        }
+        let smaller = self.batches.range(..rows).next_back();
+        smaller.or_else(|| self.batches.first_key_value()).map_or(rows, |(&size, _)| size)
+    }
+}
+
 /// One run of the graph.
 #[derive(Debug, Clone, Copy)]
 pub struct Run {
@@ -50,7 +64,8 @@ impl Recorder {
                 counts.infer.compute_infer.add(run.infer);
                 counts.infer.compute_output.add(run.output);
             }
-            let batch = counts.batches.entry(run.rows as u64).or_default();
+            let size = counts.size(run.rows as u64);
+            let batch = counts.batches.entry(size).or_default();
             batch.compute_input.add(run.input);
             batch.compute_infer.add(run.infer);
             batch.compute_output.add(run.output);
@@ -93,6 +108,19 @@ fn now() -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn sizes_that_clients_choose_do_not_pile_up() {
+        let recorder = Recorder::default();
+        for rows in 0..2000 {
+            let none = Duration::ZERO;
+            let run = Run { requests: 1, rows, input: none, infer: none, output: none };
+            recorder.ran(run, std::iter::empty());
+        }
+        let read = recorder.read("m", "1");
+        assert_eq!((read.batch_stats.len(), read.execution_count), (SIZES, 2000));
+        assert_eq!(read.batch_stats.iter().map(|batch| batch.compute_infer.count).sum::<u64>(), 2000);
+    }
 
     #[test]
     fn a_run_counts_once_and_its_rows_and_requests_each() {

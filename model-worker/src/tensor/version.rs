@@ -21,6 +21,7 @@ use crate::config::Config;
 use crate::error::LoadError;
 use crate::model::ModelError;
 use crate::model::files::GraphSource;
+use crate::model::onnx::bounds::{self, Bounds};
 use crate::model::onnx::graph::{GraphFacts, check_external_data};
 use crate::model::onnx::runtime;
 use crate::model::onnx::session::{self, SessionOptions};
@@ -179,10 +180,13 @@ fn malformed(file: &Path, reason: impl Into<String>) -> LoadError {
 /// is then answered as fast as the machine can.
 fn open(config: &Config, found: &Found, graph: &Path) -> Result<(Vec<OnnxTensorModel>, GraphFacts), LoadError> {
     let name = graph.display().to_string();
-    let bytes = std::fs::read(graph).map_err(|source| ModelError::Read { file: name.clone(), source })?;
+    let refused = |source| ModelError::Read { file: name.clone(), source };
+    bounds::check_length(graph.metadata().map_err(refused)?.len()).map_err(|reason| malformed(graph, reason))?;
+    let bytes = std::fs::read(graph).map_err(refused)?;
     let facts = GraphFacts::read(&bytes).map_err(|reason| malformed(graph, reason))?;
-    drop(bytes);
     check_external_data(&found.folder, graph, &facts)?;
+    Bounds { folder: graph.parent() }.check(&bytes).map_err(|reason| malformed(graph, reason))?;
+    drop(bytes);
     let instances = found.settings.config.instance_group.iter().map(|group| group.count as usize).sum::<usize>().max(1);
     let threads = NonZeroUsize::new(config.threads_in_force().get() / instances).unwrap_or(NonZeroUsize::MIN);
     let options = SessionOptions { threads, spin: config.spin, optimised: config.graph_cache.clone() };

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use muster_shared::problem::Problem;
 use muster_shared::text::{ClassifyInput, ClassifyRequest, ClassifyResponse};
 
-use super::{TextModel, dense, prepare, total, unlike};
+use super::{TextModel, deadline, dense, prepare, total, unlike};
 use crate::calls::blocking;
 use crate::encoder::head::Tokens;
 use crate::model::manifest::Task;
@@ -22,6 +22,7 @@ impl TextModel {
     /// [`Kind::PromptTooLong`]: muster_shared::problem::Kind::PromptTooLong
     /// [`Kind::Overloaded`]: muster_shared::problem::Kind::Overloaded
     pub async fn classify(self: Arc<Self>, request: ClassifyRequest) -> Result<ClassifyResponse, Problem> {
+        let deadline = deadline(request.timeout_ms);
         let raw_scores = request.raw_scores;
         let (model, texts) = blocking(move || {
             let texts = self.classify_texts(&request)?;
@@ -38,7 +39,7 @@ impl TextModel {
             }
             logits
         };
-        let encoded = model.run("classify", texts).await?.into_iter();
+        let encoded = model.run("classify", texts, deadline).await?.into_iter();
         let scores = encoded.map(|encoded| dense(encoded).map(scores)).collect::<Result<_, _>>()?;
         Ok(ClassifyResponse { labels: labels.clone(), scores, multi_label: *multi_label, prompt_tokens })
     }

@@ -6,7 +6,7 @@ use muster_shared::embed::{EmbedInput, EmbedRequest, EmbedResponse, InputType, V
 use muster_shared::problem::Problem;
 
 use super::prepare::{self, Place};
-use super::{TextModel, dense, total};
+use super::{TextModel, deadline, dense, total};
 use crate::calls::blocking;
 use crate::encoder::head::{Encoded, Tokens};
 use crate::encoder::pooling::normalise;
@@ -24,6 +24,7 @@ impl TextModel {
     /// [`Kind::PromptTooLong`]: muster_shared::problem::Kind::PromptTooLong
     /// [`Kind::Overloaded`]: muster_shared::problem::Kind::Overloaded
     pub async fn embed(self: Arc<Self>, request: EmbedRequest) -> Result<EmbedResponse, Problem> {
+        let deadline = deadline(request.timeout_ms);
         let dimensions = request.dimensions;
         let (model, texts) = blocking(move || {
             let texts = self.embed_texts(&request)?;
@@ -31,7 +32,7 @@ impl TextModel {
         })
         .await?;
         let prompt_tokens = total(&texts);
-        let encoded = model.run("embed", texts).await?;
+        let encoded = model.run("embed", texts, deadline).await?;
         let mut response = EmbedResponse { prompt_tokens, ..EmbedResponse::default() };
         for encoded in encoded {
             match encoded {

@@ -8,7 +8,7 @@ use muster_shared::problem::Problem;
 use muster_shared::text::{Aggregation, EntitiesRequest, EntitiesResponse, Entity};
 
 use super::prepare::Place;
-use super::{TextModel, classify, count, prepare, total, unlike};
+use super::{TextModel, classify, count, deadline, prepare, total, unlike};
 use crate::calls::blocking;
 use crate::encoder::head::{Encoded, Tokens};
 use crate::model::manifest::Task;
@@ -40,6 +40,7 @@ impl TextModel {
     /// [`Kind::PromptTooLong`]: muster_shared::problem::Kind::PromptTooLong
     /// [`Kind::Overloaded`]: muster_shared::problem::Kind::Overloaded
     pub async fn entities(self: Arc<Self>, request: EntitiesRequest) -> Result<EntitiesResponse, Problem> {
+        let deadline = deadline(request.timeout_ms);
         let aggregation = request.aggregation;
         let (model, prepared) = blocking(move || {
             let prepared = prepare::each("input", &request.inputs, String::len, |place, text| {
@@ -51,7 +52,7 @@ impl TextModel {
         .await?;
         let (tokens, texts): (Vec<Tokens>, Vec<Prepared>) = prepared.into_iter().unzip();
         let prompt_tokens = total(&tokens);
-        let encoded = model.run("entities", tokens).await?;
+        let encoded = model.run("entities", tokens, deadline).await?;
         let entities = blocking(move || {
             let texts = texts.iter().zip(encoded);
             texts.map(|(text, encoded)| model.entities_of(text, encoded, aggregation)).collect::<Result<_, _>>()

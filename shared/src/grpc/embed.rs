@@ -6,10 +6,11 @@ use crate::embed::{EmbedInput, EmbedRequest, EmbedResponse, InputType, SparseVec
 
 impl From<EmbedRequest> for proto::EmbedRequest {
     fn from(request: EmbedRequest) -> Self {
-        let EmbedRequest { request_id, model, inputs, dimensions, prompt_name, input_type, truncate } = request;
+        let EmbedRequest { request_id, model, inputs, dimensions, prompt_name, input_type, truncate, timeout_ms } =
+            request;
         let inputs = inputs.into_iter().map(Into::into).collect();
         let input_type = proto::InputType::from(input_type).into();
-        Self { request_id, model, inputs, dimensions, truncate, prompt_name, input_type }
+        Self { request_id, model, inputs, dimensions, truncate, prompt_name, input_type, timeout_ms }
     }
 }
 
@@ -17,11 +18,20 @@ impl TryFrom<proto::EmbedRequest> for EmbedRequest {
     type Error = Malformed;
 
     fn try_from(request: proto::EmbedRequest) -> Result<Self, Malformed> {
-        let proto::EmbedRequest { request_id, model, inputs, dimensions, truncate, prompt_name, input_type } = request;
+        let proto::EmbedRequest {
+            request_id,
+            model,
+            inputs,
+            dimensions,
+            truncate,
+            prompt_name,
+            input_type,
+            timeout_ms,
+        } = request;
         let inputs = inputs.into_iter().map(TryInto::try_into).collect::<Result<_, _>>()?;
         let known = proto::InputType::try_from(input_type);
         let input_type = known.map_err(|_| Malformed::unknown("input_type", input_type))?.into();
-        Ok(Self { request_id, model, inputs, dimensions, prompt_name, input_type, truncate })
+        Ok(Self { request_id, model, inputs, dimensions, prompt_name, input_type, truncate, timeout_ms })
     }
 }
 

@@ -18,3 +18,8 @@ pub use infer::{Contents, read_request, read_response, request, response, respon
 pub mod proto {
     tonic::include_proto!("inference");
 }
+
+/// Length of a request on the wire, in bytes: what it takes to read it grows with that.
+pub fn length(request: &proto::ModelInferRequest) -> usize {
+    prost::Message::encoded_len(request)
+}

@@ -192,8 +192,9 @@ prop_compose! {
         prompt_name in proptest::option::of(text()),
         input_type in proptest::option::of(prop_oneof![Just(InputType::Query), Just(InputType::Document)]),
         truncate: bool,
+        timeout_ms: Option<u64>,
     ) -> EmbedRequest {
-        EmbedRequest { request_id, model, inputs, dimensions, prompt_name, input_type, truncate }
+        EmbedRequest { request_id, model, inputs, dimensions, prompt_name, input_type, truncate, timeout_ms }
     }
 }
 
@@ -215,8 +216,9 @@ prop_compose! {
         documents in vec(text(), 0..4),
         raw_scores: bool,
         truncate: bool,
+        timeout_ms: Option<u64>,
     ) -> RerankRequest {
-        RerankRequest { request_id, model, query, documents, raw_scores, truncate }
+        RerankRequest { request_id, model, query, documents, raw_scores, truncate, timeout_ms }
     }
 }
 
@@ -234,8 +236,9 @@ prop_compose! {
         inputs in vec(classify_input(), 0..4),
         raw_scores: bool,
         truncate: bool,
+        timeout_ms: Option<u64>,
     ) -> ClassifyRequest {
-        ClassifyRequest { request_id, model, inputs, raw_scores, truncate }
+        ClassifyRequest { request_id, model, inputs, raw_scores, truncate, timeout_ms }
     }
 }
 
@@ -256,8 +259,9 @@ prop_compose! {
         inputs in vec(text(), 0..4),
         aggregation in proptest::sample::select(&Aggregation::ALL[..]),
         truncate: bool,
+        timeout_ms: Option<u64>,
     ) -> EntitiesRequest {
-        EntitiesRequest { request_id, model, inputs, aggregation, truncate }
+        EntitiesRequest { request_id, model, inputs, aggregation, truncate, timeout_ms }
     }
 }
 

@@ -12,15 +12,15 @@ use crate::text::{
 
 impl From<RerankRequest> for proto::RerankRequest {
     fn from(request: RerankRequest) -> Self {
-        let RerankRequest { request_id, model, query, documents, raw_scores, truncate } = request;
-        Self { request_id, model, query, documents, raw_scores, truncate }
+        let RerankRequest { request_id, model, query, documents, raw_scores, truncate, timeout_ms } = request;
+        Self { request_id, model, query, documents, raw_scores, truncate, timeout_ms }
     }
 }
 
 impl From<proto::RerankRequest> for RerankRequest {
     fn from(request: proto::RerankRequest) -> Self {
-        let proto::RerankRequest { request_id, model, query, documents, raw_scores, truncate } = request;
-        Self { request_id, model, query, documents, raw_scores, truncate }
+        let proto::RerankRequest { request_id, model, query, documents, raw_scores, truncate, timeout_ms } = request;
+        Self { request_id, model, query, documents, raw_scores, truncate, timeout_ms }
     }
 }
 
@@ -38,9 +38,9 @@ impl From<proto::RerankResponse> for RerankResponse {
 
 impl From<ClassifyRequest> for proto::ClassifyRequest {
     fn from(request: ClassifyRequest) -> Self {
-        let ClassifyRequest { request_id, model, inputs, raw_scores, truncate } = request;
+        let ClassifyRequest { request_id, model, inputs, raw_scores, truncate, timeout_ms } = request;
         let inputs = inputs.into_iter().map(Into::into).collect();
-        Self { request_id, model, inputs, raw_scores, truncate }
+        Self { request_id, model, inputs, raw_scores, truncate, timeout_ms }
     }
 }
 
@@ -48,9 +48,9 @@ impl TryFrom<proto::ClassifyRequest> for ClassifyRequest {
     type Error = Malformed;
 
     fn try_from(request: proto::ClassifyRequest) -> Result<Self, Malformed> {
-        let proto::ClassifyRequest { request_id, model, inputs, raw_scores, truncate } = request;
+        let proto::ClassifyRequest { request_id, model, inputs, raw_scores, truncate, timeout_ms } = request;
         let inputs = inputs.into_iter().map(TryInto::try_into).collect::<Result<_, _>>()?;
-        Ok(Self { request_id, model, inputs, raw_scores, truncate })
+        Ok(Self { request_id, model, inputs, raw_scores, truncate, timeout_ms })
     }
 }
 
@@ -96,9 +96,9 @@ impl From<proto::ClassifyResponse> for ClassifyResponse {
 
 impl From<EntitiesRequest> for proto::EntitiesRequest {
     fn from(request: EntitiesRequest) -> Self {
-        let EntitiesRequest { request_id, model, inputs, aggregation, truncate } = request;
+        let EntitiesRequest { request_id, model, inputs, aggregation, truncate, timeout_ms } = request;
         let aggregation = proto::Aggregation::from(aggregation).into();
-        Self { request_id, model, inputs, aggregation, truncate }
+        Self { request_id, model, inputs, aggregation, truncate, timeout_ms }
     }
 }
 
@@ -106,10 +106,10 @@ impl TryFrom<proto::EntitiesRequest> for EntitiesRequest {
     type Error = Malformed;
 
     fn try_from(request: proto::EntitiesRequest) -> Result<Self, Malformed> {
-        let proto::EntitiesRequest { request_id, model, inputs, aggregation, truncate } = request;
+        let proto::EntitiesRequest { request_id, model, inputs, aggregation, truncate, timeout_ms } = request;
         let known = proto::Aggregation::try_from(aggregation);
         let aggregation = known.map_err(|_| Malformed::unknown("aggregation", aggregation))?.into();
-        Ok(Self { request_id, model, inputs, aggregation, truncate })
+        Ok(Self { request_id, model, inputs, aggregation, truncate, timeout_ms })
     }
 }
 

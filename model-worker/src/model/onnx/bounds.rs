@@ -11,11 +11,24 @@ use std::path::Path;
 use super::wire::{Field, Malformed, Value, fields};
 
 /// Largest file that ONNX Runtime reads: a message of Protocol Buffers has less than 2 GiB. Weights lie beside it then.
-pub const LARGEST_FILE: u64 = (1 << 31) - 1;
+const LARGEST_FILE: u64 = (1 << 31) - 1;
 /// Most elements of one declared or constant tensor: 64 GiB of float32, several times the largest matrix there is.
 const ELEMENTS: u128 = 1 << 34;
+/// Dimensions of a shape; ONNX Runtime's own operators take 8.
+const RANK: usize = 64;
 /// Subgraphs within subgraphs; exporters make a handful.
 const DEPTH: usize = 64;
+
+/// Refuses a file that is too long, before it is read.
+///
+/// # Errors
+/// With both lengths.
+pub fn check_length(bytes: u64) -> Result<(), String> {
+    if bytes <= LARGEST_FILE {
+        return Ok(());
+    }
+    Err(format!("it has {bytes} bytes, and ONNX Runtime reads {LARGEST_FILE} at most; export it with external data"))
+}
 
 /// What a graph's sizes are checked against.
 #[derive(Debug, Clone, Copy)]
@@ -136,6 +149,8 @@ struct Tensor<'a> {
     raw: Option<&'a [u8]>,
     /// Elements in fields of their own type.
     typed: u128,
+    /// Those of 64 bits, as far as they may be a shape.
+    whole: Vec<i64>,
     external: Option<External>,
 }
 
@@ -157,7 +172,13 @@ impl<'a> Tensor<'a> {
                 (2, Value::Number(element)) => tensor.element = element,
                 (4, value) => tensor.typed += packed(value, 4),
                 (10, value) => tensor.typed += packed(value, 8),
-                (5 | 7 | 11, value) => tensor.typed += varints(value)?,
+                (7, value) => {
+                    tensor.typed += varints(value)?;
+                    if value.bytes().len() <= RANK * 10 && tensor.whole.len() <= RANK {
+                        value.push_numbers(&mut tensor.whole).map_err(malformed)?;
+                    }
+                }
+                (5 | 11, value) => tensor.typed += varints(value)?,
                 (6, _) => tensor.typed += 1,
                 (8, value) => tensor.name = value.bytes(),
                 (9, value) => tensor.raw = Some(value.bytes()),
@@ -208,9 +229,12 @@ impl<'a> Tensor<'a> {
 
     /// Its numbers, where they may be a shape: a few 64-bit integers.
     fn small_numbers(&self) -> Option<Vec<i64>> {
-        let raw = self.raw.filter(|raw| self.element == 7 && raw.len() <= 8 * 64)?;
+        if self.element != 7 {
+            return None;
+        }
+        let Some(raw) = self.raw else { return Some(self.whole.clone()).filter(|numbers| !numbers.is_empty()) };
         let (numbers, _) = raw.as_chunks::<8>();
-        Some(numbers.iter().copied().map(i64::from_le_bytes).collect())
+        Some(numbers).filter(|_| raw.len() <= 8 * RANK).map(|all| all.iter().copied().map(i64::from_le_bytes).collect())
     }
 }
 
@@ -258,8 +282,18 @@ fn constant(node: &[u8]) -> Result<Option<(String, Vec<i64>)>, String> {
     let node = read(node)?;
     let first = |number| node.iter().find(|field| field.number == number).map(|field| field.value.bytes());
     let (Some(b"Constant"), Some(name), Some(attribute)) = (first(4), first(2), first(5)) else { return Ok(None) };
-    let Some(tensor) = read(attribute)?.into_iter().find(|field| field.number == 5) else { return Ok(None) };
-    let numbers = Tensor::read(tensor.value.bytes())?.small_numbers();
+    let attribute = read(attribute)?;
+    let numbers = match attribute.iter().find(|field| field.number == 5) {
+        Some(tensor) => Tensor::read(tensor.value.bytes())?.small_numbers(),
+        None => {
+            // Its other form: whole numbers by themselves.
+            let mut numbers = Vec::new();
+            for field in attribute.iter().filter(|field| field.number == 8).take(RANK) {
+                field.value.push_numbers(&mut numbers).map_err(malformed)?;
+            }
+            Some(numbers).filter(|numbers| !numbers.is_empty())
+        }
+    };
     Ok(numbers.map(|numbers| (String::from_utf8_lossy(name).into_owned(), numbers)))
 }
 
@@ -432,8 +466,20 @@ mod tests {
         let mut constant = node("Constant", &[]);
         push_bytes(&mut constant, 2, b"made");
         push_bytes(&mut constant, 5, &message(5, &shape(&[1 << 40])));
-        let nodes = [message(1, &constant), message(1, &node("ConstantOfShape", &["made"]))].concat();
-        check(&message(7, &nodes)).expect_err("a shape may be a constant, too");
+        let user = message(1, &node("ConstantOfShape", &["made"]));
+        check(&message(7, &[message(1, &constant), user.clone()].concat()))
+            .expect_err("a shape may be a constant, too");
+
+        let mut numbers = Vec::new();
+        push_number(&mut numbers, 8, 1 << 40);
+        let mut constant = node("Constant", &[]);
+        push_bytes(&mut constant, 2, b"made");
+        push_bytes(&mut constant, 5, &numbers);
+        check(&message(7, &[message(1, &constant), user].concat())).expect_err("in either form");
+
+        let mut graph = message(1, &node("ConstantOfShape", &["w"]));
+        push_bytes(&mut graph, 5, &tensor(&[1], 7, |tensor| push_number(tensor, 7, 1 << 40)));
+        check(&message(7, &graph)).expect_err("in numbers of its own type");
     }
 
     #[test]

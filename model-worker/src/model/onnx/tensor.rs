@@ -16,9 +16,7 @@ use super::super::ModelError;
 use super::super::tensor::{Array, Dimension, Port, Ports, TensorModel};
 use super::graph::GraphFacts;
 
-mod words;
-
-pub use words::without_paths;
+use super::words::without_paths;
 
 // The protocol's raw form is little-endian, and so is the memory that ONNX Runtime reads.
 const _: () = assert!(cfg!(target_endian = "little"), "tensors are passed on as they are, which takes little-endian");

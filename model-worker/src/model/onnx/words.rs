@@ -1,7 +1,7 @@
 //! ONNX Runtime's words, fit for a client.
 
 /// Shortens each path to its last part. ONNX Runtime names its own source files, and the model's.
-pub(super) fn without_paths(words: &str) -> String {
+pub(crate) fn without_paths(words: &str) -> String {
     // What a path ends at; a colon and a line's number belong to its last part.
     let ends = |letter: char| letter.is_whitespace() || "'\"`()[]{}<>,;=".contains(letter);
     words.split_inclusive(ends).map(|word| word.rfind(['/', '\\']).map_or(word, |at| &word[at + 1..])).collect()

@@ -164,7 +164,7 @@ async fn a_timeout_does_not_count_once_the_run_has_begun() {
         tokio::time::sleep(5 * brief).await; // longer than the timeout, which is the point
         reply.send(Ok(Vec::new())).expect("it is waited for");
     };
-    let (answer, ()) = tokio::join!(wait(answer, Some(brief), &begun), run);
+    let (answer, ()) = tokio::join!(wait(answer, (Instant::now(), Some(brief)), &begun), run);
     assert_eq!(answer.expect("an answer"), []);
 }
 

@@ -300,13 +300,22 @@ async fn every_call_reaches_its_own_method() {
         documents: vec!["a".to_owned(), "bcd".to_owned()],
         raw_scores: false,
         truncate: false,
+        timeout_ms: None,
     };
     assert_eq!(client.rerank(&rerank).await.expect("scores").scores, [1.0, 3.0]);
     let inputs = vec![ClassifyInput::Text("a".to_owned()); 2];
-    let classify = ClassifyRequest { request_id: id(), model: model(), inputs, raw_scores: false, truncate: false };
+    let classify = ClassifyRequest {
+        request_id: id(),
+        model: model(),
+        inputs,
+        raw_scores: false,
+        truncate: false,
+        timeout_ms: None,
+    };
     assert_eq!(client.classify(&classify).await.expect("classes").scores, [[0.5], [0.5]]);
     let (inputs, aggregation) = (vec!["a".to_owned()], Aggregation::Max);
-    let entities = EntitiesRequest { request_id: id(), model: model(), inputs, aggregation, truncate: false };
+    let entities =
+        EntitiesRequest { request_id: id(), model: model(), inputs, aggregation, truncate: false, timeout_ms: None };
     assert_eq!(client.entities(&entities).await.expect("entities").entities, [[]]);
     let prompt = Prompt::Text("a".to_owned());
     let tokenize = TokenizeRequest { model: model(), prompt, add_special_tokens: true };
