@@ -93,7 +93,9 @@ def check_every_datatype(result, shape: tuple[int, ...]) -> None:
         given, wanted = result.as_numpy(f"out_{datatype}"), array(datatype, shape)
         assert given.shape == wanted.shape, datatype
         if datatype == "BYTES":
-            wanted = np.array([text.encode() for text in wanted.ravel()], dtype=np.object_).reshape(shape)
+            # tritonclient gives text where JSON held it, and bytes where binary data did.
+            given = np.array([text if isinstance(text, str) else text.decode() for text in given.ravel()], dtype=np.object_)
+            given = given.reshape(shape)
         np.testing.assert_array_equal(given, wanted, err_msg=datatype)
 
 
@@ -157,7 +159,7 @@ def test_requests_in_the_background_and_streams_are_answered(http, grpc):
 
 def test_scalars_requested_outputs_ids_and_versions(client):
     client, module = client
-    one = tensor(module, "x", "FP32", np.float32(21).reshape(()))
+    one = tensor(module, "x", "FP32", np.array(21, dtype=np.float32))
     assert client.infer("scalar", [one]).as_numpy("y").reshape(()) == 42
 
     rows = np.arange(6, dtype=np.float32).reshape(2, 3)
@@ -312,17 +314,17 @@ def x(**fields) -> dict:
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        (lambda: {"inputs": "x"}, ["inputs"]),
-        (lambda: {"inputs": []}, ["inputs"]),
-        (lambda: {"inputs": [x(datatype="FLOAT")]}, ["inputs[0].datatype", "FLOAT", "FP32"]),
-        (lambda: {"inputs": [x(shape=[2, -3])]}, ["inputs[0].shape", "-3"]),
+        (lambda: {"inputs": "x"}, ["expected a list of tensors"]),
+        (lambda: {"inputs": []}, ["`x` is missing"]),
+        (lambda: {"inputs": [x(datatype="FLOAT")]}, ["`x`", "FLOAT", "FP32"]),
+        (lambda: {"inputs": [x(shape=[2, -3])]}, ["`x`", "-3"]),
         (lambda: {"inputs": [x(shape=[2, 4])]}, ["x", "8", "6"]),
-        (lambda: {"inputs": [x(shape=[2**40, 2**40])]}, ["inputs[0].shape"]),
-        (lambda: {"inputs": [x(data=[1, 2, "three", 4, 5, 6])]}, ["inputs[0].data"]),
-        (lambda: {"inputs": [x(data=None)]}, ["inputs[0].data"]),
+        (lambda: {"inputs": [x(shape=[2**40, 2**40])]}, ["`x`", str(2**40)]),
+        (lambda: {"inputs": [x(data=[1, 2, "three", 4, 5, 6])]}, ["`x`", "three"]),
+        (lambda: {"inputs": [x(data=None)]}, ["`x`", "`data`"]),
         (lambda: {"inputs": [x(), x()]}, ["x"]),
         (lambda: {"inputs": [x(parameters={"binary_data_size": 24})]}, ["binary"]),
-        (lambda: {"inputs": [x()] * 100_000}, ["inputs"]),
+        (lambda: {"inputs": [x()] * 10_000}, ["more than 1024 tensors"]),
     ],
 )
 def test_a_body_that_is_wrong_says_where(tensors: Muster, change: Callable[[], dict], words: list[str]):
@@ -341,7 +343,7 @@ def test_binary_data_must_have_the_size_that_it_is_said_to_have(tensors: Muster,
     status, body = post(
         f"{tensors.url}/v2/models/fixed/infer", head + bytes(24), {"Inference-Header-Content-Length": str(len(head))}
     )
-    assert status == 400 and "x" in body["error"], body
+    assert status == 400 and ("`x`" in body["error"] or "inputs[0]" in body["error"]), body
 
 
 def test_models_tell_what_they_can_do(tensors: Muster):
