@@ -88,6 +88,8 @@ impl Plan {
             worker_address: None,
             worker_id: None,
             controller_address: None,
+            // What the gateway lets in shall not end at the worker.
+            body_limit: file.worker.body_limit.or(args.gateway.body_limit).or(file.gateway.body_limit),
             ..file.worker
         };
         let gateway = GatewaySection { controller_address: None, ..file.gateway };

@@ -29,7 +29,8 @@ impl Route {
             Self::Moderations => &["/v1/moderations"],
             Self::Tokenize => &["/tokenize", "/v1/tokenize"],
             Self::Detokenize => &["/detokenize", "/v1/detokenize"],
-            Self::Models | Self::Infer | Self::Inference | Self::Other | Self::Unknown => &[],
+            Self::Infer => &["/v2"],
+            Self::Models | Self::Inference | Self::Other | Self::Unknown => &[],
         }
     }
 
@@ -85,7 +86,8 @@ fn main_paths(model: &str, kind: ModelKind) -> Vec<String> {
 /// # Errors
 /// What the model is, and where to ask it.
 pub(crate) fn check(model: &str, kind: ModelKind, route: Route) -> Result<(), Problem> {
-    if routes(kind).contains(&route) || tokenizer(kind).contains(&route) {
+    let is_tensors = kind == ModelKind::Tensor && route == Route::Infer;
+    if is_tensors || routes(kind).contains(&route) || tokenizer(kind).contains(&route) {
         return Ok(());
     }
     let message = format!(

@@ -5,7 +5,7 @@ mod calls;
 use std::time::Duration;
 
 use muster_shared::grpc::open_inference::proto::grpc_inference_service_server::GrpcInferenceServiceServer;
-use muster_shared::grpc::problem::to_status;
+use muster_shared::grpc::problem::{PROBLEM, to_status};
 use muster_shared::problem::{Kind, Problem};
 use tokio::net::TcpListener;
 use tokio::sync::oneshot;
@@ -86,7 +86,10 @@ async fn serve(
 
 /// Puts our own words on tonic's refusal of a message that is too long.
 fn explain_size<B>(mut response: http::Response<B>, limit: usize) -> http::Response<B> {
+    // One that is a problem of ours already speaks for itself, a worker's say.
+    let told = response.headers().contains_key(PROBLEM);
     let refused = Status::from_header_map(response.headers()).is_some_and(|status| status.code() == Code::OutOfRange);
+    let refused = refused && !told;
     if refused {
         let message = format!("the message is longer than this gateway takes, {limit} bytes; --body-limit sets that");
         // Should it not fit into headers, the refusal stays as it was.

@@ -183,7 +183,12 @@ async fn load(config: &Config, state: &State, shutdown: &CancellationToken) -> R
     if catalog.is_empty() {
         let repository = catalog.tensors().failures().into_iter();
         let repository = repository.map(|(name, reason)| (name, LoadError::Repository(reason)));
-        return Err(Error::NoModel(failures.into_iter().chain(repository).collect()));
+        let failures: Vec<_> = failures.into_iter().chain(repository).collect();
+        if let (Some(repository), true) = (&config.repository, failures.is_empty()) {
+            let message = "holds no model; expected NAME/VERSION/model.onnx in it";
+            return Err(Error::Config(format!("{} {message}", repository.folder.display())));
+        }
+        return Err(Error::NoModel(failures));
     }
     state.set_catalog(catalog);
     Ok(true)

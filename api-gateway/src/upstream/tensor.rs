@@ -19,6 +19,7 @@ use muster_shared::transport::Transport;
 use super::job::Job;
 use super::peer::Peer;
 use super::{Filled, Open, Opened, Read, Upstream, untranslated};
+use crate::observe::Route;
 pub(crate) use fleet::Change;
 
 /// The transports of workers that know tensors.
@@ -63,6 +64,7 @@ impl Upstream {
     /// # Errors
     /// Why no worker did, in words for the client.
     pub(crate) async fn infer(&self, request: InferRequest) -> Result<InferResponse, Problem> {
+        self.check(&request.model, Route::Infer)?;
         let job = self.job(&request.request_id.as_str().into(), &request.model);
         self.ask_one(request, job, Self::open_infer).await
     }
@@ -72,6 +74,7 @@ impl Upstream {
     /// # Errors
     /// Why no worker answered, in words for the client.
     pub(crate) async fn look_up(&self, lookup: Lookup, request_id: &Arc<str>) -> Result<Found, Problem> {
+        self.check(&lookup.model, Route::Infer)?;
         let job = self.job(request_id, &lookup.model);
         self.ask_one(lookup, job, Self::open_lookup).await
     }

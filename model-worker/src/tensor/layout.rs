@@ -40,6 +40,13 @@ pub struct Stamp(Vec<(PathBuf, u64, Option<SystemTime>)>);
 /// # Errors
 /// When the folder cannot be read, in words.
 pub fn models(repository: &Path) -> Result<Vec<String>, String> {
+    if repository.join(CONFIG_FILE).is_file() {
+        return Err(format!(
+            "{} holds {CONFIG_FILE}, so it is a model's own folder; a repository is the folder above it, and --model takes \
+             one model's",
+            repository.display()
+        ));
+    }
     let mut names: Vec<String> = entries(repository)?
         .into_iter()
         .filter(|path| path.is_dir())
@@ -83,7 +90,7 @@ pub fn read(name: &str, folder: &Path) -> Result<Found, String> {
     let file = &settings.config.default_model_filename;
     if !Path::new(file).components().all(|part| matches!(part, Component::Normal(_))) {
         return Err(format!(
-            "{CONFIG_FILE}: default_model_filename is `{file}`, which leads out of the model's folder"
+            "{CONFIG_FILE}: default_model_filename is `{file}`; it must be a file's name within a version's folder"
         ));
     }
     let mut there = numbered(folder, file)?;

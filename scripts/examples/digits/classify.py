@@ -12,6 +12,8 @@ import argparse
 import json
 import os
 import pathlib
+import sys
+import urllib.error
 import urllib.request
 
 import numpy as np
@@ -42,8 +44,13 @@ def ask(url, model, pictures):
         headers["Authorization"] = f"Bearer {key}"
     body = json.dumps(request).encode()
     asked = urllib.request.Request(f"{url}/v2/models/{model}/infer", body, headers)
-    with urllib.request.urlopen(asked) as answer:
-        (output,) = json.load(answer)["outputs"]
+    try:
+        with urllib.request.urlopen(asked) as answer:
+            (output,) = json.load(answer)["outputs"]
+    except urllib.error.HTTPError as error:
+        sys.exit(f"{url} refused: {error.read().decode()}")
+    except urllib.error.URLError as error:
+        sys.exit(f"nobody answers at {url} ({error.reason}); start muster, or name another address with --url")
     classes = (value.split(":") for value in output["data"])
     return [(float(probability), int(index), name) for probability, index, name in classes]
 

@@ -1,8 +1,10 @@
 #!/usr/bin/env bash
-# Trains, serves and asks the model of digits; see README.md. Takes the binary: run.sh [target/release/muster].
+# Trains, serves and asks the model of digits; see README.md. Takes the binary: run.sh [MUSTER], target/release/muster where
+# scripts/run.sh has built it.
 set -euo pipefail
 here=$(dirname "$0")
-muster=${1:-muster}
+muster=${1:-$here/../../../target/release/muster}
+command -v "$muster" >/dev/null || { echo "$muster is not there: build it with scripts/run.sh, or name it" >&2; exit 1; }
 home=${XDG_CACHE_HOME:-$HOME/.cache}/muster/examples/digits
 
 venv=$home/venv

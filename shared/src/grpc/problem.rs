@@ -9,7 +9,7 @@ use super::{Malformed, proto};
 use crate::problem::{Kind, Problem};
 
 /// Name of the metadata that holds a serialised [`proto::Problem`].
-const PROBLEM: &str = "muster-problem-bin";
+pub const PROBLEM: &str = "muster-problem-bin";
 /// Longest message of a problem, and of the status around it, in bytes. gRPC's clients take 8 KiB of metadata, and the
 /// one is longer on the wire by a third, the other up to three times as long.
 const MESSAGE_LIMIT: usize = 4 << 10;

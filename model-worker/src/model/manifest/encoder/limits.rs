@@ -49,7 +49,8 @@ pub(super) fn max_tokens(facts: &Facts<'_>, sentence: &Sentence, padding: u32) -
     longest.filter(|&tokens| tokens > 0).ok_or_else(|| {
         facts.unknown(
             "neither sentence_bert_config.json (max_seq_length) nor config.json (max_position_embeddings) nor \
-             tokenizer_config.json (model_max_length) tells the longest text",
+             tokenizer_config.json (model_max_length) tells the longest text; as plain tensors it is served by \
+             its file, --model NAME=FILE.onnx",
         )
     })
 }
