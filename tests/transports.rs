@@ -331,7 +331,7 @@ async fn a_server_that_does_not_have_a_model_has_not_failed() {
     assert_eq!(ask("fake", false).await.0, 200);
     for stream in [false, true] {
         let (status, answer) = ask("lost", stream).await;
-        assert_eq!((status, &answer["error"]["code"]), (503, &json!("no_worker")), "{answer}");
+        assert_eq!((status, &answer["error"]["code"]), (404, &json!("model_not_found")), "{answer}");
     }
     assert_eq!(controller.get("/fleet").await["workers"][0]["state"], "ready");
 }
