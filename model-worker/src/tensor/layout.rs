@@ -225,7 +225,7 @@ mod tests {
         let error = read("m", &folder).expect_err("4 is not there");
         assert!(error.contains("version 4") && error.contains("1, 9, 10"), "{error}");
         write(&folder, CONFIG_FILE, "default_model_filename: \"../secret.onnx\"");
-        assert!(read("m", &folder).expect_err("it leads out").contains("leads out"));
+        assert!(read("m", &folder).expect_err("it leads out").contains("within a version's folder"));
     }
 
     #[test]
