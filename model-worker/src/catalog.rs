@@ -1,4 +1,8 @@
 //! The models of this process: loading them, and finding them by name.
+//!
+//! * [`ability`]: what each can be asked for.
+
+pub mod ability;
 
 use std::collections::BTreeMap;
 use std::num::NonZeroUsize;
@@ -30,6 +34,8 @@ use crate::tensor::repository::Tensors;
 use crate::text::TextModel;
 use crate::text::tokenize::Vocabulary;
 use crate::tokenizer::Tokenizer;
+use ability::unable;
+pub use ability::{Ability, does};
 
 /// Steps that loading a model takes, for progress bars.
 const STEPS: u32 = 4;
@@ -304,65 +310,6 @@ fn tensors_at(model: &ModelConfig) -> Result<Option<Found>, LoadError> {
     let ModelSource::Folder(path) = &model.source else { return Ok(None) };
     let malformed = |reason| ModelError::Malformed { file: path.display().to_string(), reason };
     Ok(layout::given(&model.name, path).transpose().map_err(malformed)?)
-}
-
-/// What a request wants of a model.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Ability {
-    /// Text, token by token.
-    Generate,
-    /// Vectors, dense or sparse.
-    Embed,
-    /// How well texts answer a query.
-    Rerank,
-    /// Of which classes texts are.
-    Classify,
-    /// Which parts of texts are names of something.
-    Entities,
-}
-
-impl Ability {
-    /// Whether models of a kind can do it.
-    pub fn is_of(self, kind: ModelKind) -> bool {
-        match self {
-            Self::Generate => kind == ModelKind::Generate,
-            Self::Embed => matches!(kind, ModelKind::Embed | ModelKind::SparseEmbed),
-            Self::Rerank => kind == ModelKind::Rerank,
-            Self::Classify => matches!(kind, ModelKind::Classify | ModelKind::Moderate),
-            Self::Entities => kind == ModelKind::Entities,
-        }
-    }
-
-    /// What a model does not do that lacks it.
-    fn lacking(self) -> &'static str {
-        match self {
-            Self::Generate => "generate any",
-            Self::Embed => "embed any",
-            Self::Rerank => "rerank any",
-            Self::Classify => "classify any",
-            Self::Entities => "find entities in any",
-        }
-    }
-}
-
-/// What a model of a kind does.
-pub fn does(kind: ModelKind) -> &'static str {
-    match kind {
-        ModelKind::Generate => "generates texts",
-        ModelKind::Embed => "embeds texts",
-        ModelKind::SparseEmbed => "embeds texts as sparse vectors",
-        ModelKind::Rerank => "reranks texts",
-        ModelKind::Classify => "classifies texts",
-        ModelKind::Moderate => "moderates texts",
-        ModelKind::Entities => "finds entities in texts",
-        ModelKind::Tensor => "takes tensors instead of texts",
-    }
-}
-
-fn unable(name: &str, kind: ModelKind, wanted: Ability) -> Problem {
-    let (does, lacking) = (does(kind), wanted.lacking());
-    let message = format!("model `{name}` {does} and does not {lacking}; GET /v1/models tells what each can do");
-    Problem::invalid("model", message)
 }
 
 /// A model's files and what they hold.
