@@ -71,6 +71,7 @@ impl Worker {
 async fn bad_requests_are_refused_with_the_field_and_what_was_expected() {
     let worker = Worker::start().await;
     let long = "cat ".repeat(100);
+    let wide = "x".repeat(400_000); // one token that nobody knows
     let text = |text: &str| json!({ "text": text });
     let embed = |inputs: Value| json!({ "model": "embed", "inputs": inputs });
     let rerank = |query: &str, documents: Value| json!({ "model": "rerank", "query": query, "documents": documents });
@@ -114,6 +115,8 @@ async fn bad_requests_are_refused_with_the_field_and_what_was_expected() {
             &["generates texts and does not embed any"],
         ),
         ("/rerank", rerank("", json!(["a"])), "query", &["query is empty"]),
+        ("/rerank", rerank("  ", json!(["a"])), "query", &["query is empty"]),
+        ("/rerank", rerank(&wide, json!(vec!["a"; 100])), "query", &["400000 bytes", "100 documents"]),
         ("/rerank", rerank("a", json!([])), "documents", &["documents is empty"]),
         ("/rerank", rerank("a", json!(["a", "b", ""])), "documents", &["documents[2] is empty"]),
         ("/rerank", rerank("a", json!(["a", long])), "documents", &["documents[1] has 10", "takes 64", "truncate"]),

@@ -335,6 +335,14 @@ mod tests {
     }
 
     #[test]
+    fn a_time_that_the_client_has_set_is_no_fault_of_the_worker() {
+        let problem = Problem::new(Kind::Timeout, "too late").with_param("parameters.timeout");
+        let error = ClientError::Refused { address: "http://w".to_owned(), problem: problem.clone() };
+        assert_eq!(judge(&error), (Outcome::Done, Err(problem)));
+        assert_eq!(judge(&refused(Kind::Timeout)), (Outcome::Failed, Err(late())), "but ours is");
+    }
+
+    #[test]
     fn another_worker_is_tried_only_where_it_may_do_better() {
         for kind in [Kind::Overloaded, Kind::NoWorker, Kind::UnknownModel, Kind::Bug, Kind::BadKey] {
             assert!(judge(&refused(kind)).1.is_ok(), "{kind:?}");

@@ -98,3 +98,18 @@ impl Head for Plain {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_number_that_is_none_is_found_wherever_it_stands() {
+        let sparse = |value| Encoded::Sparse(SparseVector { indices: vec![3], values: vec![value] });
+        let tokens = |value| Encoded::Tokens { values: vec![0.0, value], width: 1 };
+        for encoded in [|value| Encoded::Dense(vec![1.0, value]), sparse, tokens] {
+            assert!(encoded(2.0).is_finite());
+            assert!(!encoded(f32::NAN).is_finite() && !encoded(f32::INFINITY).is_finite());
+        }
+    }
+}

@@ -133,3 +133,26 @@ fn a_hundred_thousand_inputs_are_refused_at_the_first() {
     let problem = rules().check(InferRequest { inputs, ..InferRequest::default() }).expect_err("no such inputs");
     assert_eq!(problem.param.as_deref(), Some("inputs[0].name"));
 }
+
+#[test]
+fn an_empty_tensor_stands_for_no_more_than_some_memory() {
+    let mut rules = rules();
+    rules.ports.inputs[0] = port("a", Datatype::Fp32, &[-1, -1]);
+    let with = |shape: &[usize]| {
+        let mut request = good();
+        request.inputs[1] = tensor("a", Datatype::Fp32, shape, &[]);
+        rules.check(request).map(drop).map_err(|problem| (problem.param, problem.message))
+    };
+    with(&[0, 4096]).expect("a usual empty batch");
+    let (param, message) = with(&[0, 1 << 30]).expect_err("a graph could make 2^30 positions of it");
+    assert_eq!(param.as_deref(), Some("inputs[1].shape"));
+    assert!(message.contains("1073741824") && message.contains(&EMPTY.to_string()), "{message}");
+}
+
+#[test]
+fn more_classes_than_a_client_can_use_are_refused() {
+    let wanted = RequestedOutput { name: "y".to_owned(), classification: CLASSES + 1 };
+    let (param, message) = problem(&rules(), |request| request.outputs = vec![wanted]);
+    assert_eq!(param, "outputs[0].classification");
+    assert!(message.contains(&CLASSES.to_string()), "{message}");
+}
