@@ -59,6 +59,7 @@ fn state(state: WorkerState) -> &'static str {
         WorkerState::Ready => "ready",
         WorkerState::Suspect => "suspect",
         WorkerState::Open => "open",
+        WorkerState::Paused => "paused",
         WorkerState::Draining => "draining",
         WorkerState::Gone => "gone",
     }

@@ -78,7 +78,7 @@ mod tests {
     use super::*;
 
     fn status(name: &str, kind: ModelKind) -> ModelStatus {
-        ModelStatus { name: name.to_owned(), kind: Some(kind), context_length: None, workers: 1 }
+        ModelStatus { kind: Some(kind), ..ModelStatus::bare(name, 1) }
     }
 
     #[test]

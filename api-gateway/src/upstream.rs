@@ -476,13 +476,12 @@ impl Upstream {
         let usual = config.dispatch_wait + config.connect_timeout * 2;
         let limit = usual.min(left / 2);
         let dispatch = Dispatch {
-            gateway: self.0.gateway,
-            model: job.model.to_string(),
             affinity: job.affinity,
             priority: job.priority,
             wait_ms: millis(config.dispatch_wait.min(left * 3 / 8)),
             exclude: job.tried.clone(),
             transports: job.transports.to_vec(),
+            ..Dispatch::new(self.0.gateway, &*job.model)
         };
         job.watch.set(Instant::now() + limit);
         match job.watch.run(self.0.link.dispatch(Arc::clone(&job.model), dispatch)).await {

@@ -69,8 +69,19 @@ struct Waiting<R> {
 pub(crate) struct Patience {
     /// Longest wait; zero asks for an answer at once.
     pub(crate) wait: Duration,
-    /// Higher goes first.
+    /// Time left until the answer is of no more use.
+    pub(crate) deadline: Option<Duration>,
+    /// Higher goes first among the requests of one key.
     pub(crate) priority: i8,
+    /// The same among keys.
+    pub(crate) key_priority: i8,
+}
+
+impl Patience {
+    /// That of a request like every other.
+    pub(crate) fn usual(wait: Duration) -> Self {
+        Self { wait, deadline: None, priority: 0, key_priority: 0 }
+    }
 }
 
 impl<R> Desk<R> {

@@ -41,7 +41,7 @@ pub(crate) fn fastchat_worker(id: &str) -> Registration {
 /// A heartbeat of the first incarnation, with that many running requests of `m`.
 pub(crate) fn beat(id: &str, running: u32) -> Heartbeat {
     let load = vec![ModelLoad { model: "m".to_owned(), running, waiting: 0 }];
-    Heartbeat { id: WorkerId::new(id), incarnation: 1, load: Some(load), speed: None }
+    Heartbeat { load: Some(load), ..Heartbeat::bare(WorkerId::new(id), 1) }
 }
 
 /// A heartbeat of the first incarnation that does not tell a load.
@@ -56,7 +56,7 @@ pub(crate) fn leave(id: &str) -> Leave {
 /// A request for the model `m`.
 pub(crate) fn asker(gateway: GatewayId) -> Asker {
     let request = Request { model: "m".to_owned(), affinity: None, exclude: Vec::new(), transports: Vec::new() };
-    Asker { holder: Holder::Gateway(gateway), request }
+    Asker { holder: Holder::Gateway(gateway), key: None, request }
 }
 
 pub(crate) fn release(ticket: TicketId, outcome: Outcome) -> Release {

@@ -117,10 +117,15 @@ async fn dispatch(State(service): Shared, Body(dispatch): Body<Dispatch>) -> Rep
 
 /// A dispatch as the desk takes it.
 pub(crate) fn question(dispatch: Dispatch) -> (Asker, Patience) {
-    let Dispatch { gateway, model, affinity, priority, wait_ms, exclude, transports } = dispatch;
+    let Dispatch { gateway, model, affinity, exclude, transports, key, .. } = dispatch;
     let request = Request { model, affinity, exclude, transports };
-    let patience = Patience { wait: Duration::from_millis(wait_ms), priority };
-    (Asker { holder: Holder::Gateway(gateway), request }, patience)
+    let patience = Patience {
+        wait: Duration::from_millis(dispatch.wait_ms),
+        deadline: dispatch.deadline_ms.map(Duration::from_millis),
+        priority: dispatch.priority,
+        key_priority: dispatch.key_priority,
+    };
+    (Asker { holder: Holder::Gateway(gateway), key, request }, patience)
 }
 
 async fn release(State(service): Shared, Body(Releases { gateway, releases }): Body<Releases>) -> Json<Value> {

@@ -17,6 +17,7 @@
 //! * `registration`: what is checked before the registry sees a worker; `outbound`: calls to workers.
 //! * `http`: every route, and our own handlers; `link`: a gateway's connection; `fastchat`: FastChat's routes.
 //! * `metrics`: what is counted.
+//! * [`offline`]: the rules alone, for simulations and measurements.
 
 pub mod config;
 mod desk;
@@ -28,6 +29,7 @@ mod fixtures;
 mod http;
 mod link;
 mod metrics;
+pub mod offline;
 mod outbound;
 mod queue;
 mod registration;

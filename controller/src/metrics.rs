@@ -27,10 +27,11 @@ static WAITED: LazyLock<Histogram> = LazyLock::new(|| histogram!(DISPATCH_WAIT))
 static DONE: LazyLock<Counter> = LazyLock::new(|| counter!(RELEASES, "outcome" => "done"));
 
 /// States with their label; every one is told each time, so that none sticks at an old value.
-const STATES: [(WorkerState, &str); 5] = [
+const STATES: [(WorkerState, &str); 6] = [
     (WorkerState::Ready, "ready"),
     (WorkerState::Suspect, "suspect"),
     (WorkerState::Open, "open"),
+    (WorkerState::Paused, "paused"),
     (WorkerState::Draining, "draining"),
     (WorkerState::Gone, "gone"),
 ];

@@ -15,7 +15,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::time::{Duration, Instant};
 
-use muster_shared::control::{Heartbeat, HeartbeatReply, Lease, Leave, Registration};
+use muster_shared::control::{Heartbeat, HeartbeatReply, Lease, Leave, Registration, Renewal};
 use muster_shared::fastchat::WorkerStatus;
 use muster_shared::id::{GatewayId, TicketId, WorkerId};
 use muster_shared::problem::{Kind, Problem};
@@ -117,7 +117,7 @@ impl Registry {
         for (model, count) in worker.take_load(beat.load.as_deref(), &settled) {
             self.end_lost(&beat.id, Some(&model), count);
         }
-        Ok(HeartbeatReply::Renewed(reply))
+        Ok(HeartbeatReply::Renewed(Renewal { lease: reply, shed: false }))
     }
 
     /// Takes a FastChat worker's heartbeat, and says whether the worker is known.

@@ -302,7 +302,7 @@ mod tests {
 
     fn ask(service: &Service) -> oneshot::Receiver<Answer> {
         let (sender, receiver) = oneshot::channel();
-        let patience = Patience { wait: Duration::from_secs(1), priority: 0 };
+        let patience = Patience::usual(Duration::from_secs(1));
         let asker = Asker { holder: Holder::Relay, ..asker(GatewayId::new()) };
         service
             .with(|desk, now| desk.ask(asker, patience, Reply { holder: Holder::Relay, way: Way::Call(sender) }, now));

@@ -115,13 +115,13 @@ async fn fleet_of_one(capacity: u32) -> (Controller, Worker) {
 }
 
 fn held(worker: &WorkerId, ticket: TicketId) -> Held {
-    Held { ticket, worker: worker.clone(), model: "m".to_owned() }
+    Held { ticket, worker: worker.clone(), model: "m".to_owned(), key: None }
 }
 
 /// A heartbeat that tells of so many requests.
 async fn beat(controller: &Controller, worker: &Worker, running: u32) {
     let load = vec![ModelLoad { model: "m".to_owned(), running, waiting: 0 }];
-    let beat = Heartbeat { id: worker.id(), incarnation: 1, load: Some(load), speed: None };
+    let beat = Heartbeat { load: Some(load), ..Heartbeat::bare(worker.id(), 1) };
     controller.client.heartbeat(&beat).await.expect("it is registered");
 }
 
@@ -355,7 +355,7 @@ async fn a_request_without_an_upgrade_is_refused_in_words() {
     let controller = Controller::start().await;
     let (status, body) = controller.get("/link").await;
     assert_eq!(status, 400);
-    assert!(body.contains("Upgrade: muster-link"), "{body}");
+    assert!(body.contains("Upgrade: muster-link-2"), "{body}");
     let other = reqwest::Client::new().get(format!("{}/link", controller.address));
     let other = other.header("connection", "upgrade").header("upgrade", "websocket");
     assert_eq!(within(other.send()).await.expect("an answer").status(), 400);

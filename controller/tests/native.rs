@@ -5,7 +5,7 @@ mod common;
 use common::{Controller, Worker, nobody, within};
 use muster_controller::Config;
 use muster_shared::client::ClientError;
-use muster_shared::control::{HeartbeatReply, Leave, ModelCard, Outcome, Registration, Renew, WorkerState};
+use muster_shared::control::{HeartbeatReply, Leave, ModelCard, Outcome, Registration, Renew, Renewal, WorkerState};
 use muster_shared::problem::{Kind, Problem};
 use muster_shared::secret::Secret;
 use muster_shared::transport::Transport;
@@ -47,7 +47,7 @@ async fn a_lease_says_how_long_it_lasts() {
     let beat = json!({ "id": worker.address, "incarnation": 1, "load": [] });
     let (status, reply) = controller.post("/heartbeat", beat).await;
     let reply: HeartbeatReply = serde_json::from_value(reply).expect("it is a reply");
-    assert_eq!((status, reply), (200, HeartbeatReply::Renewed(lease)));
+    assert_eq!((status, reply), (200, HeartbeatReply::Renewed(Renewal { lease, shed: false })));
 }
 
 #[tokio::test]

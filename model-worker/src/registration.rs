@@ -207,7 +207,8 @@ impl Registrar {
 
     async fn beat_muster(&self) -> Result<bool, ClientError> {
         let load = Some(self.state.catalog().map(|catalog| catalog.load_report()).unwrap_or_default());
-        let heartbeat = Heartbeat { id: self.id.clone(), incarnation: self.incarnation, load, speed: self.measured() };
+        let bare = Heartbeat::bare(self.id.clone(), self.incarnation);
+        let heartbeat = Heartbeat { load, speed: self.measured(), ..bare };
         Ok(matches!(self.client.heartbeat(&heartbeat).await?, HeartbeatReply::Renewed(_)))
     }
 

@@ -4,6 +4,10 @@
 //! `/deregister`, `/dispatch`, `/release`, `/renew`); `GET /fleet` answers with a [`Fleet`]. An error is a
 //! [`crate::problem::Problem`] with a 4xx or 5xx status. Durations are in milliseconds.
 
+mod resources;
+
+pub use resources::Resources;
+
 use serde::{Deserialize, Serialize};
 
 use crate::id::{Epoch, GatewayId, TicketId, WorkerId};
@@ -137,6 +141,35 @@ pub struct Heartbeat {
     /// Measured tokens per second, where the worker has measured any.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub speed: Option<f64>,
+    /// Grows with each heartbeat of an incarnation; one that comes after a later one is refused, since what it tells is
+    /// past. Absent: beats are taken in the order in which they come.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sequence: Option<u64>,
+    /// How much of its machine is in use. Absent: the sender cannot know.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub resources: Option<Resources>,
+    /// Tokens per second of all its requests together, over the time since the last heartbeat.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tokens_per_second: Option<f64>,
+    /// Time from a request to its first token, in milliseconds; a moving average.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ttft_ms: Option<f64>,
+}
+
+impl Heartbeat {
+    /// One that says nothing but that the worker lives.
+    pub fn bare(id: WorkerId, incarnation: u64) -> Self {
+        Self {
+            id,
+            incarnation,
+            load: None,
+            speed: None,
+            sequence: None,
+            resources: None,
+            tokens_per_second: None,
+            ttft_ms: None,
+        }
+    }
 }
 
 /// The answer to a heartbeat.
@@ -144,9 +177,21 @@ pub struct Heartbeat {
 #[serde(tag = "lease", rename_all = "snake_case")]
 pub enum HeartbeatReply {
     /// The lease goes on.
-    Renewed(Lease),
+    Renewed(Renewal),
     /// The controller does not know the worker, having restarted perhaps: register again.
     Unknown,
+}
+
+/// A lease that goes on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Renewal {
+    /// From now on.
+    #[serde(flatten)]
+    pub lease: Lease,
+    /// The worker's machine is short of memory: it shall refuse the requests that wait in it for want of room, so that
+    /// others take them.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub shed: bool,
 }
 
 /// `POST /drain` and `POST /deregister`: the worker takes no more requests, or is gone.
@@ -169,18 +214,45 @@ pub struct Dispatch {
     /// Hash of the start of the prompt, for policies that keep like with like.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub affinity: Option<u64>,
-    /// Higher goes first when requests wait; 0 is usual.
+    /// Higher goes first among the waiting requests of one key; 0 is usual.
     #[serde(default)]
     pub priority: i8,
     /// Longest wait for room; absent or 0: answer at once.
     #[serde(default)]
     pub wait_ms: u64,
+    /// Time left until the answer is of no more use; a wait that would end later is refused at once. Absent: none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub deadline_ms: Option<u64>,
+    /// On whose behalf: the name of the client's API key. Keys share a full fleet fairly. Absent: nobody's in particular.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub key: Option<String>,
+    /// Of the key among the other keys; higher goes first, 0 is usual.
+    #[serde(default)]
+    pub key_priority: i8,
     /// Workers that have already failed this request.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub exclude: Vec<WorkerId>,
     /// Protocols in which it can be said; empty: in any.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub transports: Vec<Transport>,
+}
+
+impl Dispatch {
+    /// One for any worker of the model, to be answered at once.
+    pub fn new(gateway: GatewayId, model: impl Into<String>) -> Self {
+        Self {
+            gateway,
+            model: model.into(),
+            affinity: None,
+            priority: 0,
+            wait_ms: 0,
+            deadline_ms: None,
+            key: None,
+            key_priority: 0,
+            exclude: Vec::new(),
+            transports: Vec::new(),
+        }
+    }
 }
 
 /// A request in flight, as its gateway tells of it to a controller that may not know of it.
@@ -190,8 +262,11 @@ pub struct Held {
     pub ticket: TicketId,
     /// The worker that runs it.
     pub worker: WorkerId,
-    /// The model's name.
+    /// The model's name, as the worker knows it.
     pub model: String,
+    /// The key of its dispatch.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub key: Option<String>,
 }
 
 /// The answer to a dispatch: the request counts as in flight on the worker until the ticket is released.
@@ -205,6 +280,9 @@ pub struct Grant {
     pub address: String,
     /// The protocol it speaks.
     pub transport: Transport,
+    /// The model to ask it for, where that is not the one that was asked for: an alias, or a fallback.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub model: Option<String>,
 }
 
 /// How a request ended on a worker.
@@ -268,6 +346,8 @@ pub enum WorkerState {
     Suspect,
     /// The circuit is open after failures: gets nothing until a pause has passed or a heartbeat comes.
     Open,
+    /// Its machine is short of processors or memory: gets nothing while another worker of the model is not.
+    Paused,
     /// Finishes what it runs and gets nothing.
     Draining,
     /// Its lease ended, or it deregistered; kept for a while so that its models are known to have existed.
@@ -303,6 +383,21 @@ pub struct WorkerStatus {
     pub tickets: u32,
     /// Its load in its own words, from its last heartbeat.
     pub reported: Vec<ModelLoad>,
+    /// Its machine in its own words, from its last heartbeat.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub resources: Option<Resources>,
+    /// Why it is paused, in words.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub paused: Option<String>,
+    /// Tokens per second of all its requests, from its last heartbeat.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tokens_per_second: Option<f64>,
+    /// Time to its first token in milliseconds, from its last heartbeat.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ttft_ms: Option<f64>,
+    /// Time it takes for a request in milliseconds: a moving average of what the controller saw.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub response_ms: Option<f64>,
     /// Time to the end of its lease; absent for a worker that need not beat.
     pub lease_ms: Option<u64>,
     /// That of its registration.
@@ -322,6 +417,19 @@ pub struct ModelStatus {
     pub context_length: Option<u32>,
     /// Workers that would take a request for it now or when they have room.
     pub workers: u32,
+    /// The models that it stands for, where it is an alias.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub stands_for: Vec<String>,
+    /// The rule that picks its worker, where it is not the fleet's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub policy: Option<String>,
+}
+
+impl ModelStatus {
+    /// One of which only the name is known, and that so many workers serve.
+    pub fn bare(name: impl Into<String>, workers: u32) -> Self {
+        Self { name: name.into(), kind: None, context_length: None, workers, stands_for: Vec::new(), policy: None }
+    }
 }
 
 /// `GET /fleet`: the controller's view of everything.

@@ -32,7 +32,7 @@ impl fmt::Display for WorkerId {
 }
 
 /// Names one run of a gateway process; its tickets are renewed, and lapse, together.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct GatewayId(Uuid);
 
@@ -41,6 +41,11 @@ impl GatewayId {
     #[expect(clippy::new_without_default, reason = "a default that differs each time would surprise")]
     pub fn new() -> Self {
         Self(Uuid::now_v7())
+    }
+
+    /// The gateway of that number, for simulations, which are the same each time.
+    pub fn from_random(number: u128) -> Self {
+        Self(uuid::Builder::from_random_bytes(number.to_be_bytes()).into_uuid())
     }
 }
 
@@ -60,6 +65,11 @@ impl TicketId {
     #[expect(clippy::new_without_default, reason = "a default that differs each time would surprise")]
     pub fn new() -> Self {
         Self(Uuid::now_v7())
+    }
+
+    /// The ticket of that number, for whoever draws it: two that are the same must not meet.
+    pub fn from_random(number: u128) -> Self {
+        Self(uuid::Builder::from_random_bytes(number.to_be_bytes()).into_uuid())
     }
 }
 

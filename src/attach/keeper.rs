@@ -176,14 +176,13 @@ impl Keeper {
     /// Beats; gives the time until the controller is to be spoken to again.
     async fn beat(&mut self, membership: &Membership) -> Duration {
         // What the server has to do besides the controller's own tickets is not known.
-        let beat =
-            Heartbeat { id: self.target.id.clone(), incarnation: membership.incarnation, load: None, speed: None };
+        let beat = Heartbeat::bare(self.target.id.clone(), membership.incarnation);
         match self.client.heartbeat(&beat).await {
-            Ok(HeartbeatReply::Renewed(lease)) => {
+            Ok(HeartbeatReply::Renewed(renewal)) => {
                 if self.trouble.take().is_some() {
                     tracing::info!(server = self.target.address, "the controller answers again");
                 }
-                jittered(interval(lease))
+                jittered(interval(renewal.lease))
             }
             Ok(HeartbeatReply::Unknown) => {
                 tracing::info!(

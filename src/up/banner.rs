@@ -111,12 +111,7 @@ mod tests {
     use super::*;
 
     fn text(keyed: bool, models: &[(&str, ModelKind)]) -> String {
-        let status = |&(name, kind): &(&str, ModelKind)| ModelStatus {
-            name: name.to_owned(),
-            kind: Some(kind),
-            context_length: None,
-            workers: 1,
-        };
+        let status = |&(name, kind): &(&str, ModelKind)| ModelStatus { kind: Some(kind), ..ModelStatus::bare(name, 1) };
         let models: Vec<ModelStatus> = models.iter().map(status).collect();
         let (program, gateway, controller) = ("muster", "http://g", "http://c");
         Banner { program, gateway, grpc: None, controller, keyed, models: &models }.text()

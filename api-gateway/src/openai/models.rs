@@ -59,7 +59,7 @@ mod tests {
     #[test]
     fn models_are_listed_with_what_is_known_of_them() {
         let model =
-            |name: &str, kind, context_length| ModelStatus { name: name.to_owned(), kind, context_length, workers: 1 };
+            |name: &str, kind, context_length| ModelStatus { kind, context_length, ..ModelStatus::bare(name, 1) };
         let models = [model("chat", Some(ModelKind::Generate), Some(2048)), model("other", None, None)];
         let expected = json!({ "object": "list", "data": [
             { "id": "chat", "object": "model", "created": 7, "owned_by": "muster", "root": "chat", "parent": null,

@@ -289,7 +289,7 @@ impl ControllerLink {
     fn hear(&self, tell: Tell) {
         match tell {
             Tell::Grant { id, grant } => {
-                let Grant { ticket: ticket_id, worker, address, transport } = grant;
+                let Grant { ticket: ticket_id, worker, address, transport, model: _ } = grant;
                 let peer = self.0.peers.get(&worker, &address, transport);
                 let sender = {
                     let mut desk = self.lock();
@@ -363,7 +363,7 @@ struct Said {
 
 impl Holding {
     fn told(&self, ticket: TicketId) -> Held {
-        Held { ticket, worker: self.peer.id.clone(), model: self.model.to_string() }
+        Held { ticket, worker: self.peer.id.clone(), model: self.model.to_string(), key: None }
     }
 }
 

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
-use muster_shared::control::{Fleet, ModelKind, ModelStatus, Outcome, WorkerState, WorkerStatus};
+use muster_shared::control::{Fleet, ModelCard, ModelKind, ModelStatus, Outcome, WorkerState, WorkerStatus};
 use muster_shared::id::WorkerId;
 use muster_shared::transport::Transport;
 use rand::seq::IndexedRandom as _;
@@ -110,12 +110,8 @@ impl View {
         let mut models: BTreeMap<String, ModelStatus> = BTreeMap::new();
         for worker in memory.before(now) {
             for card in &worker.models {
-                let status = ModelStatus {
-                    name: card.name.clone(),
-                    kind: card.kind,
-                    context_length: card.context_length,
-                    workers: 1,
-                };
+                let ModelCard { kind, context_length, .. } = *card;
+                let status = ModelStatus { kind, context_length, ..ModelStatus::bare(&card.name, 1) };
                 models.entry(card.name.clone()).or_insert(status);
             }
         }
@@ -253,7 +249,7 @@ impl Memory {
 
 #[cfg(test)]
 mod tests {
-    use muster_shared::control::{ModelCard, Source};
+    use muster_shared::control::Source;
     use muster_shared::id::Epoch;
     use muster_shared::transport::Transport;
 
@@ -270,6 +266,11 @@ mod tests {
             speed: 1.0,
             tickets: 0,
             reported: Vec::new(),
+            resources: None,
+            paused: None,
+            tokens_per_second: None,
+            ttft_ms: None,
+            response_ms: None,
             lease_ms: None,
             incarnation: 1,
             version: String::new(),
@@ -277,11 +278,7 @@ mod tests {
     }
 
     fn fleet(epoch: Epoch, workers: Vec<WorkerStatus>) -> Fleet {
-        let models = if workers.is_empty() {
-            Vec::new()
-        } else {
-            vec![ModelStatus { name: "m".to_owned(), kind: None, context_length: None, workers: 1 }]
-        };
+        let models = if workers.is_empty() { Vec::new() } else { vec![ModelStatus::bare("m", 1)] };
         Fleet { epoch, version: String::new(), uptime_ms: 0, policy: String::new(), waiting: 0, workers, models }
     }
 

@@ -319,6 +319,11 @@ fn fleet<'a>(workers: impl Iterator<Item = &'a Named>, kind: Option<ModelKind>) 
         speed: 1.0,
         tickets: 0,
         reported: Vec::new(),
+        resources: None,
+        paused: None,
+        tokens_per_second: None,
+        ttft_ms: None,
+        response_ms: None,
         lease_ms: None,
         incarnation: 1,
         version: String::new(),
@@ -331,7 +336,7 @@ fn fleet<'a>(workers: impl Iterator<Item = &'a Named>, kind: Option<ModelKind>) 
         policy: String::new(),
         waiting: 0,
         workers: workers.into_iter().map(worker).collect(),
-        models: vec![ModelStatus { name: "m".to_owned(), kind, context_length: None, workers: 1 }],
+        models: vec![ModelStatus { kind, ..ModelStatus::bare("m", 1) }],
     }
 }
 
@@ -464,7 +469,8 @@ impl Script {
             Ok(worker) => {
                 let ticket = TicketId::new();
                 let (name, transport) = (worker.id(), worker.transport);
-                Tell::Grant { id, grant: Grant { ticket, worker: name, address: worker.address, transport } }
+                let grant = Grant { ticket, worker: name, address: worker.address, transport, model: None };
+                Tell::Grant { id, grant }
             }
             Err(problem) => Tell::Refusal { id, problem },
         }

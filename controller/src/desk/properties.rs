@@ -186,7 +186,7 @@ impl World {
             }
             Command::Adopt { gateway, worker, other_model } => {
                 let model = if other_model { "n" } else { "m" }.to_owned();
-                let held = Held { ticket: TicketId::new(), worker: WorkerId::new(name(worker)), model };
+                let held = Held { ticket: TicketId::new(), worker: WorkerId::new(name(worker)), model, key: None };
                 self.tell(gateway, std::slice::from_ref(&held), Registry::adopt);
                 self.tickets.push((Holder::Gateway(self.gateways[gateway]), held));
             }
@@ -205,11 +205,12 @@ impl World {
         let holder = Holder::Gateway(self.gateways[gateway]);
         let model = if other_model { "n" } else { "m" }.to_owned();
         let exclude = exclude.map(|worker| WorkerId::new(name(worker))).into_iter().collect();
-        let asker = Asker { holder, request: Request { model, affinity: None, exclude, transports: Vec::new() } };
+        let asker =
+            Asker { holder, key: None, request: Request { model, affinity: None, exclude, transports: Vec::new() } };
         let reply = self.asked;
         self.asked += 1;
         self.holders.insert(reply, (holder, asker.request.model.clone()));
-        let patience = Patience { wait: Duration::from_millis(wait), priority };
+        let patience = Patience { priority, ..Patience::usual(Duration::from_millis(wait)) };
         if let Some(place) = self.desk.ask(asker, patience, reply, self.now) {
             self.waiting.insert(reply, place);
         }
@@ -283,7 +284,7 @@ impl World {
             if let Ok(grant) = answer {
                 check_chosen(&workers[&grant.worker]);
                 let (holder, model) = self.holders[&reply].clone();
-                self.tickets.push((holder, Held { ticket: grant.ticket, worker: grant.worker, model }));
+                self.tickets.push((holder, Held { ticket: grant.ticket, worker: grant.worker, model, key: None }));
             }
         }
         for worker in workers.values() {
@@ -300,7 +301,7 @@ impl World {
 /// A worker that was chosen by the last command, as it is after it.
 fn check_chosen(worker: &WorkerStatus) {
     match worker.state {
-        WorkerState::Ready => {}
+        WorkerState::Ready | WorkerState::Paused => {}
         WorkerState::Suspect => assert_eq!(worker.tickets, 1, "a trial is one request: {worker:?}"),
         WorkerState::Open | WorkerState::Draining | WorkerState::Gone => panic!("it must not be chosen: {worker:?}"),
     }

@@ -40,7 +40,7 @@ impl Fixture {
     }
 
     fn ask(&mut self, name: &'static str, wait: Duration) -> Option<Place> {
-        self.ask_as(asker(self.gateway), name, Patience { wait, priority: 0 })
+        self.ask_as(asker(self.gateway), name, Patience::usual(wait))
     }
 
     fn ask_as(&mut self, asker: Asker, name: &'static str, patience: Patience) -> Option<Place> {
@@ -143,7 +143,7 @@ fn a_higher_priority_goes_first() {
     let ticket = f.fill();
     f.ask("usual", secs(1)).expect("it waits");
     let urgent = asker(f.gateway);
-    f.ask_as(urgent, "urgent", Patience { wait: secs(1), priority: 1 }).expect("it waits");
+    f.ask_as(urgent, "urgent", Patience { priority: 1, ..Patience::usual(secs(1)) }).expect("it waits");
     f.release(ticket, Outcome::Done);
     f.granted("urgent");
 }
@@ -157,7 +157,7 @@ fn who_excludes_the_free_worker_lets_others_pass() {
     f.granted("filler of v");
     let mut picky = asker(f.gateway);
     picky.request.exclude.push(WorkerId::new("w"));
-    f.ask_as(picky, "picky", Patience { wait: secs(1), priority: 0 }).expect("it waits");
+    f.ask_as(picky, "picky", Patience::usual(secs(1))).expect("it waits");
     f.ask("easy", secs(1)).expect("it waits");
     f.release(ticket, Outcome::Done);
     f.granted("easy");
@@ -216,7 +216,7 @@ fn an_unknown_model_is_named_with_some_that_are_known() {
     let mut f = Fixture::new();
     let mut wrong = asker(f.gateway);
     wrong.request.model = "n".to_owned();
-    f.ask_as(wrong, "a", Patience { wait: secs(1), priority: 0 });
+    f.ask_as(wrong, "a", Patience::usual(secs(1)));
     let problem = f.refused("a");
     assert_eq!((problem.kind, problem.param.as_deref()), (Kind::UnknownModel, Some("model")));
     assert_eq!(problem.message, "no worker has offered the model `n`; served are: m");

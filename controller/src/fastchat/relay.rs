@@ -33,8 +33,8 @@ pub(super) async fn worker_generate_stream(
         return Err(Problem::invalid("model", "the body must name a `model`"));
     };
     let request = Request::of_fastchat(model.to_owned());
-    let patience = Patience { wait: service.max_wait, priority: 0 };
-    let grant = match service.dispatch(Asker { holder: Holder::Relay, request }, patience).await {
+    let patience = Patience::usual(service.max_wait);
+    let grant = match service.dispatch(Asker { holder: Holder::Relay, key: None, request }, patience).await {
         Ok(grant) => grant,
         Err(problem) => return Ok(only_frame(CONTROLLER_NO_WORKER, &problem.message)),
     };

@@ -426,7 +426,7 @@ fn the_load_of_the_whole_fleet_is_summed() {
 
 /// A request that a gateway has in flight on that worker.
 fn held(worker: &str, ticket: TicketId) -> Held {
-    Held { ticket, worker: WorkerId::new(worker), model: "m".to_owned() }
+    Held { ticket, worker: WorkerId::new(worker), model: "m".to_owned(), key: None }
 }
 
 #[test]

@@ -71,6 +71,8 @@ impl Request {
 pub(crate) struct Asker {
     /// Who will hold the ticket.
     pub(crate) holder: Holder,
+    /// On whose behalf.
+    pub(crate) key: Option<String>,
     /// What is asked for.
     pub(crate) request: Request,
 }
@@ -348,6 +350,7 @@ impl Seen {
             WorkerState::Gone | WorkerState::Draining => &mut self.gone,
             _ if request.exclude.contains(&worker.id) => &mut self.excluded,
             WorkerState::Open => &mut self.open,
+            WorkerState::Paused => &mut self.full,
             // Half open: one request at a time decides, and those sent before the failure count too.
             WorkerState::Suspect if worker.tickets() > 0 => &mut self.full,
             WorkerState::Suspect | WorkerState::Ready => {

@@ -28,10 +28,9 @@ impl Registry {
             let takes_requests = u32::from(worker.is_live(now));
             for card in worker.offers.iter().map(|offer| &offer.card) {
                 let model = models.entry(&card.name).or_insert_with(|| ModelStatus {
-                    name: card.name.clone(),
                     kind: card.kind,
                     context_length: card.context_length,
-                    workers: 0,
+                    ..ModelStatus::bare(&card.name, 0)
                 });
                 model.workers += takes_requests;
                 model.kind = model.kind.or(card.kind);
@@ -98,6 +97,11 @@ impl Registry {
             speed: worker.speed,
             tickets: if state == WorkerState::Gone { 0 } else { held.unwrap_or(0) + anonymous },
             reported: worker.reported.clone(),
+            resources: None,
+            paused: None,
+            tokens_per_second: None,
+            ttft_ms: None,
+            response_ms: None,
             lease_ms: worker.lease_end().map(|end| match state {
                 WorkerState::Gone => 0,
                 _ => millis(end.saturating_duration_since(now)),

@@ -196,7 +196,7 @@ impl Worker {
 
     /// A grant of this worker.
     pub(crate) fn grant(&self, ticket: TicketId) -> Grant {
-        Grant { ticket, worker: self.id.clone(), address: self.address.clone(), transport: self.transport }
+        Grant { ticket, worker: self.id.clone(), address: self.address.clone(), transport: self.transport, model: None }
     }
 }
 

@@ -97,16 +97,7 @@ impl Controller {
 
     /// A request for the model `m`.
     pub(crate) fn dispatch(&self, wait_ms: u64) -> Dispatch {
-        let model = "m".to_owned();
-        Dispatch {
-            gateway: self.gateway,
-            model,
-            affinity: None,
-            priority: 0,
-            wait_ms,
-            exclude: Vec::new(),
-            transports: Vec::new(),
-        }
+        Dispatch { wait_ms, ..Dispatch::new(self.gateway, "m") }
     }
 
     pub(crate) async fn granted(&self) -> Grant {
@@ -119,7 +110,7 @@ impl Controller {
     }
 
     pub(crate) async fn beat(&self, worker: &Worker) {
-        let beat = Heartbeat { id: worker.id(), incarnation: 1, load: Some(Vec::new()), speed: None };
+        let beat = Heartbeat { load: Some(Vec::new()), ..Heartbeat::bare(worker.id(), 1) };
         self.client.heartbeat(&beat).await.expect("it is registered");
     }
 }

@@ -34,6 +34,9 @@ struct BriefDispatch<'a> {
     affinity: Option<u64>,
     priority: i8,
     wait_ms: u64,
+    deadline_ms: Option<u64>,
+    key: Option<Cow<'a, str>>,
+    key_priority: i8,
     exclude: Cow<'a, [WorkerId]>,
     transports: Cow<'a, [Transport]>,
 }
@@ -50,7 +53,17 @@ struct BriefRelease {
 /// What a controller says often.
 #[derive(Debug, Serialize, Deserialize)]
 enum BriefTell<'a> {
-    Grant { id: u32, grant: Cow<'a, Grant> },
+    Grant { id: u32, grant: BriefGrant<'a> },
+}
+
+/// A [`Grant`].
+#[derive(Debug, Serialize, Deserialize)]
+struct BriefGrant<'a> {
+    ticket: TicketId,
+    worker: Cow<'a, WorkerId>,
+    address: Cow<'a, str>,
+    transport: Transport,
+    model: Option<Cow<'a, str>>,
 }
 
 impl Message for Ask {
@@ -63,6 +76,9 @@ impl Message for Ask {
                     affinity: dispatch.affinity,
                     priority: dispatch.priority,
                     wait_ms: dispatch.wait_ms,
+                    deadline_ms: dispatch.deadline_ms,
+                    key: dispatch.key.as_deref().map(Cow::Borrowed),
+                    key_priority: dispatch.key_priority,
                     exclude: dispatch.exclude.as_slice().into(),
                     transports: dispatch.transports.as_slice().into(),
                 };
@@ -83,9 +99,18 @@ impl Message for Ask {
         }
         Ok(match whole(bytes)? {
             BriefAsk::Dispatch { id, dispatch } => {
-                let BriefDispatch { gateway, model, affinity, priority, wait_ms, exclude, transports } = dispatch;
-                let (model, exclude, transports) = (model.into(), exclude.into(), transports.into());
-                let dispatch = Dispatch { gateway, model, affinity, priority, wait_ms, exclude, transports };
+                let dispatch = Dispatch {
+                    gateway: dispatch.gateway,
+                    model: dispatch.model.into(),
+                    affinity: dispatch.affinity,
+                    priority: dispatch.priority,
+                    wait_ms: dispatch.wait_ms,
+                    deadline_ms: dispatch.deadline_ms,
+                    key: dispatch.key.map(Into::into),
+                    key_priority: dispatch.key_priority,
+                    exclude: dispatch.exclude.into(),
+                    transports: dispatch.transports.into(),
+                };
                 Self::Dispatch { id, dispatch }
             }
             BriefAsk::Abandon { id } => Self::Abandon { id },
@@ -99,7 +124,16 @@ impl Message for Ask {
 impl Message for Tell {
     fn write(&self, to: &mut BytesMut) {
         match self {
-            Self::Grant { id, grant } => brief(&BriefTell::Grant { id: *id, grant: Cow::Borrowed(grant) }, to),
+            Self::Grant { id, grant } => {
+                let grant = BriefGrant {
+                    ticket: grant.ticket,
+                    worker: Cow::Borrowed(&grant.worker),
+                    address: grant.address.as_str().into(),
+                    transport: grant.transport,
+                    model: grant.model.as_deref().map(Cow::Borrowed),
+                };
+                brief(&BriefTell::Grant { id: *id, grant }, to);
+            }
             rare @ (Self::Refusal { .. } | Self::Fleet { .. }) => json(rare, to),
         }
     }
@@ -109,7 +143,14 @@ impl Message for Tell {
             return Ok(serde_json::from_slice(bytes)?);
         }
         let BriefTell::Grant { id, grant } = whole(bytes)?;
-        Ok(Self::Grant { id, grant: grant.into_owned() })
+        let grant = Grant {
+            ticket: grant.ticket,
+            worker: grant.worker.into_owned(),
+            address: grant.address.into(),
+            transport: grant.transport,
+            model: grant.model.map(Into::into),
+        };
+        Ok(Self::Grant { id, grant })
     }
 }
 
@@ -144,9 +185,18 @@ mod tests {
     }
 
     fn dispatch(model: String, affinity: Option<u64>, priority: i8) -> Dispatch {
-        let exclude = vec![WorkerId::new("http://a"), WorkerId::new("b")];
-        let transports = vec![Transport::Http, Transport::OpenAi];
-        Dispatch { gateway: GatewayId::new(), model, affinity, priority, wait_ms: 10_000, exclude, transports }
+        Dispatch {
+            gateway: GatewayId::new(),
+            model,
+            affinity,
+            priority,
+            wait_ms: 10_000,
+            deadline_ms: affinity.map(|_| 30_000),
+            key: affinity.map(|_| "key".to_owned()),
+            key_priority: -1,
+            exclude: vec![WorkerId::new("http://a"), WorkerId::new("b")],
+            transports: vec![Transport::Http, Transport::OpenAi],
+        }
     }
 
     proptest! {
@@ -159,7 +209,7 @@ mod tests {
                 Ask::Dispatch { id, dispatch: dispatch(model.clone(), affinity, priority) },
                 Ask::Abandon { id },
                 Ask::Release(Release { ticket, outcome: Outcome::Overloaded, ttft_ms, tokens }),
-                Ask::Hello { gateway: GatewayId::new(), held: vec![Held { ticket, worker: WorkerId::new("w"), model }] },
+                Ask::Hello { gateway: GatewayId::new(), held: vec![Held { ticket, worker: WorkerId::new("w"), model, key: None }] },
                 Ask::Sync { claims: vec![] },
             ] {
                 prop_assert_eq!(Ask::read(&written(&ask)).expect("a message"), ask);
@@ -167,10 +217,10 @@ mod tests {
         }
 
         #[test]
-        fn whatever_a_controller_says_arrives(id: u32, address: String) {
+        fn whatever_a_controller_says_arrives(id: u32, address: String, model: Option<String>) {
             let (ticket, worker) = (TicketId::new(), WorkerId::new("w"));
             for tell in [
-                Tell::Grant { id, grant: Grant { ticket, worker, address, transport: Transport::Grpc } },
+                Tell::Grant { id, grant: Grant { ticket, worker, address, transport: Transport::Grpc, model } },
                 Tell::Refusal { id, problem: Problem::new(Kind::Overloaded, "full").with_retry_after_ms(7) },
             ] {
                 prop_assert_eq!(Tell::read(&written(&tell)).expect("a message"), tell);

@@ -105,7 +105,7 @@ impl Registrar {
 
     async fn beat_muster(&self) -> Result<bool, ClientError> {
         let Registration { id, incarnation, .. } = self.registration.clone();
-        let heartbeat = Heartbeat { id, incarnation, load: Some(self.worker.load()), speed: None };
+        let heartbeat = Heartbeat { load: Some(self.worker.load()), ..Heartbeat::bare(id, incarnation) };
         Ok(matches!(self.client.heartbeat(&heartbeat).await?, HeartbeatReply::Renewed(_)))
     }
 
