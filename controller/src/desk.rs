@@ -13,8 +13,8 @@ use rand::rngs::StdRng;
 
 use crate::config::QueueConfig;
 use crate::dispatch::Policy;
-use crate::queue::{Place, Queue, Waiter};
-use crate::registry::{Asker, Chooser, Denial, Holder, Registry, millis};
+use crate::queue::{Full, Newcomer, Place, Queue, Turn};
+use crate::registry::{Asker, Chooser, Denial, Holder, Registry, Request, millis};
 
 /// Time between two looks for what may be forgotten, if not a shorter heartbeat. A controller that runs looks at the clock
 /// as often.
@@ -89,7 +89,7 @@ impl<R> Desk<R> {
     pub(crate) fn new(registry: Registry, setup: Setup, now: Instant) -> Self {
         Self {
             registry,
-            queue: Queue::new(setup.queue.limit, now),
+            queue: Queue::new(setup.queue, now),
             policy: setup.policy,
             rng: setup.rng,
             max_wait: setup.queue.max_wait,
@@ -145,15 +145,20 @@ impl<R> Desk<R> {
             self.answers.push((reply, Err(problem)));
             return None;
         }
-        let model = asker.request.model.clone();
-        let waiter = Waiter { deadline: now + wait, since: now, item: Waiting { asker, reply } };
-        match self.queue.push(&model, patience.priority, waiter) {
+        let (model, key) = (asker.request.model.clone(), asker.key.clone());
+        let newcomer = Newcomer {
+            model: &model,
+            key: key.as_deref(),
+            key_priority: patience.key_priority,
+            priority: patience.priority,
+            since: now,
+            deadline: now + wait,
+        };
+        match self.queue.push(&newcomer, Waiting { asker, reply }) {
             Ok(place) => Some(place),
-            Err(Waiting { asker, reply }) => {
-                let mut problem = self.problem(&asker, denial, Duration::ZERO, now);
-                problem.message +=
-                    &format!(", and {} requests wait already, the most there may be", self.queue.limit());
-                self.answers.push((reply, Err(problem)));
+            Err((full, Waiting { asker, reply })) => {
+                let problem = self.problem(&asker, denial, Duration::ZERO, now);
+                self.answers.push((reply, Err(bounded(full, &asker, problem))));
                 None
             }
         }
@@ -198,7 +203,7 @@ impl<R> Desk<R> {
     /// Answers all who wait, and lets nobody wait any more: the controller stops.
     pub(crate) fn close(&mut self) {
         self.closed = true;
-        while let Some((_, waiter)) = self.queue.pop() {
+        while let Some(waiter) = self.queue.pop() {
             self.answers.push((waiter.item.reply, Err(closing())));
         }
     }
@@ -214,7 +219,7 @@ impl<R> Desk<R> {
         for model in self.queue.models() {
             self.serve_model(&model, now);
         }
-        while let Some((_, waiter)) = self.queue.pop_expired(now) {
+        while let Some(waiter) = self.queue.pop_expired(now) {
             let Waiting { asker, reply } = waiter.item;
             let denial = self.registry.denial(&asker.request, now).expect("whoever could be served has been");
             let problem = self.problem(&asker, denial, now - waiter.since, now);
@@ -223,22 +228,23 @@ impl<R> Desk<R> {
     }
 
     fn serve_model(&mut self, model: &str, now: Instant) {
-        let mut passed: Option<Place> = None;
-        while let Some((place, waiter)) = self.queue.next(model, passed.as_ref()) {
+        // What those asked for who found no room: whoever is no easier to please finds none either.
+        let mut denied: Vec<Request> = Vec::new();
+        loop {
+            let fits = |waiting: &Waiting<R>| !denied.iter().any(|denied| denied.covers(&waiting.asker.request));
+            let turn = Turn { now, in_flight: &|_| 0, fits: &fits };
+            let Some((place, waiter)) = self.queue.next(model, &turn) else { return };
             let mut chooser = Chooser { policy: self.policy, rng: &mut self.rng };
             let asker = &waiter.item.asker;
             let answer = match self.registry.grant(asker, &mut chooser, now) {
                 Ok(grant) => Ok(grant),
-                // Without room for one who takes any worker, there is none for those behind. One of them may exclude
-                // every worker that is left; it hears so when it is its turn, or at its deadline.
-                Err(Denial::NoRoom { .. }) if asker.request.takes_any_worker() => return,
                 Err(Denial::NoRoom { .. }) => {
-                    passed = Some(place);
+                    denied.push(asker.request.clone());
                     continue;
                 }
                 Err(denial) => Err(self.problem(asker, denial, now - waiter.since, now)),
             };
-            let waiter = self.queue.remove(&place).expect("it was found a moment ago");
+            let waiter = self.queue.serve(&place, now).expect("it was found a moment ago");
             self.answers.push((waiter.item.reply, answer));
         }
     }
@@ -280,6 +286,20 @@ impl<R> Desk<R> {
         }
         Problem::new(Kind::UnknownModel, message).with_param("model")
     }
+}
+
+/// The refusal of one who would wait, with the bound that is in the way.
+fn bounded(full: Full, asker: &Asker, no_room: Problem) -> Problem {
+    let bound = match full {
+        Full::Key(count) => {
+            let key = asker.key.as_deref().unwrap_or_default();
+            let message = format!("the key `{key}` has {count} requests waiting, the most that one key may have");
+            return Problem { kind: Kind::RateLimited, message, ..no_room };
+        }
+        Full::Model(count) => format!("{count} requests wait for it already, the most that may wait for one model"),
+        Full::All(count) => format!("{count} requests wait already, the most there may be"),
+    };
+    Problem { message: format!("{}, and {bound}", no_room.message), ..no_room }
 }
 
 fn closing() -> Problem {

@@ -132,7 +132,7 @@ impl World {
     fn new() -> Self {
         let now = Instant::now();
         let setup = Setup {
-            queue: QueueConfig { limit: 3, max_wait: secs(6) },
+            queue: QueueConfig { limit: 3, max_wait: secs(6), ..QueueConfig::default() },
             heartbeat: secs(5),
             policy: &crate::dispatch::ShortestQueue,
             rng: StdRng::seed_from_u64(1),

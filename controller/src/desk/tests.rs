@@ -21,7 +21,7 @@ impl Fixture {
     fn new() -> Self {
         let now = Instant::now();
         let setup = Setup {
-            queue: QueueConfig { limit: 2, max_wait: secs(10) },
+            queue: QueueConfig { limit: 2, max_wait: secs(10), ..QueueConfig::default() },
             heartbeat: secs(5),
             policy: &ShortestQueue,
             rng: StdRng::seed_from_u64(1),

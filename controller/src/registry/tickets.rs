@@ -60,9 +60,12 @@ impl Request {
         self.transports.is_empty() || self.transports.contains(&worker.transport)
     }
 
-    /// Whether every worker of the model will do.
-    pub(crate) fn takes_any_worker(&self) -> bool {
-        self.exclude.is_empty() && self.transports.is_empty()
+    /// Whether every worker that will do for another request of the model will do for this one.
+    pub(crate) fn covers(&self, other: &Self) -> bool {
+        let speaks = |transport: &Transport| self.transports.contains(transport);
+        let spoken =
+            self.transports.is_empty() || (!other.transports.is_empty() && other.transports.iter().all(speaks));
+        spoken && self.exclude.iter().all(|worker| other.exclude.contains(worker))
     }
 }
 
