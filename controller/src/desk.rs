@@ -4,6 +4,13 @@
 //! when room is made, or when the wait is over. Every change ends with a look through the queue, so nobody waits while
 //! there is room, and nobody who comes later takes room from one who waits.
 
+mod refusal;
+
+#[cfg(test)]
+mod properties;
+#[cfg(test)]
+mod tests;
+
 use std::time::{Duration, Instant};
 
 use muster_shared::control::{Grant, Outcome, Release};
@@ -12,9 +19,9 @@ use muster_shared::problem::{Kind, Problem};
 use rand::rngs::StdRng;
 
 use crate::config::QueueConfig;
-use crate::dispatch::Policy;
-use crate::queue::{Full, Newcomer, Place, Queue, Turn};
-use crate::registry::{Asker, Chooser, Denial, Holder, Registry, Request, millis};
+use crate::estimate::Estimates;
+use crate::queue::{Newcomer, Place, Queue, Turn};
+use crate::registry::{Asker, Denial, Holder, Lack, Registry, Request, millis};
 
 /// Time between two looks for what may be forgotten, if not a shorter heartbeat. A controller that runs looks at the clock
 /// as often.
@@ -33,7 +40,7 @@ pub(crate) struct Desk<R> {
     /// Workers and tickets, to be read; changes go through [`Desk::change`].
     registry: Registry,
     queue: Queue<Waiting<R>>,
-    policy: &'static dyn Policy,
+    estimates: Estimates,
     rng: StdRng,
     max_wait: Duration,
     /// When one without a live worker shall ask again: a heartbeat, in which workers come back.
@@ -51,9 +58,7 @@ pub(crate) struct Setup {
     pub(crate) queue: QueueConfig,
     /// Time between two heartbeats.
     pub(crate) heartbeat: Duration,
-    /// The rule that chooses.
-    pub(crate) policy: &'static dyn Policy,
-    /// Its random numbers.
+    /// Random numbers for those who choose.
     pub(crate) rng: StdRng,
 }
 
@@ -62,6 +67,8 @@ pub(crate) struct Setup {
 struct Waiting<R> {
     asker: Asker,
     reply: R,
+    /// Whether its own time ends its wait.
+    hurried: bool,
 }
 
 /// How patient one who asks is.
@@ -90,7 +97,7 @@ impl<R> Desk<R> {
         Self {
             registry,
             queue: Queue::new(setup.queue, now),
-            policy: setup.policy,
+            estimates: Estimates::default(),
             rng: setup.rng,
             max_wait: setup.queue.max_wait,
             retry_absent: setup.heartbeat,
@@ -132,36 +139,61 @@ impl<R> Desk<R> {
             self.registry.renew(gateway, now);
         }
         self.serve_waiting(now);
-        let denial = match self.try_grant(&asker, now) {
+        if patience.deadline.is_some_and(|left| left.is_zero()) {
+            self.answers.push((reply, Err(refusal::late())));
+            return None;
+        }
+        let lack = match self.registry.grant(&asker, &mut self.rng, now) {
             Ok(grant) => {
                 self.answers.push((reply, Ok(grant)));
                 return None;
             }
-            Err(denial) => denial,
+            Err(lack) => lack,
         };
-        let wait = patience.wait.min(self.max_wait);
-        if self.closed || wait.is_zero() || !matches!(denial, Denial::NoRoom { .. }) {
-            let problem = if self.closed { closing() } else { self.problem(&asker, denial, Duration::ZERO, now) };
+        let patience = Patience { wait: patience.wait.min(self.max_wait), ..patience };
+        if self.closed || patience.wait.is_zero() || lack == Lack::Worker {
+            let problem = if self.closed { closing() } else { self.problem(&asker, Duration::ZERO, now) };
             self.answers.push((reply, Err(problem)));
             return None;
         }
+        self.queue_up(asker, patience, reply, now)
+    }
+
+    /// Lets a request wait, if that is not in vain.
+    fn queue_up(&mut self, asker: Asker, patience: Patience, reply: R, now: Instant) -> Option<Place> {
         let (model, key) = (asker.request.model.clone(), asker.key.clone());
+        let hurried = patience.deadline.is_some_and(|left| left <= patience.wait);
         let newcomer = Newcomer {
             model: &model,
-            key: key.as_deref(),
+            key: &key,
             key_priority: patience.key_priority,
             priority: patience.priority,
             since: now,
-            deadline: now + wait,
+            deadline: now + patience.deadline.map_or(patience.wait, |left| left.min(patience.wait)),
         };
-        match self.queue.push(&newcomer, Waiting { asker, reply }) {
+        if let Some(problem) = self.hopeless(&asker, &newcomer, patience, now) {
+            self.answers.push((reply, Err(problem)));
+            return None;
+        }
+        if self.queue.len_of(&model) == 0 {
+            self.estimates.begun(&model);
+        }
+        match self.queue.push(&newcomer, Waiting { asker, reply, hurried }) {
             Ok(place) => Some(place),
-            Err((full, Waiting { asker, reply })) => {
-                let problem = self.problem(&asker, denial, Duration::ZERO, now);
-                self.answers.push((reply, Err(bounded(full, &asker, problem))));
+            Err((full, Waiting { asker, reply, .. })) => {
+                let problem = refusal::bounded(full, &asker, self.problem(&asker, Duration::ZERO, now));
+                self.answers.push((reply, Err(problem)));
                 None
             }
         }
+    }
+
+    /// Why a newcomer would wait in vain, if that is certain.
+    fn hopeless(&self, asker: &Asker, newcomer: &Newcomer<'_>, patience: Patience, now: Instant) -> Option<Problem> {
+        let left = patience.deadline?;
+        let (model, ahead) = (newcomer.model, self.queue.ahead(newcomer));
+        let expected = self.estimates.least(model, ahead, self.registry.held_of(model), now)?;
+        (expected.total() > left).then(|| refusal::hopeless(asker, ahead, expected, left))
     }
 
     /// Forgets one who waits and has gone away.
@@ -169,17 +201,25 @@ impl<R> Desk<R> {
         self.queue.remove(place);
     }
 
+    /// Ends a ticket.
+    pub(crate) fn release(&mut self, holder: Holder, release: &Release, now: Instant) {
+        if let Some(done) = self.registry.release(holder, release, now) {
+            let first_token = release.ttft_ms.map(Duration::from_millis);
+            self.estimates.ended(&done.model, first_token, done.took, now);
+        }
+        self.serve_waiting(now);
+    }
+
     /// Takes back a grant that could not be delivered, without blame for the worker.
     pub(crate) fn take_back(&mut self, holder: Holder, ticket: TicketId, now: Instant) {
         let release = Release { ticket, outcome: Outcome::Cancelled, ttft_ms: None, tokens: None };
-        self.change(now, |registry| registry.release(holder, &release, now));
+        self.release(holder, &release, now);
     }
 
     /// Names a worker's address to one who will not say how the request ended.
     pub(crate) fn lookup(&mut self, model: &str, now: Instant) -> Option<String> {
         self.serve_waiting(now);
-        let mut chooser = Chooser { policy: self.policy, rng: &mut self.rng };
-        self.registry.lookup(model, &mut chooser, now)
+        self.registry.lookup(model, &mut self.rng, now)
     }
 
     /// Changes the registry, and serves those for whom the change makes room.
@@ -187,6 +227,12 @@ impl<R> Desk<R> {
         let result = change(&mut self.registry);
         self.serve_waiting(now);
         result
+    }
+
+    /// Forgets what is long gone. Tidies memory; no answer depends on it.
+    pub(crate) fn sweep(&mut self, now: Instant) {
+        self.estimates.sweep(now);
+        self.change(now, |registry| registry.sweep(now));
     }
 
     /// Lets time pass.
@@ -197,7 +243,8 @@ impl<R> Desk<R> {
     /// The next moment at which time alone changes something for those who wait.
     pub(crate) fn next_tick(&self, now: Instant) -> Option<Instant> {
         let deadline = self.queue.next_deadline()?;
-        Some(self.registry.next_change(now).map_or(deadline, |change| change.min(deadline)))
+        // What the registry has put down may turn out to be no change, so the moment may be too early, but not past.
+        Some(self.registry.next_change().map_or(deadline, |change| change.min(deadline)).max(now))
     }
 
     /// Answers all who wait, and lets nobody wait any more: the controller stops.
@@ -208,50 +255,54 @@ impl<R> Desk<R> {
         }
     }
 
-    fn try_grant(&mut self, asker: &Asker, now: Instant) -> Result<Grant, Denial> {
-        let mut chooser = Chooser { policy: self.policy, rng: &mut self.rng };
-        self.registry.grant(asker, &mut chooser, now)
-    }
-
     /// Answers those for whom there is room, in their order, then those whose wait is over.
     fn serve_waiting(&mut self, now: Instant) {
         self.registry.settle(now);
-        for model in self.queue.models() {
+        for model in self.registry.take_changed() {
             self.serve_model(&model, now);
         }
         while let Some(waiter) = self.queue.pop_expired(now) {
-            let Waiting { asker, reply } = waiter.item;
-            let denial = self.registry.denial(&asker.request, now).expect("whoever could be served has been");
-            let problem = self.problem(&asker, denial, now - waiter.since, now);
+            let Waiting { asker, reply, hurried } = waiter.item;
+            let waited = now.saturating_duration_since(waiter.since);
+            let problem = match hurried {
+                true => refusal::waited_in_vain(&asker, waited),
+                false => self.problem(&asker, waited, now),
+            };
             self.answers.push((reply, Err(problem)));
         }
     }
 
     fn serve_model(&mut self, model: &str, now: Instant) {
-        // What those asked for who found no room: whoever is no easier to please finds none either.
+        // What those asked for who found no room: whoever asks for the same finds none either, and keeps its place.
         let mut denied: Vec<Request> = Vec::new();
         loop {
-            let fits = |waiting: &Waiting<R>| !denied.iter().any(|denied| denied.covers(&waiting.asker.request));
-            let turn = Turn { now, in_flight: &|_| 0, fits: &fits };
+            let in_flight = |key: &_| self.registry.held_by(model, key);
+            let fits = |waiting: &Waiting<R>| !denied.iter().any(|denied| denied.is_like(&waiting.asker.request));
+            let turn = Turn { now, in_flight: &in_flight, fits: &fits };
             let Some((place, waiter)) = self.queue.next(model, &turn) else { return };
-            let mut chooser = Chooser { policy: self.policy, rng: &mut self.rng };
             let asker = &waiter.item.asker;
-            let answer = match self.registry.grant(asker, &mut chooser, now) {
-                Ok(grant) => Ok(grant),
-                Err(Denial::NoRoom { .. }) => {
+            let (waiter, answer) = match self.registry.grant(asker, &mut self.rng, now) {
+                Ok(grant) => {
+                    self.estimates.departed(model, now);
+                    (self.queue.serve(&place, now), Ok(grant))
+                }
+                Err(Lack::Room) => {
                     denied.push(asker.request.clone());
                     continue;
                 }
-                Err(denial) => Err(self.problem(asker, denial, now - waiter.since, now)),
+                Err(Lack::Worker) => {
+                    let problem = self.problem(asker, now.saturating_duration_since(waiter.since), now);
+                    (self.queue.remove(&place), Err(problem))
+                }
             };
-            let waiter = self.queue.serve(&place, now).expect("it was found a moment ago");
-            self.answers.push((waiter.item.reply, answer));
+            self.answers.push((waiter.expect("it was found a moment ago").item.reply, answer));
         }
     }
 
-    fn problem(&self, asker: &Asker, denial: Denial, waited: Duration, now: Instant) -> Problem {
+    /// Why a request is refused, in words.
+    fn problem(&self, asker: &Asker, waited: Duration, now: Instant) -> Problem {
         let model = &asker.request.model;
-        match denial {
+        match self.registry.denial(&asker.request, now).expect("whoever could be served has been") {
             Denial::UnknownModel => self.unknown_model(model, now),
             Denial::NoWorker { excluded: 0 } => {
                 let message = format!("no live worker serves the model `{model}` at the moment");
@@ -288,25 +339,6 @@ impl<R> Desk<R> {
     }
 }
 
-/// The refusal of one who would wait, with the bound that is in the way.
-fn bounded(full: Full, asker: &Asker, no_room: Problem) -> Problem {
-    let bound = match full {
-        Full::Key(count) => {
-            let key = asker.key.as_deref().unwrap_or_default();
-            let message = format!("the key `{key}` has {count} requests waiting, the most that one key may have");
-            return Problem { kind: Kind::RateLimited, message, ..no_room };
-        }
-        Full::Model(count) => format!("{count} requests wait for it already, the most that may wait for one model"),
-        Full::All(count) => format!("{count} requests wait already, the most there may be"),
-    };
-    Problem { message: format!("{}, and {bound}", no_room.message), ..no_room }
-}
-
 fn closing() -> Problem {
     Problem::new(Kind::NoWorker, "the controller is stopping").with_retry_after_ms(millis(RETRY_FULL))
 }
-
-#[cfg(test)]
-mod properties;
-#[cfg(test)]
-mod tests;

@@ -82,13 +82,13 @@ impl Estimates {
 
     /// The least wait of one before whom so many are served; `in_flight`: requests that run for the model. `None` while
     /// nothing is known, or none must be expected.
-    pub(crate) fn least(&self, model: &str, ahead: usize, in_flight: usize, now: Instant) -> Option<Expected> {
+    pub(crate) fn least(&self, model: &str, ahead: usize, in_flight: u32, now: Instant) -> Option<Expected> {
         let pace = self.models.get(model)?;
         let worker = match ahead {
             0 => Some(0.0), // whoever is next may be served at once
             _ => pace.departures.least_of(ahead, now).or_else(|| {
                 // Places become free as requests end: so many at a time.
-                Some(pace.whole.least_of(ahead, now)? / in_flight.max(1) as f64)
+                Some(pace.whole.least_of(ahead, now)? / f64::from(in_flight.max(1)))
             }),
         };
         let answer = pace.first_token.least_of(1, now);

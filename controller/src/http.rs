@@ -125,14 +125,14 @@ pub(crate) fn question(dispatch: Dispatch) -> (Asker, Patience) {
         priority: dispatch.priority,
         key_priority: dispatch.key_priority,
     };
-    (Asker { holder: Holder::Gateway(gateway), key, request }, patience)
+    (Asker { holder: Holder::Gateway(gateway), key: key.map(Arc::from), request }, patience)
 }
 
 async fn release(State(service): Shared, Body(Releases { gateway, releases }): Body<Releases>) -> Json<Value> {
-    service.change(|registry, now| {
-        registry.renew(gateway, now);
+    service.with(|desk, now| {
+        desk.change(now, |registry| registry.renew(gateway, now));
         for release in &releases {
-            registry.release(Holder::Gateway(gateway), release, now);
+            desk.release(Holder::Gateway(gateway), release, now);
         }
     });
     releases.iter().for_each(|release| metrics::released(release.outcome));

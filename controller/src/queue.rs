@@ -17,12 +17,11 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use crate::config::QueueConfig;
+use crate::registry::Key;
 use line::{Line, Moment, Rank};
 
 /// Nanoseconds that one priority class is worth.
 const CLASS: i64 = 1_000_000_000;
-/// The row of those who come on nobody's behalf; no key has this name.
-const NOBODY: &str = "";
 
 /// Requests that wait for room; `T` is what the caller keeps of each.
 #[derive(Debug)]
@@ -32,7 +31,7 @@ pub(crate) struct Queue<T> {
     lines: BTreeMap<Arc<str>, Line<T>>,
     /// The same waiters by the time at which they give up.
     deadlines: BTreeMap<(Instant, u64), Place>,
-    /// How many wait on behalf of each key, over all models.
+    /// How many wait on behalf of each key, over all models. Those of nobody are not counted.
     keys: HashMap<Arc<str>, usize>,
 }
 
@@ -47,7 +46,7 @@ struct Clock {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Place {
     model: Arc<str>,
-    key: Arc<str>,
+    key: Key,
     rank: Rank,
 }
 
@@ -71,7 +70,7 @@ pub(crate) struct Newcomer<'a> {
     /// For which model.
     pub(crate) model: &'a str,
     /// On whose behalf.
-    pub(crate) key: Option<&'a str>,
+    pub(crate) key: &'a Key,
     /// Of the key among other keys.
     pub(crate) key_priority: i8,
     /// Of the request within its key. Among keys it counts where it is below zero only: whoever asks may step back
@@ -88,7 +87,7 @@ pub(crate) struct Turn<'a, T> {
     /// The time.
     pub(crate) now: Instant,
     /// Requests of a key that run on the model's workers.
-    pub(crate) in_flight: &'a dyn Fn(Option<&str>) -> u32,
+    pub(crate) in_flight: &'a dyn Fn(&Key) -> u32,
     /// Whether there may be room for a waiter; the others are passed over.
     pub(crate) fits: &'a dyn Fn(&T) -> bool,
 }
@@ -134,7 +133,6 @@ impl<T> Queue<T> {
         if let Some(full) = self.full(newcomer) {
             return Err((full, item));
         }
-        let key = self.count(newcomer.key);
         let came = self.clock.next(newcomer.since);
         let rank = Rank::new(came, newcomer.priority);
         let class = i64::from(newcomer.key_priority) + i64::from(newcomer.priority.min(0));
@@ -143,8 +141,11 @@ impl<T> Queue<T> {
             Some((model, _)) => Arc::clone(model),
             None => Arc::from(newcomer.model),
         };
-        self.lines.entry(Arc::clone(&model)).or_default().push(&key, rank, waiter);
-        let place = Place { model, key, rank };
+        self.lines.entry(Arc::clone(&model)).or_default().push(newcomer.key, rank, waiter);
+        if let Some(key) = newcomer.key {
+            *self.keys.entry(Arc::clone(key)).or_default() += 1;
+        }
+        let place = Place { model, key: newcomer.key.clone(), rank };
         self.deadlines.insert((newcomer.deadline, came.number), place.clone());
         Ok(place)
     }
@@ -157,11 +158,8 @@ impl<T> Queue<T> {
             self.lines.remove(&place.model);
         }
         self.deadlines.remove(&(waiter.deadline, waiter.came.number));
-        if let Some(count) = self.keys.get_mut(&place.key) {
-            *count -= 1;
-            if *count == 0 {
-                self.keys.remove(&place.key);
-            }
+        if let Some(key) = &place.key {
+            self.uncount(key);
         }
         Some(waiter)
     }
@@ -190,16 +188,11 @@ impl<T> Queue<T> {
         self.deadlines.first_key_value().map(|((deadline, _), _)| *deadline)
     }
 
-    /// Models for which someone waits.
-    pub(crate) fn models(&self) -> Vec<Arc<str>> {
-        self.lines.keys().cloned().collect()
-    }
-
     /// Whose turn it is among those who wait for a model and may find room.
     pub(crate) fn next(&self, model: &str, turn: &Turn<'_, T>) -> Option<(Place, &Waiter<T>)> {
         let (model, line) = self.lines.get_key_value(model)?;
         let (key, rank, waiter) = line.next(turn, self.clock.nanos(turn.now))?;
-        Some((Place { model: Arc::clone(model), key: Arc::clone(key), rank }, waiter))
+        Some((Place { model: Arc::clone(model), key: key.clone(), rank }, waiter))
     }
 
     /// How many will certainly be served before a newcomer, unless they give up: those of its key who came before. Of
@@ -207,14 +200,16 @@ impl<T> Queue<T> {
     pub(crate) fn ahead(&self, newcomer: &Newcomer<'_>) -> usize {
         let came = Moment { at: self.clock.nanos(newcomer.since), number: u64::MAX };
         let rank = Rank::new(came, newcomer.priority);
-        self.lines.get(newcomer.model).map_or(0, |line| line.ahead(newcomer.key.unwrap_or(NOBODY), &rank))
+        self.lines.get(newcomer.model).map_or(0, |line| line.ahead(newcomer.key, &rank))
     }
 
     /// The bound that is in a newcomer's way.
     fn full(&self, newcomer: &Newcomer<'_>) -> Option<Full> {
         let reached = |count: usize, bound: Option<usize>| bound.filter(|bound| count >= *bound);
-        let of_key =
-            newcomer.key.and_then(|key| reached(self.keys.get(key).copied().unwrap_or(0), self.bounds.per_key));
+        let of_key = newcomer
+            .key
+            .as_ref()
+            .and_then(|key| reached(self.keys.get(key).copied().unwrap_or(0), self.bounds.per_key));
         let of_model = || reached(self.len_of(newcomer.model), self.bounds.per_model);
         // The nearest bound says most to whoever asked.
         of_key
@@ -223,12 +218,13 @@ impl<T> Queue<T> {
             .or_else(|| reached(self.len(), Some(self.bounds.limit)).map(Full::All))
     }
 
-    /// Counts one more of a key, and gives its name.
-    fn count(&mut self, key: Option<&str>) -> Arc<str> {
-        let name = key.unwrap_or(NOBODY);
-        let name = self.keys.get_key_value(name).map_or_else(|| Arc::from(name), |(name, _)| Arc::clone(name));
-        *self.keys.entry(Arc::clone(&name)).or_default() += 1;
-        name
+    fn uncount(&mut self, key: &Arc<str>) {
+        if let Some(count) = self.keys.get_mut(key) {
+            *count -= 1;
+            if *count == 0 {
+                self.keys.remove(key);
+            }
+        }
     }
 }
 

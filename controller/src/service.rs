@@ -77,14 +77,9 @@ impl Service {
     /// A service that knows no worker yet.
     pub(crate) fn new(config: &Config, shutdown: CancellationToken) -> Self {
         let started = Instant::now();
-        let setup = Setup {
-            queue: config.queue,
-            heartbeat: config.lease.heartbeat,
-            policy: config.policy.policy(),
-            rng: rand::make_rng(),
-        };
+        let setup = Setup { queue: config.queue, heartbeat: config.lease.heartbeat, rng: rand::make_rng() };
         Self {
-            desk: Mutex::new(Desk::new(Registry::new(config.lease, config.breaker), setup, started)),
+            desk: Mutex::new(Desk::new(Registry::new(config.rules()), setup, started)),
             links: Links::default(),
             wake: Notify::new(),
             refresh: Notify::new(),
@@ -129,7 +124,7 @@ impl Service {
     pub(crate) fn release(&self, holder: Holder, ticket: TicketId, outcome: Outcome) {
         let release = Release { ticket, outcome, ttft_ms: None, tokens: None };
         metrics::released(outcome);
-        self.change(|registry, now| registry.release(holder, &release, now));
+        self.with(|desk, now| desk.release(holder, &release, now));
     }
 
     /// The state of everything.
@@ -171,7 +166,7 @@ impl Service {
     }
 
     fn sweep(&self) {
-        self.change(Registry::sweep);
+        self.with(Desk::sweep);
         self.gauge();
     }
 

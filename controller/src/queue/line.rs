@@ -10,9 +10,9 @@
 
 use std::collections::BTreeMap;
 use std::ops::Bound;
-use std::sync::Arc;
 
-use super::{CLASS, NOBODY, Turn, Waiter};
+use super::{CLASS, Turn, Waiter};
+use crate::registry::Key;
 
 /// A point in time. No two are the same.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -40,7 +40,7 @@ impl Rank {
 #[derive(Debug)]
 pub(super) struct Line<T> {
     /// By key. No row is empty.
-    rows: BTreeMap<Arc<str>, Row<T>>,
+    rows: BTreeMap<Key, Row<T>>,
     len: usize,
 }
 
@@ -54,7 +54,7 @@ struct Row<T> {
 
 /// The first of a row that may find room.
 struct Head<'a, T> {
-    key: &'a Arc<str>,
+    key: &'a Key,
     rank: Rank,
     waiter: &'a Waiter<T>,
     /// Since when the key waits for its turn.
@@ -73,13 +73,13 @@ impl<T> Line<T> {
         self.len
     }
 
-    pub(super) fn push(&mut self, key: &Arc<str>, rank: Rank, waiter: Waiter<T>) {
-        let row = self.rows.entry(Arc::clone(key)).or_insert_with(|| Row { waiters: BTreeMap::new(), turn: None });
+    pub(super) fn push(&mut self, key: &Key, rank: Rank, waiter: Waiter<T>) {
+        let row = self.rows.entry(key.clone()).or_insert_with(|| Row { waiters: BTreeMap::new(), turn: None });
         row.waiters.insert(rank, waiter);
         self.len += 1;
     }
 
-    pub(super) fn remove(&mut self, key: &str, rank: &Rank) -> Option<Waiter<T>> {
+    pub(super) fn remove(&mut self, key: &Key, rank: &Rank) -> Option<Waiter<T>> {
         let row = self.rows.get_mut(key)?;
         let waiter = row.waiters.remove(rank)?;
         if row.waiters.is_empty() {
@@ -90,31 +90,31 @@ impl<T> Line<T> {
     }
 
     /// Notes that a key has its turn.
-    pub(super) fn note_turn(&mut self, key: &str, turn: Moment) {
+    pub(super) fn note_turn(&mut self, key: &Key, turn: Moment) {
         if let Some(row) = self.rows.get_mut(key) {
             row.turn = Some(turn);
         }
     }
 
     /// Those of a key that rank before.
-    pub(super) fn ahead(&self, key: &str, rank: &Rank) -> usize {
+    pub(super) fn ahead(&self, key: &Key, rank: &Rank) -> usize {
         // Who has come last stands last, as a rule.
         let behind = |row: &Row<T>| row.waiters.range((Bound::Excluded(*rank), Bound::Unbounded)).count();
         self.rows.get(key).map_or(0, |row| row.waiters.len() - behind(row))
     }
 
     /// Whose turn it is at `now`.
-    pub(super) fn next(&self, turn: &Turn<'_, T>, now: i64) -> Option<(&Arc<str>, Rank, &Waiter<T>)> {
+    pub(super) fn next(&self, turn: &Turn<'_, T>, now: i64) -> Option<(&Key, Rank, &Waiter<T>)> {
         let heads: Vec<Head<'_, T>> = self.rows.iter().filter_map(|(key, row)| row.head(key, turn.fits)).collect();
         let highest = heads.iter().map(|head| head.waiter.class).max()?;
         let highest = heads.into_iter().filter(|head| head.class_at(now) >= highest);
-        let next = highest.min_by_key(|head| ((turn.in_flight)(name(head.key)), head.since))?;
+        let next = highest.min_by_key(|head| ((turn.in_flight)(head.key), head.since))?;
         Some((next.key, next.rank, next.waiter))
     }
 }
 
 impl<T> Row<T> {
-    fn head<'a>(&'a self, key: &'a Arc<str>, fits: &dyn Fn(&T) -> bool) -> Option<Head<'a, T>> {
+    fn head<'a>(&'a self, key: &'a Key, fits: &dyn Fn(&T) -> bool) -> Option<Head<'a, T>> {
         let (&rank, waiter) = self.waiters.iter().find(|(_, waiter)| fits(&waiter.item))?;
         let since = self.turn.map_or(waiter.came, |turn| turn.max(waiter.came));
         Some(Head { key, rank, waiter, since })
@@ -125,8 +125,4 @@ impl<T> Head<'_, T> {
     fn class_at(&self, now: i64) -> i64 {
         self.waiter.class + now.saturating_sub(self.since.at) / CLASS
     }
-}
-
-fn name(key: &str) -> Option<&str> {
-    Some(key).filter(|key| *key != NOBODY)
 }

@@ -11,6 +11,10 @@ const BOUNDS: QueueConfig =
 const KEYS: [Option<&str>; 4] = [None, Some("a"), Some("b"), Some("c")];
 const MODELS: [&str; 2] = ["m", "n"];
 
+fn named(key: usize) -> Key {
+    KEYS[key].map(Arc::from)
+}
+
 #[derive(Debug, Clone)]
 enum Command {
     Push {
@@ -89,7 +93,7 @@ impl World {
         let Command::Push { model, key, key_priority, priority, wait } = *command else { return };
         let deadline = self.now + Duration::from_millis(wait);
         let newcomer =
-            Newcomer { model: MODELS[model], key: KEYS[key], key_priority, priority, since: self.now, deadline };
+            Newcomer { model: MODELS[model], key: &named(key), key_priority, priority, since: self.now, deadline };
         let head_start = (self.now - self.start).as_nanos() as i128 - i128::from(priority) * i128::from(CLASS);
         let ahead = self.count(|known| known.model == model && known.key == key && known.rank.0 <= head_start);
         assert_eq!(self.queue.ahead(&newcomer), ahead);
@@ -112,7 +116,7 @@ impl World {
     }
 
     fn serve(&mut self, model: usize, in_flight: [u32; 4]) {
-        let in_flight = |key: Option<&str>| in_flight[KEYS.iter().position(|known| *known == key).expect("a key")];
+        let in_flight = |key: &Key| in_flight[KEYS.iter().position(|known| *known == key.as_deref()).expect("a key")];
         let fits = |number: &u64| number % 5 != 0;
         let turn = Turn { now: self.now, in_flight: &in_flight, fits: &fits };
         let next = self.queue.next(MODELS[model], &turn).map(|(place, waiter)| (place, waiter.item));
@@ -149,7 +153,8 @@ impl World {
             assert_eq!(self.queue.lines.contains_key(*model), self.queue.len_of(model) > 0, "an empty line is kept");
         }
         for (index, key) in KEYS.iter().enumerate() {
-            let counted = self.queue.keys.get(key.unwrap_or(NOBODY)).copied();
+            let Some(key) = key else { continue };
+            let counted = self.queue.keys.get(*key).copied();
             assert_eq!(counted.unwrap_or(0), self.count(|known| known.key == index));
             assert_ne!(counted, Some(0), "a key without waiters is kept");
         }
@@ -183,16 +188,16 @@ impl Crowd {
     }
 
     fn ask(&mut self, key: usize) {
-        let (name, since) = (key.to_string(), self.now);
+        let (name, since) = (Some(key.to_string().into()), self.now);
         let deadline = since + Duration::from_secs(3600);
         let key_priority = self.classes[key];
-        let newcomer = Newcomer { model: "m", key: Some(&name), key_priority, priority: 0, since, deadline };
+        let newcomer = Newcomer { model: "m", key: &name, key_priority, priority: 0, since, deadline };
         self.queue.push(&newcomer, key).expect("there is room");
     }
 
     /// A place is free: whoever's turn it is takes it, and asks for the next one.
     fn turn(&mut self) {
-        let in_flight = |key: Option<&str>| self.in_flight[key.expect("a key").parse::<usize>().expect("a number")];
+        let in_flight = |key: &Key| self.in_flight[key.as_deref().expect("a key").parse::<usize>().expect("a number")];
         let turn = Turn { now: self.now, in_flight: &in_flight, fits: &|_| true };
         let (place, _) = self.queue.next("m", &turn).expect("all wait");
         let served = self.queue.serve(&place, self.now).expect("it was found").item;

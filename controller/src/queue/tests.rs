@@ -5,10 +5,11 @@ use std::time::Duration;
 use super::*;
 use crate::fixtures::secs;
 
-const NONE: QueueConfig = QueueConfig { limit: 1000, per_model: None, per_key: None, max_wait: secs_of(30) };
+const NONE: QueueConfig =
+    QueueConfig { limit: 1000, per_model: None, per_key: None, max_wait: Duration::from_secs(30) };
 
-const fn secs_of(seconds: u64) -> Duration {
-    Duration::from_secs(seconds)
+fn of(key: &str) -> Key {
+    Some(key.into())
 }
 
 struct Fixture {
@@ -26,7 +27,7 @@ impl Fixture {
     }
 
     /// One who comes now and waits ten seconds.
-    fn newcomer<'a>(&self, key: Option<&'a str>) -> Newcomer<'a> {
+    fn newcomer<'a>(&self, key: &'a Key) -> Newcomer<'a> {
         let (since, deadline) = (self.now, self.now + secs(10));
         Newcomer { model: "m", key, key_priority: 0, priority: 0, since, deadline }
     }
@@ -38,7 +39,7 @@ impl Fixture {
     /// One of no key comes after `at` milliseconds.
     fn come(&mut self, name: &str, priority: i8, at: u64) -> Place {
         self.now = self.start + Duration::from_millis(at);
-        let newcomer = Newcomer { priority, ..self.newcomer(None) };
+        let newcomer = Newcomer { priority, ..self.newcomer(&None) };
         self.push(&newcomer, name).expect("there is room")
     }
 
@@ -48,14 +49,15 @@ impl Fixture {
     }
 
     fn come_as(&mut self, key: &str, change: impl Fn(Newcomer<'_>) -> Newcomer<'_>) -> Place {
-        let newcomer = change(self.newcomer(Some(key)));
+        let key_of = of(key);
+        let newcomer = change(self.newcomer(&key_of));
         self.push(&newcomer, key).expect("there is room")
     }
 
     /// Serves the next one that fits; it runs from now on.
     fn serve(&mut self, fits: impl Fn(&String) -> bool) -> Option<String> {
         let counted = self.in_flight.clone();
-        let in_flight = |key: Option<&str>| key.and_then(|key| counted.get(key).copied()).unwrap_or(0);
+        let in_flight = |key: &Key| key.as_deref().and_then(|key| counted.get(key).copied()).unwrap_or(0);
         let turn = Turn { now: self.now, in_flight: &in_flight, fits: &fits };
         let (place, _) = self.queue.next("m", &turn)?;
         let name = self.queue.serve(&place, self.now).expect("it was found").item;
@@ -99,12 +101,13 @@ fn each_bound_is_named_and_the_nearest_first() {
     let mut f = Fixture::new(bounds);
     let place = f.come_of("a");
     f.come_of("a");
-    let newcomer = f.newcomer(Some("a"));
+    let (a, b) = (of("a"), of("b"));
+    let newcomer = f.newcomer(&a);
     assert_eq!(f.push(&newcomer, "x"), Err((Full::Key(2), "x".to_owned())));
     let elsewhere = Newcomer { model: "n", ..newcomer };
     assert_eq!(f.push(&elsewhere, "x").expect_err("its models count together").0, Full::Key(2));
     f.come("of nobody", 0, 0);
-    let newcomer = f.newcomer(Some("b"));
+    let newcomer = f.newcomer(&b);
     assert_eq!(f.push(&newcomer, "x").expect_err("three wait for it").0, Full::Model(3));
     f.push(&Newcomer { model: "n", ..newcomer }, "b").expect("four may wait");
     assert_eq!(f.push(&Newcomer { model: "n", ..newcomer }, "x").expect_err("four wait").0, Full::All(4));
@@ -230,10 +233,10 @@ fn only_those_of_the_own_key_are_certainly_served_before() {
     f.come_as("a", |newcomer| Newcomer { priority: 5, ..newcomer });
     f.come_of("b");
     f.now += secs(1);
-    let ahead = |key, priority| f.queue.ahead(&Newcomer { priority, ..f.newcomer(Some(key)) });
+    let ahead = |key, priority| f.queue.ahead(&Newcomer { priority, ..f.newcomer(&of(key)) });
     assert_eq!((ahead("a", 0), ahead("a", 2), ahead("a", 9)), (2, 1, 0));
     assert_eq!((ahead("b", 0), ahead("c", 0)), (1, 0));
-    assert_eq!(f.queue.ahead(&f.newcomer(None)), 0);
+    assert_eq!(f.queue.ahead(&f.newcomer(&None)), 0);
 }
 
 #[test]
@@ -245,7 +248,7 @@ fn a_hundred_thousand_of_a_thousand_keys_take_turns() {
     for number in 0..bounds.limit {
         f.come_of(&names[number * 7919 % KEYS]);
     }
-    let none = |_: Option<&str>| 0;
+    let none = |_: &Key| 0;
     for round in 0..2 {
         let mut served = HashMap::<String, usize>::new();
         for _ in 0..KEYS {
@@ -256,5 +259,5 @@ fn a_hundred_thousand_of_a_thousand_keys_take_turns() {
         assert!(served.len() == KEYS && served.values().all(|count| *count == 1), "round {round}");
     }
     while f.queue.pop().is_some() {}
-    assert!(f.queue.models().is_empty() && f.queue.keys.is_empty());
+    assert!(f.queue.lines.is_empty() && f.queue.keys.is_empty());
 }
