@@ -203,9 +203,12 @@ impl<R> Desk<R> {
 
     /// Ends a ticket.
     pub(crate) fn release(&mut self, holder: Holder, release: &Release, now: Instant) {
-        if let Some(done) = self.registry.release(holder, release, now) {
-            let first_token = release.ttft_ms.map(Duration::from_millis);
-            self.estimates.ended(&done.model, first_token, done.took, now);
+        if let Some(ended) = self.registry.release(holder, release, now) {
+            self.queue.note_end(&ended.model, &ended.key, now);
+            if release.outcome == Outcome::Done {
+                let first_token = release.ttft_ms.map(Duration::from_millis);
+                self.estimates.ended(&ended.model, first_token, ended.took, now);
+            }
         }
         self.serve_waiting(now);
     }

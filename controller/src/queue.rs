@@ -171,6 +171,13 @@ impl<T> Queue<T> {
         self.remove(place)
     }
 
+    /// A request of a key has ended that ran for a model.
+    pub(crate) fn note_end(&mut self, model: &str, key: &Key, now: Instant) {
+        if let Some(line) = self.lines.get_mut(model) {
+            line.note_end(key, self.clock.next(now));
+        }
+    }
+
     /// Takes out the waiter whose deadline passed first, if one has passed.
     pub(crate) fn pop_expired(&mut self, now: Instant) -> Option<Waiter<T>> {
         self.next_deadline().filter(|deadline| *deadline <= now)?;

@@ -4,7 +4,8 @@
 //!    first. A key that waits for its turn rises by one class a second, up to the highest there is and no further: so
 //!    it gets its turn, and time alone never lifts it above its equals.
 //! 2. Of these, the key with the fewest requests in flight: a long request counts as long as it runs.
-//! 3. Of these, the key that has waited longest for its turn: since its first request came, or since it had its last.
+//! 3. Of these, the key that has gone without longest: since its first request came, since it had its last turn, or since
+//!    the last of its requests ended. So in a fleet of one place keys take turns, too.
 //!
 //! So a key of the highest class with nothing in flight is passed over by every other key once at most.
 
@@ -50,6 +51,8 @@ struct Row<T> {
     waiters: BTreeMap<Rank, Waiter<T>>,
     /// When the key had its last turn, if it has had one since the row began.
     turn: Option<Moment>,
+    /// When the last of its requests ended, the same.
+    end: Option<Moment>,
 }
 
 /// The first of a row that may find room.
@@ -59,6 +62,8 @@ struct Head<'a, T> {
     waiter: &'a Waiter<T>,
     /// Since when the key waits for its turn.
     since: Moment,
+    /// Since when it has gone without.
+    without: Moment,
 }
 
 impl<T> Default for Line<T> {
@@ -74,7 +79,8 @@ impl<T> Line<T> {
     }
 
     pub(super) fn push(&mut self, key: &Key, rank: Rank, waiter: Waiter<T>) {
-        let row = self.rows.entry(key.clone()).or_insert_with(|| Row { waiters: BTreeMap::new(), turn: None });
+        let row =
+            self.rows.entry(key.clone()).or_insert_with(|| Row { waiters: BTreeMap::new(), turn: None, end: None });
         row.waiters.insert(rank, waiter);
         self.len += 1;
     }
@@ -96,6 +102,13 @@ impl<T> Line<T> {
         }
     }
 
+    /// Notes that a request of a key has ended.
+    pub(super) fn note_end(&mut self, key: &Key, end: Moment) {
+        if let Some(row) = self.rows.get_mut(key) {
+            row.end = Some(end);
+        }
+    }
+
     /// Those of a key that rank before.
     pub(super) fn ahead(&self, key: &Key, rank: &Rank) -> usize {
         // Who has come last stands last, as a rule.
@@ -108,7 +121,7 @@ impl<T> Line<T> {
         let heads: Vec<Head<'_, T>> = self.rows.iter().filter_map(|(key, row)| row.head(key, turn.fits)).collect();
         let highest = heads.iter().map(|head| head.waiter.class).max()?;
         let highest = heads.into_iter().filter(|head| head.class_at(now) >= highest);
-        let next = highest.min_by_key(|head| ((turn.in_flight)(head.key), head.since))?;
+        let next = highest.min_by_key(|head| ((turn.in_flight)(head.key), head.without))?;
         Some((next.key, next.rank, next.waiter))
     }
 }
@@ -117,7 +130,8 @@ impl<T> Row<T> {
     fn head<'a>(&'a self, key: &'a Key, fits: &dyn Fn(&T) -> bool) -> Option<Head<'a, T>> {
         let (&rank, waiter) = self.waiters.iter().find(|(_, waiter)| fits(&waiter.item))?;
         let since = self.turn.map_or(waiter.came, |turn| turn.max(waiter.came));
-        Some(Head { key, rank, waiter, since })
+        let without = self.end.map_or(since, |end| end.max(since));
+        Some(Head { key, rank, waiter, since, without })
     }
 }
 

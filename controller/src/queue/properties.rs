@@ -218,7 +218,9 @@ impl Crowd {
     fn end(&mut self, nth: usize) {
         let running: Vec<usize> = (0..self.classes.len()).filter(|key| self.in_flight[*key] > 0).collect();
         if !running.is_empty() {
-            self.in_flight[running[nth % running.len()]] -= 1;
+            let key = running[nth % running.len()];
+            self.in_flight[key] -= 1;
+            self.queue.note_end("m", &Some(key.to_string().into()), self.now);
         }
     }
 }

@@ -72,6 +72,7 @@ impl Fixture {
 
     fn ended(&mut self, key: &str) {
         *self.in_flight.get_mut(key).expect("it runs") -= 1;
+        self.queue.note_end("m", &of(key), self.now);
     }
 }
 
@@ -162,6 +163,22 @@ fn keys_with_as_much_in_flight_take_turns() {
     })
     .collect();
     assert_eq!(order, ["a", "b", "a", "b", "a", "b"]);
+}
+
+#[test]
+fn in_a_fleet_of_one_place_a_flood_gives_way_at_the_first_end() {
+    let mut f = Fixture::new(NONE);
+    f.in_flight.insert("greedy".to_owned(), 1);
+    for _ in 0..9 {
+        f.come_of("greedy");
+    }
+    f.now += secs(9);
+    f.come_of("modest");
+    f.ended("greedy");
+    assert_eq!(f.serve(|_| true).as_deref(), Some("modest"), "it has gone without for longer");
+    f.ended("modest");
+    f.come_of("modest");
+    assert_eq!(f.serve(|_| true).as_deref(), Some("greedy"));
 }
 
 #[test]

@@ -80,11 +80,13 @@ pub(crate) struct Asker {
     pub(crate) request: Request,
 }
 
-/// A request that was answered.
+/// A request that has ended.
 #[derive(Debug)]
-pub(crate) struct Done {
+pub(crate) struct Ended {
     /// The model's name.
     pub(crate) model: Arc<str>,
+    /// On whose behalf it was made.
+    pub(crate) key: Key,
     /// From its ticket to its end.
     pub(crate) took: Duration,
 }
@@ -176,9 +178,9 @@ impl Registry {
         offer.turn = pool.turn;
     }
 
-    /// Ends a ticket, and learns about its worker. An unknown ticket is no error: its lease may have lapsed. Tells of a
-    /// request that was answered.
-    pub(crate) fn release(&mut self, holder: Holder, release: &Release, now: Instant) -> Option<Done> {
+    /// Ends a ticket, and learns about its worker. An unknown ticket is no error: its lease may have lapsed. Tells which
+    /// request has ended.
+    pub(crate) fn release(&mut self, holder: Holder, release: &Release, now: Instant) -> Option<Ended> {
         self.settle(now);
         if self.tickets.get(&release.ticket).is_none_or(|ticket| ticket.holder != holder) {
             return None;
@@ -199,7 +201,7 @@ impl Registry {
             tracing::warn!(worker = %worker.id, ?before, ?after, outcome = ?release.outcome, "a worker's state changed");
         }
         self.refresh(ticket.worker, now);
-        (release.outcome == Outcome::Done).then_some(Done { model: ticket.model, took })
+        Some(Ended { model: ticket.model, key: ticket.key, took })
     }
 
     /// Takes a sign of life from a gateway: its tickets live on.
