@@ -8,6 +8,7 @@ use std::time::Duration;
 use muster_shared::secret::Secret;
 
 use crate::dispatch::{self, Policy};
+use crate::names::Names;
 
 /// How a controller behaves. The defaults serve a fleet on one machine or one network.
 #[derive(Debug, Clone)]
@@ -16,6 +17,8 @@ pub struct Config {
     pub lease: LeaseConfig,
     /// The rule that picks a worker.
     pub policy: PolicyName,
+    /// What stands behind the names that clients ask for, and the policies of single models.
+    pub names: Names,
     /// How many requests may wait for room, and how long.
     pub queue: QueueConfig,
     /// When a failing worker is spared.
@@ -33,6 +36,7 @@ impl Default for Config {
         Self {
             lease: LeaseConfig::default(),
             policy: PolicyName::default(),
+            names: Names::default(),
             queue: QueueConfig::default(),
             breaker: BreakerConfig::default(),
             token: None,
