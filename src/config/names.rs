@@ -200,7 +200,11 @@ impl<'de> Deserialize<'de> for Weights {
             type Value = Weights;
 
             fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-                f.write_str("a map from models to their weights")
+                f.write_str("a model, or a map from models to their weights")
+            }
+
+            fn visit_str<E>(self, model: &str) -> Result<Weights, E> {
+                Ok(Weights(vec![(model.to_owned(), 1.0)]))
             }
 
             fn visit_map<A: serde::de::MapAccess<'de>>(self, mut map: A) -> Result<Weights, A::Error> {
@@ -212,7 +216,7 @@ impl<'de> Deserialize<'de> for Weights {
             }
         }
 
-        deserializer.deserialize_map(Models)
+        deserializer.deserialize_any(Models)
     }
 }
 
@@ -247,6 +251,8 @@ mod tests {
             (&file.aliases, &file.fallbacks, &file.policies),
             (&flags.aliases, &flags.fallbacks, &flags.policies)
         );
+        let plain = section("{aliases: {chat: a}}").expect("one model needs no weight").aliases;
+        assert_eq!(plain, Some(vec!["chat=a".parse().expect("an alias")]));
         let names = file.config().expect("it is right").names;
         assert_eq!(names, flags.config().expect("it is right").names);
         let printed = serde_saphyr::to_string(&file).expect("it can be shown");
@@ -288,9 +294,9 @@ mod tests {
             ("aliases: {chat: {}}", "aliases: nothing stands behind `chat`"),
             ("aliases: {'': {a: 1}}", "aliases: a name is empty"),
             ("aliases: {a: {b: 1}, b: {c: 1}}", "aliases: `a` leads to `b`, which is an alias"),
-            ("aliases: {chat: many}", "a map from models to their weights"),
-            ("aliases: {chat: {a: many}}", "many"),
-            ("aliases: [chat]", "a map by the names of models"),
+            ("aliases: {chat: [a]}", "expected a model, or a map from models to their weights"),
+            ("aliases: {chat: {a: many}}", "line 1 column 21"),
+            ("aliases: [chat]", "expected mapping start"),
             ("aliases: {chat: {a: 1}, chat: {b: 1}}", "chat"),
             ("aliases: {chat: {a: 1, a: 2}}", "a"),
             ("fallbacks: {big: []}", "fallbacks: nothing stands behind `big`"),
