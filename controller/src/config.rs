@@ -7,8 +7,9 @@ use std::time::Duration;
 
 use muster_shared::secret::Secret;
 
-use crate::dispatch::{self, Policy};
+use crate::dispatch::{self, Policies, Policy};
 use crate::names::Names;
+use crate::registry::Rules;
 
 /// How a controller behaves. The defaults serve a fleet on one machine or one network.
 #[derive(Debug, Clone)]
@@ -43,6 +44,15 @@ impl Default for Config {
             body_limit: 1 << 20,
             drain: Duration::from_secs(5),
         }
+    }
+}
+
+impl Config {
+    /// What the registry goes by.
+    pub(crate) fn rules(&self) -> Rules {
+        let own = self.names.policies().map(|(model, policy)| (model.to_owned(), policy.policy()));
+        let policies = Policies::new(self.policy.policy(), own.collect());
+        Rules { lease: self.lease, breaker: self.breaker, policies }
     }
 }
 
@@ -173,7 +183,10 @@ mod tests {
     #[test]
     fn an_unknown_policy_is_refused_with_the_legal_names() {
         let error = "coin".parse::<PolicyName>().expect_err("no such policy");
-        assert_eq!(error.to_string(), "unknown dispatch policy `coin`; expected one of: lottery, shortest_queue");
+        assert_eq!(
+            error.to_string(),
+            "unknown dispatch policy `coin`; expected one of: lottery, shortest_queue, round_robin"
+        );
     }
 
     #[test]

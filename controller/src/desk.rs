@@ -4,6 +4,7 @@
 //! when room is made, or when the wait is over. Every change ends with a look through the queue, so nobody waits while
 //! there is room, and nobody who comes later takes room from one who waits.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use muster_shared::control::{Grant, Outcome, Release};
@@ -12,9 +13,10 @@ use muster_shared::problem::{Kind, Problem};
 use rand::rngs::StdRng;
 
 use crate::config::QueueConfig;
-use crate::dispatch::Policy;
+use crate::names::Names;
 use crate::queue::{Place, Queue, Waiter};
-use crate::registry::{Asker, Chooser, Denial, Holder, Registry, millis};
+use crate::registry::{Asker, Denial, Holder, Registry, millis};
+use wish::{Shortage, Wish};
 
 /// Time between two looks for what may be forgotten, if not a shorter heartbeat. A controller that runs looks at the clock
 /// as often.
@@ -33,7 +35,7 @@ pub(crate) struct Desk<R> {
     /// Workers and tickets, to be read; changes go through [`Desk::change`].
     registry: Registry,
     queue: Queue<Waiting<R>>,
-    policy: &'static dyn Policy,
+    names: Arc<Names>,
     rng: StdRng,
     max_wait: Duration,
     /// When one without a live worker shall ask again: a heartbeat, in which workers come back.
@@ -51,16 +53,14 @@ pub(crate) struct Setup {
     pub(crate) queue: QueueConfig,
     /// Time between two heartbeats.
     pub(crate) heartbeat: Duration,
-    /// The rule that chooses.
-    pub(crate) policy: &'static dyn Policy,
-    /// Its random numbers.
+    /// Random numbers for those who choose.
     pub(crate) rng: StdRng,
 }
 
 /// One who waits.
 #[derive(Debug)]
 struct Waiting<R> {
-    asker: Asker,
+    wish: Wish,
     reply: R,
 }
 
@@ -90,7 +90,7 @@ impl<R> Desk<R> {
         Self {
             registry,
             queue: Queue::new(setup.queue.limit, now),
-            policy: setup.policy,
+            names: Arc::default(),
             rng: setup.rng,
             max_wait: setup.queue.max_wait,
             retry_absent: setup.heartbeat,
@@ -98,6 +98,16 @@ impl<R> Desk<R> {
             closed: false,
             answers: Vec::new(),
         }
+    }
+
+    /// The same desk, at which these names can be asked for.
+    pub(crate) fn with_names(self, names: Names) -> Self {
+        Self { names: Arc::new(names), ..self }
+    }
+
+    /// What stands behind names.
+    pub(crate) fn names(&self) -> &Names {
+        &self.names
     }
 
     /// Notes that the controller runs. After it stood still, as a process or its machine may, the silence of all others
@@ -132,25 +142,26 @@ impl<R> Desk<R> {
             self.registry.renew(gateway, now);
         }
         self.serve_waiting(now);
-        let denial = match self.try_grant(&asker, now) {
+        let wish = self.wish(asker, now);
+        let shortage = match self.grant(&wish, now) {
             Ok(grant) => {
                 self.answers.push((reply, Ok(grant)));
                 return None;
             }
-            Err(denial) => denial,
+            Err(shortage) => shortage,
         };
         let wait = patience.wait.min(self.max_wait);
-        if self.closed || wait.is_zero() || !matches!(denial, Denial::NoRoom { .. }) {
-            let problem = if self.closed { closing() } else { self.problem(&asker, denial, Duration::ZERO, now) };
+        if self.closed || wait.is_zero() || shortage == Shortage::Worker {
+            let problem = if self.closed { closing() } else { self.problem(&wish, Duration::ZERO, now) };
             self.answers.push((reply, Err(problem)));
             return None;
         }
-        let model = asker.request.model.clone();
-        let waiter = Waiter { deadline: now + wait, since: now, item: Waiting { asker, reply } };
+        let model = wish.asker.request.model.clone();
+        let waiter = Waiter { deadline: now + wait, since: now, item: Waiting { wish, reply } };
         match self.queue.push(&model, patience.priority, waiter) {
             Ok(place) => Some(place),
-            Err(Waiting { asker, reply }) => {
-                let mut problem = self.problem(&asker, denial, Duration::ZERO, now);
+            Err(Waiting { wish, reply }) => {
+                let mut problem = self.problem(&wish, Duration::ZERO, now);
                 problem.message +=
                     &format!(", and {} requests wait already, the most there may be", self.queue.limit());
                 self.answers.push((reply, Err(problem)));
@@ -173,8 +184,7 @@ impl<R> Desk<R> {
     /// Names a worker's address to one who will not say how the request ended.
     pub(crate) fn lookup(&mut self, model: &str, now: Instant) -> Option<String> {
         self.serve_waiting(now);
-        let mut chooser = Chooser { policy: self.policy, rng: &mut self.rng };
-        self.registry.lookup(model, &mut chooser, now)
+        self.registry.lookup(model, &mut self.rng, now)
     }
 
     /// Changes the registry, and serves those for whom the change makes room.
@@ -192,7 +202,8 @@ impl<R> Desk<R> {
     /// The next moment at which time alone changes something for those who wait.
     pub(crate) fn next_tick(&self, now: Instant) -> Option<Instant> {
         let deadline = self.queue.next_deadline()?;
-        Some(self.registry.next_change(now).map_or(deadline, |change| change.min(deadline)))
+        // What the registry has put down may turn out to be no change, so the moment may be too early, but not past.
+        Some(self.registry.next_change().map_or(deadline, |change| change.min(deadline)).max(now))
     }
 
     /// Answers all who wait, and lets nobody wait any more: the controller stops.
@@ -203,21 +214,17 @@ impl<R> Desk<R> {
         }
     }
 
-    fn try_grant(&mut self, asker: &Asker, now: Instant) -> Result<Grant, Denial> {
-        let mut chooser = Chooser { policy: self.policy, rng: &mut self.rng };
-        self.registry.grant(asker, &mut chooser, now)
-    }
-
     /// Answers those for whom there is room, in their order, then those whose wait is over.
     fn serve_waiting(&mut self, now: Instant) {
         self.registry.settle(now);
-        for model in self.queue.models() {
+        let names = Arc::clone(&self.names);
+        for model in self.registry.take_changed() {
             self.serve_model(&model, now);
+            names.relieves(&model).iter().for_each(|relieved| self.serve_model(relieved, now));
         }
         while let Some((_, waiter)) = self.queue.pop_expired(now) {
-            let Waiting { asker, reply } = waiter.item;
-            let denial = self.registry.denial(&asker.request, now).expect("whoever could be served has been");
-            let problem = self.problem(&asker, denial, now - waiter.since, now);
+            let Waiting { wish, reply } = waiter.item;
+            let problem = self.problem(&wish, now.saturating_duration_since(waiter.since), now);
             self.answers.push((reply, Err(problem)));
         }
     }
@@ -225,27 +232,27 @@ impl<R> Desk<R> {
     fn serve_model(&mut self, model: &str, now: Instant) {
         let mut passed: Option<Place> = None;
         while let Some((place, waiter)) = self.queue.next(model, passed.as_ref()) {
-            let mut chooser = Chooser { policy: self.policy, rng: &mut self.rng };
-            let asker = &waiter.item.asker;
-            let answer = match self.registry.grant(asker, &mut chooser, now) {
+            let wish = &waiter.item.wish;
+            let answer = match wish.grant(&mut self.registry, &self.names, &mut self.rng, now) {
                 Ok(grant) => Ok(grant),
                 // Without room for one who takes any worker, there is none for those behind. One of them may exclude
                 // every worker that is left; it hears so when it is its turn, or at its deadline.
-                Err(Denial::NoRoom { .. }) if asker.request.takes_any_worker() => return,
-                Err(Denial::NoRoom { .. }) => {
+                Err(Shortage::Room) if wish.takes_any_worker(&self.names) => return,
+                Err(Shortage::Room | Shortage::RoomElsewhere) => {
                     passed = Some(place);
                     continue;
                 }
-                Err(denial) => Err(self.problem(asker, denial, now - waiter.since, now)),
+                Err(Shortage::Worker) => Err(self.problem(wish, now.saturating_duration_since(waiter.since), now)),
             };
             let waiter = self.queue.remove(&place).expect("it was found a moment ago");
             self.answers.push((waiter.item.reply, answer));
         }
     }
 
-    fn problem(&self, asker: &Asker, denial: Denial, waited: Duration, now: Instant) -> Problem {
+    /// Why a request for one model is refused, in words.
+    fn problem_of_one(&self, asker: &Asker, waited: Duration, now: Instant) -> Problem {
         let model = &asker.request.model;
-        match denial {
+        match self.registry.denial(&asker.request, now).expect("whoever could be served has been") {
             Denial::UnknownModel => self.unknown_model(model, now),
             Denial::NoWorker { excluded: 0 } => {
                 let message = format!("no live worker serves the model `{model}` at the moment");
@@ -285,6 +292,8 @@ impl<R> Desk<R> {
 fn closing() -> Problem {
     Problem::new(Kind::NoWorker, "the controller is stopping").with_retry_after_ms(millis(RETRY_FULL))
 }
+
+mod wish;
 
 #[cfg(test)]
 mod properties;

@@ -23,7 +23,7 @@ pub struct Names {
     /// Each with the models it stands for and their weights, all of them above zero.
     aliases: HashMap<String, Vec<(String, f64)>>,
     fallbacks: HashMap<String, Vec<String>>,
-    /// The same read backwards: the models that have it as a fallback.
+    /// See [`Names::relieves`].
     relieves: HashMap<String, Vec<String>>,
     policies: BTreeMap<String, PolicyName>,
 }
@@ -85,6 +85,11 @@ impl Names {
             None => asked,
             Some(targets) => self.draw(targets, standing, rng),
         };
+        self.targets_of(model)
+    }
+
+    /// A model and its fallbacks.
+    pub(crate) fn targets_of<'a>(&'a self, model: &'a str) -> Targets<'a> {
         Targets { model, fallbacks: self.fallbacks_of(model) }
     }
 
@@ -98,7 +103,7 @@ impl Names {
         self.fallbacks.get(model).map_or(&[], Vec::as_slice)
     }
 
-    /// The models whose requests that model takes while they have no room.
+    /// The models whose requests may go to that model as well: it is their fallback, or an alias stands for both.
     pub(crate) fn relieves(&self, model: &str) -> &[String] {
         self.relieves.get(model).map_or(&[], Vec::as_slice)
     }

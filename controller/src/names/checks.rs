@@ -1,6 +1,6 @@
 //! What aliases, fallbacks and policies may be, before any of them is in force.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::fmt;
 
 use super::Names;
@@ -176,9 +176,6 @@ impl Names {
             if fallbacks.contains(&model) {
                 return Err(BadName::OwnFallback { model });
             }
-            for fallback in &fallbacks {
-                self.relieves.entry(fallback.clone()).or_default().push(model.clone());
-            }
             if self.fallbacks.insert(model.clone(), fallbacks).is_some() {
                 return Err(BadName::Twice { list: LIST, name: model });
             }
@@ -203,8 +200,9 @@ impl Names {
         self.check_links()
     }
 
-    /// Whether nothing leads to an alias, and nothing is said of one that holds for models.
-    fn check_links(self) -> Result<Self, BadName> {
+    /// Whether nothing leads to an alias, and nothing is said of one that holds for models. Then it is known, too, whom
+    /// each model relieves.
+    fn check_links(mut self) -> Result<Self, BadName> {
         let aliases = self.aliases.iter().map(|(name, targets)| (name, targets.iter().map(|(model, _)| model)));
         let aliased = first_link(&self.aliases, aliases);
         let fallen = first_link(&self.aliases, self.fallbacks.iter().map(|(name, models)| (name, models.iter())));
@@ -218,8 +216,31 @@ impl Names {
         let of_alias = fallbacks.chain(policies).filter(|(_, name)| self.aliases.contains_key(*name));
         match of_alias.min_by_key(|&(list, name)| (list == NameList::Policies, name)) {
             Some((list, name)) => Err(BadName::OfAlias { list, name: name.clone() }),
-            None => Ok(self),
+            None => {
+                self.relieves = self.relieved();
+                Ok(self)
+            }
         }
+    }
+
+    /// For each model, the others whose requests it may take.
+    fn relieved(&self) -> HashMap<String, Vec<String>> {
+        let mut relieves: HashMap<String, BTreeSet<String>> = HashMap::new();
+        let mut note = |by: &str, relieved: &str| {
+            if by != relieved {
+                relieves.entry(by.to_owned()).or_default().insert(relieved.to_owned());
+            }
+        };
+        for (model, fallbacks) in &self.fallbacks {
+            fallbacks.iter().for_each(|fallback| note(fallback, model));
+        }
+        for targets in self.aliases.values() {
+            // What waits for one that has lost its workers may go to any of the others, and to their fallbacks.
+            for by in targets.iter().flat_map(|(model, _)| self.targets_of(model).iter()) {
+                targets.iter().for_each(|(relieved, _)| note(by, relieved));
+            }
+        }
+        relieves.into_iter().map(|(by, relieved)| (by, relieved.into_iter().collect())).collect()
     }
 }
 

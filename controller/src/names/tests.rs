@@ -188,10 +188,12 @@ fn policies_are_of_models_and_exist() {
 
 #[test]
 fn it_is_known_whom_new_room_relieves() {
-    let names = names(&[], &[("big", &["medium", "small"]), ("huge", &["medium"])]).expect("they are right");
-    assert_eq!(names.relieves("small"), ["big"]);
-    assert_eq!(names.relieves("medium"), ["big", "huge"]);
-    assert!(names.relieves("big").is_empty());
+    let alias: (&str, &[(&str, f64)]) = ("chat", &[("big", 1.0), ("new", 1.0)]);
+    let names = names(&[alias], &[("big", &["medium", "small"]), ("huge", &["medium"])]).expect("they are right");
+    assert_eq!(names.relieves("small"), ["big", "new"]);
+    assert_eq!(names.relieves("medium"), ["big", "huge", "new"]);
+    assert_eq!((names.relieves("big"), names.relieves("new")), (&["new".to_owned()][..], &["big".to_owned()][..]));
+    assert!(names.relieves("huge").is_empty());
 }
 
 fn served(name: &str, kind: Option<ModelKind>, context_length: Option<u32>) -> ModelStatus {
