@@ -127,8 +127,8 @@ async fn dispatch(State(service): Shared, Body(dispatch): Body<Dispatch>) -> Rep
 
 /// A dispatch as the desk takes it.
 pub(crate) fn question(dispatch: Dispatch) -> (Asker, Patience) {
-    let Dispatch { gateway, model, affinity, exclude, transports, key, .. } = dispatch;
-    let request = Request { model, affinity, exclude, transports };
+    let Dispatch { gateway, model, exact, affinity, exclude, transports, key, .. } = dispatch;
+    let request = Request { model, exact, affinity, exclude, transports };
     let patience = Patience {
         wait: Duration::from_millis(dispatch.wait_ms),
         deadline: dispatch.deadline_ms.map(Duration::from_millis),

@@ -37,6 +37,7 @@ mod breaker;
 mod gateways;
 mod load;
 mod pool;
+mod prospects;
 mod tickets;
 mod view;
 mod worker;

@@ -66,6 +66,11 @@ impl Ranking {
         self.nodes.get(1).copied().unwrap_or(Summary::NONE)
     }
 
+    /// How many candidates it has.
+    pub(crate) fn count(&self) -> u32 {
+        self.summary().count
+    }
+
     /// What is at a place.
     pub(crate) fn get(&self, place: usize) -> Option<&Candidate> {
         self.candidates.get(place)?.as_ref()
