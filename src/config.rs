@@ -9,6 +9,7 @@ mod controller;
 mod file;
 mod gateway;
 mod hub;
+mod names;
 mod worker;
 
 use std::ffi::OsStr;

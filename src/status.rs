@@ -2,7 +2,7 @@
 
 use anyhow::Context as _;
 use muster_shared::client::{ControllerClient, Timeouts, http_client};
-use muster_shared::control::{Fleet, WorkerState, WorkerStatus};
+use muster_shared::control::{Fleet, ModelStatus, WorkerState, WorkerStatus};
 
 use crate::cli::StatusArgs;
 use crate::config::{base_url, one_secret};
@@ -37,7 +37,20 @@ fn table(fleet: &Fleet) -> String {
     let mut rows = vec![["WORKER", "STATE", "TRANSPORT", "TICKETS", "SPEED", "LEASE", "MODELS"].map(str::to_owned)];
     rows.extend(fleet.workers.iter().map(row));
     text.push_str(&aligned(&rows));
+    let said: Vec<String> = fleet.models.iter().flat_map(said_of).collect();
+    if !said.is_empty() {
+        text.push_str(&format!("\n{}\n", said.join("\n")));
+    }
     text
+}
+
+/// What the configuration says of a model, if anything.
+fn said_of(model: &ModelStatus) -> impl Iterator<Item = String> {
+    let ModelStatus { name, stands_for, fallbacks, policy, .. } = model;
+    let alias = (!stands_for.is_empty()).then(|| format!("{name} stands for {}", stands_for.join(", ")));
+    let others = (!fallbacks.is_empty()).then(|| format!("{name} falls back to {}", fallbacks.join(", ")));
+    let policy = policy.as_ref().map(|policy| format!("{name} has the policy {policy}"));
+    alias.into_iter().chain(others).chain(policy)
 }
 
 fn row(worker: &WorkerStatus) -> [String; 7] {
@@ -84,5 +97,16 @@ mod tests {
     fn columns_line_up() {
         let rows = [["a", "bb"], ["ccc", "d"]].map(|row| row.map(str::to_owned));
         assert_eq!(aligned(&rows), "a    bb\nccc  d\n");
+    }
+
+    #[test]
+    fn what_stands_behind_a_name_is_said() {
+        let names = |names: &[&str]| names.iter().map(|name| name.to_string()).collect();
+        let said = |model: ModelStatus| said_of(&model).collect::<Vec<_>>();
+        let plain = ModelStatus::bare("m", 1);
+        assert!(said(plain.clone()).is_empty());
+        assert_eq!(said(ModelStatus { stands_for: names(&["a", "b"]), ..plain.clone() }), ["m stands for a, b"]);
+        let both = ModelStatus { fallbacks: names(&["a"]), policy: Some("lottery".to_owned()), ..plain };
+        assert_eq!(said(both), ["m falls back to a", "m has the policy lottery"]);
     }
 }

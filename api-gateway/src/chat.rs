@@ -21,7 +21,7 @@ use crate::outgoing::{Outgoing, event_stream, json};
 use crate::state::{Caller, State, now_seconds};
 use crate::upstream::answer::Answer;
 use crate::upstream::passthrough::Raw;
-use crate::upstream::{Begun, Question};
+use crate::upstream::{Begun, Question, Whole};
 
 /// Characters of a prompt's start that say which worker may have it in a cache.
 const AFFINITY: usize = 256;
@@ -67,12 +67,12 @@ pub(crate) async fn create(
     let Some((request, _)) = question.read else {
         return Err(Problem::new(Kind::Bug, "an answer came to a request that was not read"));
     };
-    let head = head("chatcmpl", &request.model);
+    let head = head("chatcmpl", answer.model());
     if request.stream {
         return Ok(event_stream(chunked(answer, ChatChunks::new(head, &request))));
     }
-    let mut reply = ChatReply::new(head, request.generate.choices);
-    let events = Box::pin(answer.whole()).await?;
+    let Whole { model, answer: events } = Box::pin(answer.whole()).await?;
+    let mut reply = ChatReply::new(ReplyHead { model: model.to_string(), ..head }, request.generate.choices);
     for event in &events {
         reply.push(event);
     }
@@ -114,8 +114,11 @@ fn chunked(answer: Answer, chunks: ChatChunks) -> impl Stream<Item = Bytes> + Se
             if let Some(chunk) = ready.pop_front() {
                 return Some((chunk, (answer, chunks, ready)));
             }
-            let event = answer.next().await?;
-            ready.extend(chunks.event(&event.unwrap_or_else(|problem| Event::Failed { problem })));
+            let event = answer.next().await?.unwrap_or_else(|problem| Event::Failed { problem });
+            if matches!(event, Event::Started { .. }) {
+                chunks.answered_by(answer.model());
+            }
+            ready.extend(chunks.event(&event));
         }
     })
 }

@@ -57,7 +57,11 @@ async fn usual(state: &State) -> Result<String, Problem> {
 }
 
 fn only(models: Vec<ModelStatus>) -> Result<String, Problem> {
-    let mut names = models.into_iter().filter(|model| model.kind == Some(ModelKind::Moderate)).map(|model| model.name);
+    let mut names = models
+        .into_iter()
+        // An alias is no other model than those that it stands for.
+        .filter(|model| model.kind == Some(ModelKind::Moderate) && model.stands_for.is_empty())
+        .map(|model| model.name);
     match (names.next(), names.next()) {
         (Some(name), None) => Ok(name),
         (Some(first), Some(second)) => {

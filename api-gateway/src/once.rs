@@ -16,7 +16,7 @@ use crate::outgoing::{Outgoing, json};
 use crate::state::{Caller, State};
 use crate::upstream::call::Call;
 use crate::upstream::passthrough::Raw;
-use crate::upstream::{Begun, Question};
+use crate::upstream::{Begun, Question, Whole};
 
 /// Answers a request.
 ///
@@ -42,14 +42,14 @@ pub(crate) async fn answer<E: Endpoint>(
         None => asked.read().await?.model().to_owned(),
     };
     let job = state.upstream.job(caller, &model);
-    let response = match state.upstream.ask(&mut asked, job).await? {
+    let Whole { model, answer } = match state.upstream.ask(&mut asked, job).await? {
         Begun::Passed(response) => return Ok(response),
-        Begun::Ours(response) => response,
+        Begun::Ours(whole) => whole,
     };
     let Some((call, form)) = asked.read else {
         return Err(Problem::new(Kind::Bug, "an answer came to a request that was not read"));
     };
-    Ok(json(StatusCode::OK, &E::reply(head(E::PREFIX, &model), &call, form, response)?))
+    Ok(json(StatusCode::OK, &E::reply(head(E::PREFIX, &model), &call, form, answer)?))
 }
 
 /// A request as a client sent it, read when a worker wants it in our words.

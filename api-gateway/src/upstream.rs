@@ -27,6 +27,7 @@ pub(crate) mod view;
 pub(crate) mod watch;
 pub(crate) mod wire;
 
+use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -106,6 +107,14 @@ pub(crate) enum Begun<T> {
     Ours(T),
 }
 
+/// The whole of an answer, and who gave it.
+pub(crate) struct Whole<T> {
+    /// The model that answered: the one that the client named, or one that stands behind that name.
+    pub(crate) model: Arc<str>,
+    /// What it said.
+    pub(crate) answer: T,
+}
+
 /// A worker's answer, with its ticket.
 enum Opened<T> {
     Passed(Box<Passed>, Ticket),
@@ -116,8 +125,10 @@ enum Opened<T> {
 type Open<Q, T> = fn(Upstream, Arc<Peer>, Arc<Q>, Filled) -> BoxFuture<'static, Result<T, ClientError>>;
 
 /// What a request gets on its way to a worker.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 struct Filled {
+    /// The model that the worker knows.
+    model: Arc<str>,
     /// The seed of one that names none, so that another worker can go on with its answer.
     seed: u64,
     /// Time that the worker has for the whole answer.
@@ -345,7 +356,7 @@ impl Upstream {
                 },
                 None => {
                     let read = question.read().await.inspect_err(|_| ticket.end(Outcome::Done));
-                    let filled = job.filled();
+                    let filled = job.filled(&ticket);
                     let opened = open(self.clone(), Arc::clone(ticket.peer()), read?, filled);
                     match job.in_time(opened).await {
                         Ok(Ok(answer)) => return Ok(Opened::Ours(answer, ticket)),
@@ -386,7 +397,7 @@ impl Upstream {
             let opened = async {
                 match peer.transport {
                     Transport::Http => native::generate(&peer, self.authorization(), &filled.fill(&request)).await,
-                    Transport::FastChat => self.0.fastchat.generate(&peer.address, &request).await,
+                    Transport::FastChat => self.0.fastchat.generate(&peer.address, &filled.named(&request)).await,
                     Transport::Grpc => {
                         let worker = self.grpc(&peer.address, limit.max(self.0.config.inter_token_timeout));
                         Ok(worker.generate(&filled.fill(&request)).await?.boxed())
@@ -479,6 +490,7 @@ impl Upstream {
         let usual = config.dispatch_wait + config.connect_timeout * 2;
         let limit = usual.min(left / 2);
         let dispatch = Dispatch {
+            exact: job.exact,
             affinity: job.affinity,
             priority: job.priority,
             key: job.key.as_ref().map(|key| key.name.clone()),
@@ -506,20 +518,30 @@ impl Upstream {
 
     /// A worker of the last known fleet; the controller is told of the request when it is back.
     fn choose_from_view(&self, job: &Job, trust: Trust) -> Option<Ticket> {
-        let wanted = Wanted { model: &job.model, exclude: &job.tried, transports: job.transports, trust };
-        let peer = self.0.view.choose(&wanted, &self.0.peers, Instant::now())?;
+        let wanted =
+            Wanted { model: &job.model, exact: job.exact, exclude: &job.tried, transports: job.transports, trust };
+        let (peer, model) = self.0.view.choose(&wanted, &self.0.peers, Instant::now())?;
         tracing::debug!(request_id = %job.request_id, worker = %peer.id, "dispatched from the last known fleet");
-        Some(self.0.link.take(peer, Arc::clone(&job.model), job.key.clone()))
+        let model = model.map_or_else(|| Arc::clone(&job.model), Arc::from);
+        Some(self.0.link.take(peer, model, job.key.clone()))
     }
 }
 
 impl Filled {
     /// The request as a worker gets it.
-    fn fill(self, request: &GenerateRequest) -> GenerateRequest {
-        let mut filled = request.clone();
+    fn fill(&self, request: &GenerateRequest) -> GenerateRequest {
+        let mut filled = self.named(request).into_owned();
         filled.sampling.seed.get_or_insert(self.seed);
         filled.timeout_ms = self.timeout_ms;
         filled
+    }
+
+    /// The request for the model that the worker knows.
+    fn named<'a>(&self, request: &'a GenerateRequest) -> Cow<'a, GenerateRequest> {
+        if *request.model == *self.model {
+            return Cow::Borrowed(request);
+        }
+        Cow::Owned(GenerateRequest { model: self.model.to_string(), ..request.clone() })
     }
 }
 

@@ -5,12 +5,14 @@
 //! there is room, and nobody who comes later takes room from one who waits.
 
 mod refusal;
+mod wish;
 
 #[cfg(test)]
 mod properties;
 #[cfg(test)]
 mod tests;
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use muster_shared::control::{Grant, Outcome, Release};
@@ -20,8 +22,10 @@ use rand::rngs::StdRng;
 
 use crate::config::QueueConfig;
 use crate::estimate::Estimates;
+use crate::names::Names;
 use crate::queue::{Newcomer, Place, Queue, Turn};
-use crate::registry::{Asker, Denial, Holder, Lack, Registry, Request, millis};
+use crate::registry::{Asker, Denial, Holder, Registry, millis};
+use wish::{Shortage, Wish};
 
 /// Time between two looks for what may be forgotten, if not a shorter heartbeat. A controller that runs looks at the clock
 /// as often.
@@ -41,6 +45,7 @@ pub(crate) struct Desk<R> {
     registry: Registry,
     queue: Queue<Waiting<R>>,
     estimates: Estimates,
+    names: Arc<Names>,
     rng: StdRng,
     max_wait: Duration,
     /// When one without a live worker shall ask again: a heartbeat, in which workers come back.
@@ -65,7 +70,7 @@ pub(crate) struct Setup {
 /// One who waits.
 #[derive(Debug)]
 struct Waiting<R> {
-    asker: Asker,
+    wish: Wish,
     reply: R,
     /// Whether its own time ends its wait.
     hurried: bool,
@@ -98,6 +103,7 @@ impl<R> Desk<R> {
             registry,
             queue: Queue::new(setup.queue, now),
             estimates: Estimates::default(),
+            names: Arc::default(),
             rng: setup.rng,
             max_wait: setup.queue.max_wait,
             retry_absent: setup.heartbeat,
@@ -105,6 +111,16 @@ impl<R> Desk<R> {
             closed: false,
             answers: Vec::new(),
         }
+    }
+
+    /// The same desk, at which these names can be asked for.
+    pub(crate) fn with_names(self, names: Names) -> Self {
+        Self { names: Arc::new(names), ..self }
+    }
+
+    /// What stands behind names.
+    pub(crate) fn names(&self) -> &Names {
+        &self.names
     }
 
     /// Notes that the controller runs. After it stood still, as a process or its machine may, the silence of all others
@@ -143,25 +159,26 @@ impl<R> Desk<R> {
             self.answers.push((reply, Err(refusal::late())));
             return None;
         }
-        let lack = match self.registry.grant(&asker, &mut self.rng, now) {
+        let wish = self.wish(asker, now);
+        let shortage = match self.grant(&wish, now) {
             Ok(grant) => {
                 self.answers.push((reply, Ok(grant)));
                 return None;
             }
-            Err(lack) => lack,
+            Err(shortage) => shortage,
         };
         let patience = Patience { wait: patience.wait.min(self.max_wait), ..patience };
-        if self.closed || patience.wait.is_zero() || lack == Lack::Worker {
-            let problem = if self.closed { closing() } else { self.problem(&asker, Duration::ZERO, now) };
+        if self.closed || patience.wait.is_zero() || shortage == Shortage::Worker {
+            let problem = if self.closed { closing() } else { self.problem(&wish, Duration::ZERO, now) };
             self.answers.push((reply, Err(problem)));
             return None;
         }
-        self.queue_up(asker, patience, reply, now)
+        self.queue_up(wish, patience, reply, now)
     }
 
     /// Lets a request wait, if that is not in vain.
-    fn queue_up(&mut self, asker: Asker, patience: Patience, reply: R, now: Instant) -> Option<Place> {
-        let (model, key) = (asker.request.model.clone(), asker.key.clone());
+    fn queue_up(&mut self, wish: Wish, patience: Patience, reply: R, now: Instant) -> Option<Place> {
+        let (model, key) = (wish.asker.request.model.clone(), wish.asker.key.clone());
         let hurried = patience.deadline.is_some_and(|left| left <= patience.wait);
         let newcomer = Newcomer {
             model: &model,
@@ -171,17 +188,18 @@ impl<R> Desk<R> {
             since: now,
             deadline: now + patience.deadline.map_or(patience.wait, |left| left.min(patience.wait)),
         };
-        if let Some(problem) = self.hopeless(&asker, &newcomer, patience, now) {
+        if let Some(problem) = self.hopeless(&wish.asker, &newcomer, patience, now) {
             self.answers.push((reply, Err(problem)));
             return None;
         }
         if self.queue.len_of(&model) == 0 {
             self.estimates.begun(&model);
         }
-        match self.queue.push(&newcomer, Waiting { asker, reply, hurried }) {
+        match self.queue.push(&newcomer, Waiting { wish, reply, hurried }) {
             Ok(place) => Some(place),
-            Err((full, Waiting { asker, reply, .. })) => {
-                let problem = refusal::bounded(full, &asker, self.problem(&asker, Duration::ZERO, now));
+            Err((full, Waiting { wish, reply, .. })) => {
+                let no_room = self.problem(&wish, Duration::ZERO, now);
+                let problem = refusal::bounded(full, &wish.asker, no_room);
                 self.answers.push((reply, Err(problem)));
                 None
             }
@@ -261,15 +279,17 @@ impl<R> Desk<R> {
     /// Answers those for whom there is room, in their order, then those whose wait is over.
     fn serve_waiting(&mut self, now: Instant) {
         self.registry.settle(now);
+        let names = Arc::clone(&self.names);
         for model in self.registry.take_changed() {
             self.serve_model(&model, now);
+            names.relieves(&model).iter().for_each(|relieved| self.serve_model(relieved, now));
         }
         while let Some(waiter) = self.queue.pop_expired(now) {
-            let Waiting { asker, reply, hurried } = waiter.item;
+            let Waiting { wish, reply, hurried } = waiter.item;
             let waited = now.saturating_duration_since(waiter.since);
             let problem = match hurried {
-                true => refusal::waited_in_vain(&asker, waited),
-                false => self.problem(&asker, waited, now),
+                true => refusal::waited_in_vain(&wish.asker, waited),
+                false => self.problem(&wish, waited, now),
             };
             self.answers.push((reply, Err(problem)));
         }
@@ -277,24 +297,24 @@ impl<R> Desk<R> {
 
     fn serve_model(&mut self, model: &str, now: Instant) {
         // What those asked for who found no room: whoever asks for the same finds none either, and keeps its place.
-        let mut denied: Vec<Request> = Vec::new();
+        let mut denied: Vec<Wish> = Vec::new();
         loop {
             let in_flight = |key: &_| self.registry.held_by(model, key);
-            let fits = |waiting: &Waiting<R>| !denied.iter().any(|denied| denied.is_like(&waiting.asker.request));
+            let fits = |waiting: &Waiting<R>| !denied.iter().any(|denied| denied.is_like(&waiting.wish));
             let turn = Turn { now, in_flight: &in_flight, fits: &fits };
             let Some((place, waiter)) = self.queue.next(model, &turn) else { return };
-            let asker = &waiter.item.asker;
-            let (waiter, answer) = match self.registry.grant(asker, &mut self.rng, now) {
+            let wish = &waiter.item.wish;
+            let (waiter, answer) = match wish.grant(&mut self.registry, &self.names, &mut self.rng, now) {
                 Ok(grant) => {
                     self.estimates.departed(model, now);
                     (self.queue.serve(&place, now), Ok(grant))
                 }
-                Err(Lack::Room) => {
-                    denied.push(asker.request.clone());
+                Err(Shortage::Room | Shortage::RoomElsewhere) => {
+                    denied.push(wish.clone());
                     continue;
                 }
-                Err(Lack::Worker) => {
-                    let problem = self.problem(asker, now.saturating_duration_since(waiter.since), now);
+                Err(Shortage::Worker) => {
+                    let problem = self.problem(wish, now.saturating_duration_since(waiter.since), now);
                     (self.queue.remove(&place), Err(problem))
                 }
             };
@@ -302,8 +322,8 @@ impl<R> Desk<R> {
         }
     }
 
-    /// Why a request is refused, in words.
-    fn problem(&self, asker: &Asker, waited: Duration, now: Instant) -> Problem {
+    /// Why a request for one model is refused, in words.
+    fn problem_of_one(&self, asker: &Asker, waited: Duration, now: Instant) -> Problem {
         let model = &asker.request.model;
         match self.registry.denial(&asker.request, now).expect("whoever could be served has been") {
             Denial::UnknownModel => self.unknown_model(model, now),

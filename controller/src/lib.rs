@@ -11,6 +11,7 @@
 //! * [`config`]: what it can be told.
 //! * `registry`: workers, leases judged when read, circuit breakers, tickets.
 //! * [`dispatch`]: the policies, by name.
+//! * [`names`]: aliases, fallbacks, and the policies of single models.
 //! * `queue`: the bounded waiting queue, fair between keys; `estimate`: how long it takes.
 //! * `desk`: the three together; every rule ends here, and none of it does I/O.
 //! * `service`: the lock, the replies to those who wait, and the clock.
@@ -30,6 +31,7 @@ mod fixtures;
 mod http;
 mod link;
 mod metrics;
+pub mod names;
 pub mod offline;
 mod outbound;
 mod queue;

@@ -25,7 +25,7 @@ impl Offline {
     /// A controller that knows no worker. Checks that need a network are left out; all else is as configured.
     pub fn new(config: &Config, seed: u64, now: Instant) -> Self {
         let setup = Setup { queue: config.queue, heartbeat: config.lease.heartbeat, rng: StdRng::seed_from_u64(seed) };
-        Self { desk: Desk::new(Registry::new(config.rules()), setup, now) }
+        Self { desk: Desk::new(Registry::new(config.rules()), setup, now).with_names(config.names.clone()) }
     }
 
     /// `POST /register`.

@@ -79,7 +79,7 @@ impl Service {
         let started = Instant::now();
         let setup = Setup { queue: config.queue, heartbeat: config.lease.heartbeat, rng: rand::make_rng() };
         Self {
-            desk: Mutex::new(Desk::new(Registry::new(config.rules()), setup, started)),
+            desk: Mutex::new(Desk::new(Registry::new(config.rules()), setup, started).with_names(config.names.clone())),
             links: Links::default(),
             wake: Notify::new(),
             refresh: Notify::new(),
@@ -137,7 +137,7 @@ impl Service {
             policy: self.policy.to_string(),
             waiting: u32::try_from(desk.waiting()).unwrap_or(u32::MAX),
             workers: desk.registry().workers(now),
-            models: desk.registry().models(now),
+            models: desk.names().list(desk.registry().models(now)),
         }
     }
 

@@ -41,8 +41,10 @@ pub(crate) enum Verdict {
 pub(crate) struct Job {
     /// Name for logs.
     pub(crate) request_id: Arc<str>,
-    /// The model's name.
+    /// The model's name, as the client gave it; that of another once [`Job::stay`] has said so.
     pub(crate) model: Arc<str>,
+    /// Whether no other model will do.
+    pub(super) exact: bool,
     /// Hash of the start of the prompt.
     pub(crate) affinity: Option<u64>,
     /// Higher goes first when requests wait.
@@ -94,6 +96,7 @@ impl Job {
         Self {
             request_id,
             model,
+            exact: false,
             affinity: None,
             priority: 0,
             patient: false,
@@ -175,6 +178,12 @@ impl Job {
         }
     }
 
+    /// From now on only that model will do: what it has begun, no other can go on with.
+    pub(crate) fn stay(&mut self, model: Arc<str>) {
+        self.model = model;
+        self.exact = true;
+    }
+
     /// A worker has made progress: what failed before does not count any more.
     pub(super) fn progressed(&mut self) {
         if self.last.take().is_some() {
@@ -183,9 +192,10 @@ impl Job {
         }
     }
 
-    /// What the request gets on its way to a worker.
-    pub(super) fn filled(&self) -> Filled {
-        Filled { seed: self.seed, timeout_ms: self.whole.then(|| millis(self.time_left())) }
+    /// What the request gets on its way to the worker of a ticket.
+    pub(super) fn filled(&self, ticket: &Ticket) -> Filled {
+        let timeout_ms = self.whole.then(|| millis(self.time_left()));
+        Filled { model: Arc::clone(ticket.model()), seed: self.seed, timeout_ms }
     }
 
     /// Time to the deadline.
@@ -449,23 +459,23 @@ mod tests {
     async fn a_worker_is_told_the_time_left_where_the_whole_answer_has_a_deadline() {
         let request = GenerateRequest::new("m", Prompt::Text("hi".to_owned()));
         let streamed = job(1, MINUTE);
-        assert_eq!(streamed.filled().fill(&request).timeout_ms, None);
+        assert_eq!(streamed.filled(&ticket()).fill(&request).timeout_ms, None);
         let whole = Job { whole: true, ..streamed };
-        let left = whole.filled().fill(&request).timeout_ms.expect("a time");
+        let left = whole.filled(&ticket()).fill(&request).timeout_ms.expect("a time");
         assert!((1..=60_000).contains(&left), "{left}");
         let late = Job { deadline: Instant::now(), ..whole };
-        assert_eq!(late.filled().fill(&request).timeout_ms, Some(0));
+        assert_eq!(late.filled(&ticket()).fill(&request).timeout_ms, Some(0));
     }
 
     #[tokio::test]
     async fn every_worker_of_a_request_gets_the_same_seed() {
         let mut request = GenerateRequest::new("m", Prompt::Text("hi".to_owned()));
         let job = job(1, MINUTE);
-        let seed = job.filled().fill(&request).sampling.seed;
+        let seed = job.filled(&ticket()).fill(&request).sampling.seed;
         assert!(seed.is_some());
-        assert_eq!(job.filled().fill(&request).sampling.seed, seed);
+        assert_eq!(job.filled(&ticket()).fill(&request).sampling.seed, seed);
         request.sampling.seed = Some(7);
-        assert_eq!(job.filled().fill(&request).sampling.seed, Some(7), "the client's own");
+        assert_eq!(job.filled(&ticket()).fill(&request).sampling.seed, Some(7), "the client's own");
     }
 
     #[tokio::test(start_paused = true)]

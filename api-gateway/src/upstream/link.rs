@@ -75,6 +75,7 @@ struct Desk {
 #[derive(Debug)]
 struct Holding {
     peer: Arc<Peer>,
+    /// As the worker knows it.
     model: Arc<str>,
     key: Option<Arc<ApiKey>>,
 }
@@ -82,6 +83,7 @@ struct Holding {
 /// One dispatch without an answer.
 #[derive(Debug)]
 struct Waiting {
+    /// As it was asked for.
     model: Arc<str>,
     key: Option<Arc<ApiKey>>,
     sender: oneshot::Sender<Answer>,
@@ -126,13 +128,13 @@ impl ControllerLink {
 
     /// A ticket for a request that the controller was not asked about.
     pub(crate) fn take(&self, peer: Arc<Peer>, model: Arc<str>, key: Option<Arc<ApiKey>>) -> Ticket {
-        let (id, holding) = (TicketId::new(), Holding { peer: Arc::clone(&peer), model, key });
+        let (id, holding) = (TicketId::new(), Holding { peer: Arc::clone(&peer), model: Arc::clone(&model), key });
         {
             let mut desk = self.lock();
             desk.held.insert(id, holding);
             desk.unclaimed.push(id);
         }
-        Ticket::new(id, peer, self.clone())
+        Ticket::new(id, peer, model, self.clone())
     }
 
     /// A request has ended.
@@ -297,16 +299,22 @@ impl ControllerLink {
     fn hear(&self, tell: Tell) {
         match tell {
             Tell::Grant { id, grant } => {
-                let Grant { ticket: ticket_id, worker, address, transport, model: _ } = grant;
+                let Grant { ticket: ticket_id, worker, address, transport, model } = grant;
                 let peer = self.0.peers.get(&worker, &address, transport);
-                let sender = {
+                let other = model.map(Arc::from);
+                let (model, sender) = {
                     let mut desk = self.lock();
-                    desk.asked.remove(&id).map(|Waiting { model, key, sender }| {
-                        desk.held.insert(ticket_id, Holding { peer: Arc::clone(&peer), model, key });
-                        sender
-                    })
+                    match desk.asked.remove(&id) {
+                        Some(Waiting { model, key, sender }) => {
+                            let model = other.unwrap_or(model);
+                            let holding = Holding { peer: Arc::clone(&peer), model: Arc::clone(&model), key };
+                            desk.held.insert(ticket_id, holding);
+                            (model, Some(sender))
+                        }
+                        None => (other.unwrap_or_default(), None), // nobody will ask the worker for it
+                    }
                 };
-                let ticket = Ticket::new(ticket_id, peer, self.clone());
+                let ticket = Ticket::new(ticket_id, peer, model, self.clone());
                 answer(sender, Ok(ticket));
             }
             Tell::Refusal { id, problem } => {

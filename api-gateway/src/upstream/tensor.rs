@@ -98,10 +98,13 @@ impl Upstream {
     fn open_infer(
         self,
         peer: Arc<Peer>,
-        request: Arc<InferRequest>,
-        _: Filled,
+        mut request: Arc<InferRequest>,
+        filled: Filled,
     ) -> BoxFuture<'static, Result<InferResponse, ClientError>> {
         Box::pin(async move {
+            if *request.model != *filled.model {
+                Arc::make_mut(&mut request).model = filled.model.to_string();
+            }
             match peer.transport {
                 Transport::Http => http::infer(&peer, self.authorization(), &request).await,
                 Transport::Grpc => self.grpc(&peer.address, self.0.config.request_timeout).infer(&request).await,
@@ -114,12 +117,12 @@ impl Upstream {
         self,
         peer: Arc<Peer>,
         lookup: Arc<Lookup>,
-        _: Filled,
+        filled: Filled,
     ) -> BoxFuture<'static, Result<Found, ClientError>> {
         Box::pin(async move {
-            let (model, version) = (lookup.model.as_str(), lookup.version.as_deref());
+            let (model, version) = (&*filled.model, lookup.version.as_deref());
             match peer.transport {
-                Transport::Http => http::look_up(&peer, self.authorization(), &lookup).await,
+                Transport::Http => http::look_up(&peer, self.authorization(), model, &lookup).await,
                 Transport::Grpc => {
                     let worker = self.grpc(&peer.address, self.0.config.request_timeout);
                     Ok(match lookup.about {

@@ -217,7 +217,7 @@ impl World {
         let asker = Asker {
             holder,
             key: KEYS[key].map(Into::into),
-            request: Request { model, affinity: None, exclude, transports: Vec::new() },
+            request: Request { model, exact: false, affinity: None, exclude, transports: Vec::new() },
         };
         let reply = self.asked;
         self.asked += 1;

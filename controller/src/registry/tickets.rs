@@ -44,6 +44,8 @@ pub(super) struct Ticket {
 pub(crate) struct Request {
     /// The model's name.
     pub(crate) model: String,
+    /// Whether no other model will do.
+    pub(crate) exact: bool,
     /// Hash of the start of the prompt.
     pub(crate) affinity: Option<u64>,
     /// Workers that must not be chosen.
@@ -55,11 +57,11 @@ pub(crate) struct Request {
 impl Request {
     /// One in FastChat's words, which only workers that speak it at their address understand.
     pub(crate) fn of_fastchat(model: String) -> Self {
-        Self { model, affinity: None, exclude: Vec::new(), transports: SPEAK_FASTCHAT.to_vec() }
+        Self { model, exact: false, affinity: None, exclude: Vec::new(), transports: SPEAK_FASTCHAT.to_vec() }
     }
 
     /// Whether it can be said to that worker.
-    fn is_spoken_by(&self, worker: &Worker) -> bool {
+    pub(super) fn is_spoken_by(&self, worker: &Worker) -> bool {
         self.transports.is_empty() || self.transports.contains(&worker.transport)
     }
 
@@ -272,8 +274,13 @@ impl Registry {
 
     /// Where those sit that the request excludes, each once.
     fn seats(&self, request: &Request) -> Vec<Seat> {
-        let slots = request.exclude.iter().filter_map(|id| self.by_id.get(id));
-        let offers = slots.filter_map(|&slot| self.workers[slot].offer(&request.model));
+        self.seats_of(&request.model, &request.exclude)
+    }
+
+    /// Where those workers sit among those of a model, each once.
+    pub(super) fn seats_of(&self, model: &str, workers: &[WorkerId]) -> Vec<Seat> {
+        let slots = workers.iter().filter_map(|id| self.by_id.get(id));
+        let offers = slots.filter_map(|&slot| self.workers[slot].offer(model));
         let mut seats: Vec<Seat> = offers.filter_map(|offer| offer.place.as_ref().map(|place| place.seat)).collect();
         seats.sort_unstable();
         seats.dedup();
