@@ -18,7 +18,7 @@ use crate::state::State;
 pub(crate) async fn require_key(Shared(state): Shared<State>, request: Request, next: Next) -> Response {
     match check(&state.keys, request.headers()) {
         Ok(key) => {
-            note(&Span::current(), key.as_deref());
+            note(Span::current, key.as_deref());
             next.run(request).await
         }
         Err(problem) => crate::outgoing::into_axum(error::response(&problem)),
@@ -47,10 +47,10 @@ pub(crate) fn check(keys: &[Arc<ApiKey>], headers: &HeaderMap) -> Result<Option<
     Err(Problem::new(Kind::BadKey, message))
 }
 
-/// Names a request's key in its span.
-pub(crate) fn note(span: &Span, key: Option<&ApiKey>) {
+/// Names a request's key in its span, which is not sought where nobody reads it.
+pub(crate) fn note(span: impl FnOnce() -> Span, key: Option<&ApiKey>) {
     if let Some(key) = key.filter(|_| tracing::enabled!(Level::DEBUG)) {
-        span.record("key", key.name.as_str());
+        span().record("key", key.name.as_str());
     }
 }
 

@@ -107,7 +107,7 @@ where
     let mut caller = Caller { id, key: None, until: patience::of(request.headers(), begun) };
     if !inference::is_open(route, request.uri().path()) {
         caller.key = auth::check(&state.keys, request.headers())?;
-        auth::note(&Span::current(), caller.key.as_deref());
+        auth::note(Span::current, caller.key.as_deref());
     }
     via::check(request.headers(), state.upstream.via())?;
     let (head, incoming) = request.into_parts();

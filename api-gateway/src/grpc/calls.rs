@@ -111,7 +111,7 @@ where
     F: Future<Output = Result<T, Problem>>,
 {
     let observed = Observed::begin(route, metadata.as_ref());
-    auth::note(&observed.span, key.as_deref());
+    auth::note(|| observed.span.clone(), key.as_deref());
     let until = patience::of(metadata.as_ref(), observed.begun);
     let caller = Caller { id: observed.id.clone(), key, until };
     let work = AssertUnwindSafe(work(caller).instrument(observed.span.clone())).catch_unwind().await;
