@@ -244,9 +244,12 @@ impl<R> Desk<R> {
                 let message = format!("every live worker of the model `{model}` ({excluded}) has failed this request");
                 Problem::new(Kind::NoWorker, message).with_retry_after_ms(millis(self.retry_absent))
             }
-            Denial::NoRoom { full, open } => {
+            Denial::NoRoom { full, open, paused } => {
                 let mut message =
                     format!("no worker of the model `{model}` has room: {full} full, {open} suspended after failures");
+                if paused > 0 {
+                    message += &format!(", {paused} paused, their machines being short of processors or memory");
+                }
                 if !waited.is_zero() {
                     message += &format!("; the request waited {} ms", millis(waited));
                 }

@@ -18,7 +18,7 @@ use tower_http::trace::TraceLayer;
 
 use crate::config::Config;
 use crate::desk::Patience;
-use crate::registry::{Asker, Holder, Origin, Request};
+use crate::registry::{Asker, Holder, Origin, Request, check_measures};
 use crate::service::Service;
 use crate::{fastchat, link, metrics, registration};
 
@@ -83,11 +83,13 @@ pub(crate) fn report_registration<T>(result: &Result<T, Problem>) {
 }
 
 async fn heartbeat(State(service): Shared, Body(beat): Body<Heartbeat>) -> Reply<HeartbeatReply> {
-    let reply = service.change(|registry, now| registry.heartbeat(&beat, now));
+    let checked = check_measures(&beat);
+    let reply = checked.and_then(|()| service.change(|registry, now| registry.heartbeat(&beat, now)));
     metrics::beaten(match &reply {
         Ok(HeartbeatReply::Renewed(_)) => "renewed",
         Ok(HeartbeatReply::Unknown) => "unknown",
-        Err(_) => "stale",
+        Err(problem) if problem.kind == Kind::Stale => "stale",
+        Err(_) => "refused",
     });
     if let Err(problem) = &reply {
         tracing::warn!(%problem, "a heartbeat was refused");
