@@ -25,6 +25,7 @@ use crate::estimate::Estimates;
 use crate::names::Names;
 use crate::queue::{Newcomer, Place, Queue, Turn};
 use crate::registry::{Asker, Denial, Holder, Registry, millis};
+use refusal::Crowd;
 use wish::{Shortage, Wish};
 
 /// Time between two looks for what may be forgotten, if not a shorter heartbeat. A controller that runs looks at the clock
@@ -335,13 +336,8 @@ impl<R> Desk<R> {
                 let message = format!("every live worker of the model `{model}` ({excluded}) has failed this request");
                 Problem::new(Kind::NoWorker, message).with_retry_after_ms(millis(self.retry_absent))
             }
-            Denial::NoRoom { full, open } => {
-                let mut message =
-                    format!("no worker of the model `{model}` has room: {full} full, {open} suspended after failures");
-                if !waited.is_zero() {
-                    message += &format!("; the request waited {} ms", millis(waited));
-                }
-                Problem::new(Kind::Overloaded, message).with_retry_after_ms(millis(RETRY_FULL))
+            Denial::NoRoom { full, open, paused } => {
+                refusal::overloaded(&format!("the model `{model}`"), Crowd { full, open, paused }, waited)
             }
         }
     }

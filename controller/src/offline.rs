@@ -13,7 +13,7 @@ use rand::rngs::StdRng;
 use crate::config::Config;
 use crate::desk::{Desk, Setup};
 use crate::http::question;
-use crate::registry::{Holder, Origin, Registry};
+use crate::registry::{Holder, Origin, Registry, check_measures};
 
 /// A controller whose time is told by its caller and whose chance is a seed: the same calls give the same answers.
 #[derive(Debug)]
@@ -41,6 +41,7 @@ impl Offline {
     /// # Errors
     /// What the registry refuses.
     pub fn heartbeat(&mut self, beat: &Heartbeat, now: Instant) -> Result<HeartbeatReply, Problem> {
+        check_measures(beat)?;
         self.desk.change(now, |registry| registry.heartbeat(beat, now))
     }
 

@@ -35,7 +35,7 @@ impl Fixture {
     fn with(names: Names) -> Self {
         let now = Instant::now();
         let setup = Setup {
-            queue: QueueConfig { limit: 100, max_wait: secs(10) },
+            queue: QueueConfig { limit: 100, max_wait: secs(10), ..QueueConfig::default() },
             heartbeat: secs(5),
             rng: StdRng::seed_from_u64(1),
         };
