@@ -19,7 +19,7 @@ use crate::openai::ReplyHead;
 use crate::openai::completion::{CompletionChunks, CompletionReply, CompletionRequest};
 use crate::openai::peek::Peek;
 use crate::outgoing::{Outgoing, event_stream, json};
-use crate::state::{RequestId, State};
+use crate::state::{Caller, State};
 use crate::upstream::answer::Answer;
 use crate::upstream::passthrough::Raw;
 use crate::upstream::{Begun, Question, Whole};
@@ -33,11 +33,11 @@ const AT_ONCE: usize = 8;
 /// In words for the client.
 pub(crate) async fn create(
     state: &State,
-    id: &RequestId,
+    caller: &Caller,
     headers: HeaderMap,
     body: Bytes,
 ) -> Result<Response<Outgoing>, Problem> {
-    let mut question = Texts { id: Arc::clone(&id.0), body: body.clone(), raw: None, read: None };
+    let mut question = Texts { id: Arc::clone(&caller.id.0), body: body.clone(), raw: None, read: None };
     let peek = Peek::parse(&body);
     if let Some(peek) = &peek {
         state.upstream.check(&peek.model, Route::Completions)?;
@@ -54,7 +54,7 @@ pub(crate) async fn create(
             (read.request.model.clone(), read.request.priority, !read.request.stream)
         }
     };
-    let mut job = state.upstream.job(&id.0, &model);
+    let mut job = state.upstream.job(caller, &model);
     (job.priority, job.whole) = (priority, whole);
     job.affinity = question.read.as_ref().and_then(|read| affinity(&read.first));
     let mut first = match state.upstream.generate(&mut question, job).await? {
@@ -67,7 +67,7 @@ pub(crate) async fn create(
     if !others.is_empty() {
         first.stay(); // one model answers all prompts of a request
     }
-    let prompts = Prompts { state: state.clone(), id: Arc::clone(&id.0), model, priority, whole };
+    let prompts = Prompts { state: state.clone(), caller: caller.clone(), model, priority, whole };
     if request.stream {
         let chunks = CompletionChunks::new(head, &request);
         return Ok(event_stream(chunked(prompts.events(first, others), chunks)));
@@ -127,7 +127,7 @@ type Numbered = (usize, Whole<Vec<Event>>);
 #[derive(Clone)]
 struct Prompts {
     state: State,
-    id: Arc<str>,
+    caller: Caller,
     /// The model that answers the first.
     model: Arc<str>,
     priority: i8,
@@ -141,7 +141,7 @@ impl Prompts {
     /// The first is refused when the fleet is full, as any request is. The others then wait for room, which may be
     /// their own siblings': half an answer is worth nothing.
     async fn start(&self, request: GenerateRequest) -> Result<Answer, Problem> {
-        let mut job = self.state.upstream.job(&self.id, &request.model);
+        let mut job = self.state.upstream.job(&self.caller, &request.model);
         job.stay(Arc::clone(&self.model));
         job.priority = self.priority;
         job.patient = true;

@@ -139,10 +139,10 @@ pub(crate) fn question(dispatch: Dispatch) -> (Asker, Patience) {
 }
 
 async fn release(State(service): Shared, Body(Releases { gateway, releases }): Body<Releases>) -> Json<Value> {
-    service.change(|registry, now| {
-        registry.renew(gateway, now);
+    service.with(|desk, now| {
+        desk.change(now, |registry| registry.renew(gateway, now));
         for release in &releases {
-            registry.release(Holder::Gateway(gateway), release, now);
+            desk.release(Holder::Gateway(gateway), release, now);
         }
     });
     releases.iter().for_each(|release| metrics::released(release.outcome));

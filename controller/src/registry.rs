@@ -47,6 +47,7 @@ mod tests;
 
 use agenda::Agenda;
 use gateways::Gateways;
+pub(crate) use pool::Key;
 use pool::Pools;
 use tickets::Ticket;
 pub(crate) use tickets::{Asker, Denial, Holder, Lack, Request};
