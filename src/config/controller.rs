@@ -111,8 +111,8 @@ pub(crate) struct ControllerSection {
 impl ControllerSection {
     /// What is not said here is taken from `other`.
     pub(crate) fn or(self, other: Self) -> Self {
-        or!(self, other; host, port, policy, aliases, fallbacks, policies, heartbeat, missed_beats,
-            fastchat_expiration, queue_limit, queue_limit_per_model, queue_limit_per_key, queue_wait,
+        or!(self, other; host, port, policy, aliases, fallbacks, policies, heartbeat, missed_beats, fastchat_expiration,
+            queue_limit, queue_limit_per_model, queue_limit_per_key, queue_wait,
             breaker_failures, breaker_pause, body_limit, drain, insecure; (fleet_token, fleet_token_file))
     }
 

@@ -239,7 +239,9 @@ impl Memory {
             self.before.extend(workers.map(|worker| (worker.id.clone(), (worker, now))));
             let named = |model: &ModelStatus| !(model.stands_for.is_empty() && model.fallbacks.is_empty());
             let names: Vec<_> = old.models.into_iter().filter(named).collect();
-            self.names_before = Some((names, now)).filter(|(names, _)| !names.is_empty());
+            if !names.is_empty() {
+                self.names_before = Some((names, now));
+            }
         }
         for worker in &fleet.workers {
             self.before.remove(&worker.id); // what this one knows counts
@@ -523,7 +525,9 @@ mod tests {
     fn names_outlive_the_controller_as_its_workers_do() {
         let (view, now) = (View::default(), Instant::now());
         view.note(named(Epoch::new(), vec![serving("wa", "a")]), now);
-        view.note(fleet(Epoch::new(), Vec::new()), now);
+        for _ in 0..2 {
+            view.note(fleet(Epoch::new(), Vec::new()), now); // one that has heard of nobody yet, twice in a row
+        }
         let chat = Wanted { model: "chat", ..any(Trust::AfterRestart) };
         assert_eq!(draws(&view, chat, now), [("wa".to_owned(), Some("a".to_owned()))]);
         assert!(view.models(now).iter().any(|model| model.name == "chat"));

@@ -20,6 +20,9 @@ const KEYS: [Option<&str>; 3] = [None, Some("a"), Some("b")];
 const BOUNDS: QueueConfig =
     QueueConfig { limit: 5, per_model: Some(4), per_key: Some(2), max_wait: Duration::from_secs(6) };
 
+/// What is asked for: two models, an alias, and a model that only a fallback serves.
+const MODELS: [&str; 4] = ["m", "n", "chat", "big"];
+
 #[derive(Debug, Clone)]
 enum Command {
     Register {
@@ -37,7 +40,7 @@ enum Command {
     Deregister(usize),
     Ask {
         gateway: usize,
-        other_model: bool,
+        model: usize,
         key: usize,
         wait: u64,
         /// Time left; a small one is none.
@@ -89,15 +92,15 @@ fn machines() -> impl Strategy<Value = (f64, f64)> {
 fn commands() -> impl Strategy<Value = Command> {
     let left = proptest::option::weighted(0.3, (0..9000_u64).prop_map(|left| left.saturating_sub(500)));
     let time = (0..9000_u64, left, -2..3_i8);
-    let ask = (0..GATEWAYS, any::<bool>(), 0..KEYS.len(), time, proptest::option::weighted(0.3, 0..WORKERS));
+    let ask = (0..GATEWAYS, 0..MODELS.len(), 0..KEYS.len(), time, proptest::option::weighted(0.3, 0..WORKERS));
     prop_oneof![
         4 => (0..WORKERS, any::<bool>()).prop_map(|(worker, newer)| Command::Register { worker, newer }),
         4 => (0..WORKERS, proptest::option::weighted(0.8, 0..4_u32), proptest::option::weighted(0.7, machines()))
             .prop_map(|(worker, running, machine)| Command::Heartbeat { worker, running, machine }),
         1 => (0..WORKERS).prop_map(Command::Drain),
         1 => (0..WORKERS).prop_map(Command::Deregister),
-        10 => ask.prop_map(|(gateway, other_model, key, (wait, left, priority), exclude)| {
-            Command::Ask { gateway, other_model, key, wait, left, priority, exclude }
+        10 => ask.prop_map(|(gateway, model, key, (wait, left, priority), exclude)| {
+            Command::Ask { gateway, model, key, wait, left, priority, exclude }
         }),
         2 => Just(Command::Lookup),
         8 => (any::<usize>(), outcomes()).prop_map(|(nth, outcome)| Command::Release { nth, outcome }),
@@ -155,7 +158,7 @@ impl World {
         let setup = Setup { queue: BOUNDS, heartbeat: secs(5), rng: StdRng::seed_from_u64(1) };
         let registry = Registry::new(rules());
         Self {
-            desk: Desk::new(registry, setup, now),
+            desk: Desk::new(registry, setup, now).with_names(names()),
             now,
             gateways: std::array::from_fn(|_| GatewayId::new()),
             incarnations: [1; WORKERS],
@@ -224,9 +227,9 @@ impl World {
     }
 
     fn ask(&mut self, command: &Command) {
-        let Command::Ask { gateway, other_model, key, wait, left, priority, exclude } = *command else { return };
+        let Command::Ask { gateway, model, key, wait, left, priority, exclude } = *command else { return };
         let holder = Holder::Gateway(self.gateways[gateway]);
-        let model = if other_model { "n" } else { "m" }.to_owned();
+        let model = MODELS[model].to_owned();
         let exclude = exclude.map(|worker| WorkerId::new(name(worker))).into_iter().collect();
         let asker = Asker {
             holder,
@@ -313,9 +316,12 @@ impl World {
             self.settled.push(reply);
             self.waiting.remove(&reply);
             if let Ok(grant) = answer {
-                let (holder, request) = self.holders[&reply].clone();
-                check_chosen(&workers[&grant.worker], &request, workers.values());
-                let model = request.model;
+                let (holder, asked) = self.holders[&reply].clone();
+                assert!(grant.model.as_ref() != Some(&asked.model), "no other model, and yet one is named");
+                let model = grant.model.unwrap_or_else(|| asked.model.clone());
+                let serves = workers[&grant.worker].models.iter().any(|card| card.name == model);
+                assert!(serves, "the worker does not know the model `{model}`");
+                check_chosen(&workers[&grant.worker], &Request { model: model.clone(), ..asked }, workers.values());
                 self.tickets.push((holder, Held { ticket: grant.ticket, worker: grant.worker, model, key: None }));
             }
         }
@@ -334,6 +340,16 @@ impl World {
         assert!(self.waiting.keys().all(|reply| self.until[reply] > self.now), "one waits beyond its time");
         self.desk.registry().audit(self.now);
     }
+}
+
+/// `chat` stands for both models, and one of them takes the requests of the other, as that does of `big`, which nobody
+/// serves.
+fn names() -> Names {
+    let fallback = |model: &str, other: &str| (model.to_owned(), vec![other.to_owned()]);
+    let weights = vec![("m".to_owned(), 1.0), ("n".to_owned(), 2.0)];
+    let aliased = Names::default().with_aliases([("chat".to_owned(), weights)]);
+    let names = aliased.and_then(|names| names.with_fallbacks([fallback("n", "m"), fallback("big", "n")]));
+    names.expect("they are right")
 }
 
 /// A worker that was chosen by the last command, as it is after it.

@@ -21,17 +21,6 @@ pub(super) struct Wish {
     alias: Option<String>,
 }
 
-/// What there is none of.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Shortage {
-    /// Live workers of the model or its fallbacks would take the request, and none can now.
-    Room,
-    /// The same of other models that the alias stands for; of this one there is no live worker any more.
-    RoomElsewhere,
-    /// No live worker would.
-    Worker,
-}
-
 impl<R> Desk<R> {
     /// Resolves the name that is asked for.
     pub(super) fn wish(&mut self, mut asker: Asker, now: Instant) -> Wish {
@@ -44,17 +33,16 @@ impl<R> Desk<R> {
     }
 
     /// Gives a ticket of a worker that has room, of the model or another in its stead.
-    pub(super) fn grant(&mut self, wish: &Wish, now: Instant) -> Result<Grant, Shortage> {
+    pub(super) fn grant(&mut self, wish: &Wish, now: Instant) -> Result<Grant, Lack> {
         wish.grant(&mut self.registry, &self.names, &mut self.rng, now)
     }
 
     /// Why a request is refused, in words.
     pub(super) fn problem(&self, wish: &Wish, waited: Duration, now: Instant) -> Problem {
-        let targets = wish.targets(&self.names);
-        if wish.alias.is_none() && targets.fallbacks.is_empty() {
+        if wish.waits_for_one(&self.names) {
             return self.problem_of_one(&wish.asker, waited, now);
         }
-        let own = self.tally(wish, targets.iter(), now);
+        let own = self.tally(wish, wish.targets(&self.names).iter(), now);
         if own.is_live {
             return refusal::overloaded(&wish.described(&self.names), own.crowd, waited);
         }
@@ -108,35 +96,35 @@ impl Wish {
         names: &Names,
         rng: &mut dyn Rng,
         now: Instant,
-    ) -> Result<Grant, Shortage> {
+    ) -> Result<Grant, Lack> {
         let lack = match self.grant_of(registry, self.targets(names), rng, now) {
             Ok(grant) => return Ok(grant),
             Err(lack) => lack,
         };
-        match (&self.alias, lack) {
-            (_, Lack::Room) => Err(Shortage::Room),
-            (None, Lack::Worker) => Err(Shortage::Worker),
-            (Some(alias), Lack::Worker) => {
-                let request = self.request_for(alias);
-                let drawn = draw(registry, names, rng, &request, now);
-                let others = names.stands_for(alias).into_iter().flatten().map(|model| names.targets_of(model));
-                let mut shortage = Shortage::Worker;
-                for targets in std::iter::once(drawn).chain(others) {
-                    match self.grant_of(registry, targets, rng, now) {
-                        Ok(grant) => return Ok(grant),
-                        Err(Lack::Room) => shortage = Shortage::RoomElsewhere,
-                        Err(Lack::Worker) => {}
-                    }
-                }
-                Err(shortage)
+        let Some(alias) = self.alias.as_ref().filter(|_| lack == Lack::Worker) else { return Err(lack) };
+        let request = self.request_for(alias);
+        let drawn = draw(registry, names, rng, &request, now);
+        let others = names.stands_for(alias).into_iter().flatten().map(|model| names.targets_of(model));
+        let mut lack = Lack::Worker;
+        for targets in std::iter::once(drawn).chain(others) {
+            match self.grant_of(registry, targets, rng, now) {
+                Ok(grant) => return Ok(grant),
+                Err(Lack::Room) => lack = Lack::Room,
+                Err(Lack::Worker) => {}
             }
         }
+        Err(lack)
     }
 
     /// Whether the same workers will do for both.
     pub(super) fn is_like(&self, other: &Self) -> bool {
-        let (mine, others) = (&self.asker.request, &other.asker.request);
-        self.alias == other.alias && mine.exact == others.exact && mine.is_like(others)
+        let (request, others) = (&self.asker.request, &other.asker.request);
+        self.alias == other.alias && request.exact == others.exact && request.is_like(others)
+    }
+
+    /// Whether only workers of the model under which it waits will ever do.
+    pub(super) fn waits_for_one(&self, names: &Names) -> bool {
+        self.alias.is_none() && self.targets(names).fallbacks.is_empty()
     }
 
     fn grant_of(
