@@ -232,19 +232,25 @@ impl Memory {
         let current = self.fleet.iter().filter(|_| wanted.trust == Trust::Always);
         let current = current.flat_map(|(fleet, _)| &fleet.workers);
         let usable = |worker: &&WorkerStatus| {
-            matches!(worker.state, WorkerState::Ready | WorkerState::Suspect)
+            matches!(worker.state, WorkerState::Ready | WorkerState::Suspect | WorkerState::Paused)
                 && worker.models.iter().any(|card| card.name == wanted.model)
                 && (wanted.transports.is_empty() || wanted.transports.contains(&worker.transport))
                 && !wanted.exclude.contains(&worker.id)
         };
         let candidates: Vec<&WorkerStatus> = current.chain(self.before(now)).filter(usable).collect();
-        let is_sound = |worker: &&&WorkerStatus| self.suspended.get(&worker.id).is_none_or(|until| *until <= now);
-        let sound: Vec<&WorkerStatus> = candidates.iter().filter(is_sound).copied().collect();
-        let candidates = if sound.is_empty() { candidates } else { sound };
+        let is_sound = |worker: &WorkerStatus| self.suspended.get(&worker.id).is_none_or(|until| *until <= now);
+        let candidates = preferably(candidates, is_sound);
+        let candidates = preferably(candidates, |worker| worker.state != WorkerState::Paused);
         let two = candidates.sample(&mut rand::rng(), 2);
         let peers = two.map(|worker| peers.get(&worker.id, &worker.address, worker.transport));
         peers.min_by_key(|peer| peer.in_flight())
     }
+}
+
+/// Those of which something holds; all of them where it holds of none.
+fn preferably(all: Vec<&WorkerStatus>, holds: impl Fn(&WorkerStatus) -> bool) -> Vec<&WorkerStatus> {
+    let those: Vec<&WorkerStatus> = all.iter().copied().filter(|worker| holds(worker)).collect();
+    if those.is_empty() { all } else { those }
 }
 
 #[cfg(test)]
@@ -366,6 +372,17 @@ mod tests {
         view.note_end(&WorkerId::new("a"), Outcome::Overloaded, now);
         view.note_end(&WorkerId::new("b"), Outcome::Cancelled, now);
         assert_eq!(chosen(&view, &[], Trust::Always, now + FULL).as_deref(), Some("b"), "the longer pause counts");
+    }
+
+    #[test]
+    fn a_paused_worker_comes_after_all_that_are_not_but_before_one_that_failed() {
+        let (view, now) = (View::default(), Instant::now());
+        view.note(fleet(Epoch::new(), vec![worker("a", WorkerState::Paused), worker("b", WorkerState::Ready)]), now);
+        let chosen_often = || (0..8).filter_map(|_| chosen(&view, &[], Trust::Always, now)).collect::<Vec<_>>();
+        assert!(chosen_often().iter().all(|id| id == "b"));
+        assert_eq!(chosen(&view, &["b"], Trust::Always, now).as_deref(), Some("a"));
+        view.note_end(&WorkerId::new("b"), Outcome::Failed, now);
+        assert!(chosen_often().iter().all(|id| id == "a"));
     }
 
     #[test]
