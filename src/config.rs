@@ -9,6 +9,7 @@ mod controller;
 mod file;
 mod gateway;
 mod hub;
+mod names;
 mod share;
 mod worker;
 

@@ -2,7 +2,7 @@
 
 use anyhow::Context as _;
 use muster_shared::client::{ControllerClient, Timeouts, http_client};
-use muster_shared::control::{Fleet, WorkerState, WorkerStatus};
+use muster_shared::control::{Fleet, ModelStatus, WorkerState, WorkerStatus};
 
 use crate::cli::StatusArgs;
 use crate::config::{base_url, one_secret};
@@ -37,13 +37,25 @@ fn table(fleet: &Fleet) -> String {
     let mut rows = vec![HEAD.map(str::to_owned)];
     rows.extend(fleet.workers.iter().map(row));
     text.push_str(&aligned(&rows));
-    let paused: Vec<_> =
-        fleet.workers.iter().filter_map(|worker| Some((&worker.id, worker.paused.as_ref()?))).collect();
-    if !paused.is_empty() {
-        text.push('\n');
-        paused.iter().for_each(|(worker, reason)| text.push_str(&format!("{worker} is paused: {reason}\n")));
+    let said: Vec<String> = fleet.workers.iter().filter_map(why).chain(fleet.models.iter().flat_map(said_of)).collect();
+    if !said.is_empty() {
+        text.push_str(&format!("\n{}\n", said.join("\n")));
     }
     text
+}
+
+/// Why a worker is paused, if it is.
+fn why(worker: &WorkerStatus) -> Option<String> {
+    worker.paused.as_ref().map(|reason| format!("{} is paused: {reason}", worker.id))
+}
+
+/// What the configuration says of a model, if anything.
+fn said_of(model: &ModelStatus) -> impl Iterator<Item = String> {
+    let ModelStatus { name, stands_for, fallbacks, policy, .. } = model;
+    let alias = (!stands_for.is_empty()).then(|| format!("{name} stands for {}", stands_for.join(", ")));
+    let others = (!fallbacks.is_empty()).then(|| format!("{name} falls back to {}", fallbacks.join(", ")));
+    let policy = policy.as_ref().map(|policy| format!("{name} has the policy {policy}"));
+    alias.into_iter().chain(others).chain(policy)
 }
 
 const HEAD: [&str; 11] =
@@ -100,6 +112,17 @@ mod tests {
     fn columns_line_up() {
         let rows = [["a", "bb"], ["ccc", "d"]].map(|row| row.map(str::to_owned));
         assert_eq!(aligned(&rows), "a    bb\nccc  d\n");
+    }
+
+    #[test]
+    fn what_stands_behind_a_name_is_said() {
+        let names = |names: &[&str]| names.iter().map(|name| name.to_string()).collect();
+        let said = |model: ModelStatus| said_of(&model).collect::<Vec<_>>();
+        let plain = ModelStatus::bare("m", 1);
+        assert!(said(plain.clone()).is_empty());
+        assert_eq!(said(ModelStatus { stands_for: names(&["a", "b"]), ..plain.clone() }), ["m stands for a, b"]);
+        let both = ModelStatus { fallbacks: names(&["a"]), policy: Some("lottery".to_owned()), ..plain };
+        assert_eq!(said(both), ["m falls back to a", "m has the policy lottery"]);
     }
 
     fn worker(id: &str) -> serde_json::Value {

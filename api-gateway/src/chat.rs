@@ -18,10 +18,10 @@ use crate::openai::ReplyHead;
 use crate::openai::chat::{ChatChunks, ChatReply, ChatRequest};
 use crate::openai::peek::Peek;
 use crate::outgoing::{Outgoing, event_stream, json};
-use crate::state::{RequestId, State, now_seconds};
+use crate::state::{Caller, State, now_seconds};
 use crate::upstream::answer::Answer;
 use crate::upstream::passthrough::Raw;
-use crate::upstream::{Begun, Question};
+use crate::upstream::{Begun, Question, Whole};
 
 /// Characters of a prompt's start that say which worker may have it in a cache.
 const AFFINITY: usize = 256;
@@ -32,11 +32,11 @@ const AFFINITY: usize = 256;
 /// In words for the client.
 pub(crate) async fn create(
     state: &State,
-    id: &RequestId,
+    caller: &Caller,
     headers: HeaderMap,
     body: Bytes,
 ) -> Result<Response<Outgoing>, Problem> {
-    let mut question = Conversation { id: Arc::clone(&id.0), body: body.clone(), raw: None, read: None };
+    let mut question = Conversation { id: Arc::clone(&caller.id.0), body: body.clone(), raw: None, read: None };
     let peek = Peek::parse(&body);
     if let Some(peek) = &peek {
         state.upstream.check(&peek.model, Route::Chat)?;
@@ -45,14 +45,14 @@ pub(crate) async fn create(
     let mut job = match &peek {
         Some(peek) => {
             question.raw = Some(Raw::new(Route::Chat.passed_to(), headers, body.clone(), peek.stream()));
-            let mut job = state.upstream.job(&id.0, &peek.model);
+            let mut job = state.upstream.job(caller, &peek.model);
             job.priority = peek.priority();
             job.whole = !peek.stream();
             job
         }
         None => {
             let generate = question.read().await?;
-            let mut job = state.upstream.job(&id.0, &generate.model);
+            let mut job = state.upstream.job(caller, &generate.model);
             if let Some((request, _)) = &question.read {
                 (job.priority, job.whole) = (request.priority, !request.stream);
             }
@@ -67,12 +67,12 @@ pub(crate) async fn create(
     let Some((request, _)) = question.read else {
         return Err(Problem::new(Kind::Bug, "an answer came to a request that was not read"));
     };
-    let head = head("chatcmpl", &request.model);
+    let head = head("chatcmpl", answer.model());
     if request.stream {
         return Ok(event_stream(chunked(answer, ChatChunks::new(head, &request))));
     }
-    let mut reply = ChatReply::new(head, request.generate.choices);
-    let events = Box::pin(answer.whole()).await?;
+    let Whole { model, answer: events } = Box::pin(answer.whole()).await?;
+    let mut reply = ChatReply::new(ReplyHead { model: model.to_string(), ..head }, request.generate.choices);
     for event in &events {
         reply.push(event);
     }
@@ -114,8 +114,11 @@ fn chunked(answer: Answer, chunks: ChatChunks) -> impl Stream<Item = Bytes> + Se
             if let Some(chunk) = ready.pop_front() {
                 return Some((chunk, (answer, chunks, ready)));
             }
-            let event = answer.next().await?;
-            ready.extend(chunks.event(&event.unwrap_or_else(|problem| Event::Failed { problem })));
+            let event = answer.next().await?.unwrap_or_else(|problem| Event::Failed { problem });
+            if matches!(event, Event::Started { .. }) {
+                chunks.answered_by(answer.model());
+            }
+            ready.extend(chunks.event(&event));
         }
     })
 }

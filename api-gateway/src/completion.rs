@@ -15,13 +15,14 @@ use muster_shared::problem::{Kind, Problem};
 use crate::body::parse;
 use crate::chat::{affinity, head, usage};
 use crate::observe::Route;
+use crate::openai::ReplyHead;
 use crate::openai::completion::{CompletionChunks, CompletionReply, CompletionRequest};
 use crate::openai::peek::Peek;
 use crate::outgoing::{Outgoing, event_stream, json};
-use crate::state::{RequestId, State};
+use crate::state::{Caller, State};
 use crate::upstream::answer::Answer;
 use crate::upstream::passthrough::Raw;
-use crate::upstream::{Begun, Question};
+use crate::upstream::{Begun, Question, Whole};
 
 /// Prompts of one request that run at once: the others wait here, not in the room that other clients want.
 const AT_ONCE: usize = 8;
@@ -32,11 +33,11 @@ const AT_ONCE: usize = 8;
 /// In words for the client.
 pub(crate) async fn create(
     state: &State,
-    id: &RequestId,
+    caller: &Caller,
     headers: HeaderMap,
     body: Bytes,
 ) -> Result<Response<Outgoing>, Problem> {
-    let mut question = Texts { id: Arc::clone(&id.0), body: body.clone(), raw: None, read: None };
+    let mut question = Texts { id: Arc::clone(&caller.id.0), body: body.clone(), raw: None, read: None };
     let peek = Peek::parse(&body);
     if let Some(peek) = &peek {
         state.upstream.check(&peek.model, Route::Completions)?;
@@ -53,22 +54,28 @@ pub(crate) async fn create(
             (read.request.model.clone(), read.request.priority, !read.request.stream)
         }
     };
-    let mut job = state.upstream.job(&id.0, &model);
+    let mut job = state.upstream.job(caller, &model);
     (job.priority, job.whole) = (priority, whole);
     job.affinity = question.read.as_ref().and_then(|read| affinity(&read.first));
-    let first = match state.upstream.generate(&mut question, job).await? {
+    let mut first = match state.upstream.generate(&mut question, job).await? {
         Begun::Passed(response) => return Ok(response),
         Begun::Ours(answer) => answer,
     };
     let Some(Parts { request, others, .. }) = question.read else { return Err(unread()) };
-    let prompts = Prompts { state: state.clone(), id: Arc::clone(&id.0), priority, whole };
-    let head = head("cmpl", &request.model);
+    let model = Arc::clone(first.model());
+    let head = head("cmpl", &model);
+    if !others.is_empty() {
+        first.stay(); // one model answers all prompts of a request
+    }
+    let prompts = Prompts { state: state.clone(), caller: caller.clone(), model, priority, whole };
     if request.stream {
         let chunks = CompletionChunks::new(head, &request);
         return Ok(event_stream(chunked(prompts.events(first, others), chunks)));
     }
-    let (mut reply, mut total) = (CompletionReply::new(head, &request), Usage::default());
-    for (index, events) in Box::pin(prompts.whole(first, others)).await? {
+    let answers = Box::pin(prompts.whole(first, others)).await?;
+    let model = answers.first().map_or(head.model, |(_, answer)| answer.model.to_string());
+    let (mut reply, mut total) = (CompletionReply::new(ReplyHead { model, ..head }, &request), Usage::default());
+    for (index, Whole { answer: events, .. }) in answers {
         add(&mut total, &usage(&events));
         events.iter().for_each(|event| reply.push(index, event));
     }
@@ -113,14 +120,16 @@ impl Question for Texts {
     }
 }
 
-/// A whole answer on its way, with the number of its prompt.
-type Whole = BoxFuture<'static, Result<(usize, Vec<Event>), Problem>>;
+/// A whole answer, with the number of its prompt.
+type Numbered = (usize, Whole<Vec<Event>>);
 
 /// What the prompts of one request have in common.
 #[derive(Clone)]
 struct Prompts {
     state: State,
-    id: Arc<str>,
+    caller: Caller,
+    /// The model that answers the first.
+    model: Arc<str>,
     priority: i8,
     /// Whether no answer is sent before all are here.
     whole: bool,
@@ -132,7 +141,8 @@ impl Prompts {
     /// The first is refused when the fleet is full, as any request is. The others then wait for room, which may be
     /// their own siblings': half an answer is worth nothing.
     async fn start(&self, request: GenerateRequest) -> Result<Answer, Problem> {
-        let mut job = self.state.upstream.job(&self.id, &request.model);
+        let mut job = self.state.upstream.job(&self.caller, &request.model);
+        job.stay(Arc::clone(&self.model));
         job.priority = self.priority;
         job.patient = true;
         job.affinity = affinity(&request);
@@ -141,8 +151,9 @@ impl Prompts {
     }
 
     /// Every answer as a whole, in any order, each with the number of its prompt.
-    async fn whole(&self, first: Answer, others: Vec<GenerateRequest>) -> Result<Vec<(usize, Vec<Event>)>, Problem> {
-        let mut answers: Vec<Whole> = vec![Box::pin(async { Ok((0, first.whole().await?)) })];
+    async fn whole(&self, first: Answer, others: Vec<GenerateRequest>) -> Result<Vec<Numbered>, Problem> {
+        let mut answers: Vec<BoxFuture<'static, Result<Numbered, Problem>>> =
+            vec![Box::pin(async { Ok((0, first.whole().await?)) })];
         for (index, request) in (1..).zip(others) {
             let prompts = self.clone();
             answers.push(Box::pin(async move { Ok((index, prompts.start(request).await?.whole().await?)) }));
@@ -151,17 +162,16 @@ impl Prompts {
     }
 
     /// The events of all answers as they come.
-    fn events(
-        self,
-        first: Answer,
-        others: Vec<GenerateRequest>,
-    ) -> impl Stream<Item = (usize, Event)> + Send + Unpin + use<> {
+    fn events(self, first: Answer, others: Vec<GenerateRequest>) -> impl Stream<Item = Piece> + Send + Unpin + use<> {
         let others = others.into_iter().zip(1..).map(move |(request, index)| {
             let prompts = self.clone();
             stream::once(async move { prompts.start(request).await })
                 .flat_map(move |answer| match answer {
                     Ok(answer) => events_of(index, answer),
-                    Err(problem) => stream::iter([(index, Event::Failed { problem })]).boxed(),
+                    Err(problem) => {
+                        let event = Event::Failed { problem };
+                        stream::iter([Piece { prompt: index, event, model: None }]).boxed()
+                    }
                 })
                 .boxed()
         });
@@ -169,10 +179,20 @@ impl Prompts {
     }
 }
 
-fn events_of(index: usize, answer: Answer) -> BoxStream<'static, (usize, Event)> {
+/// An event of the answer to one prompt.
+struct Piece {
+    /// The prompt's number.
+    prompt: usize,
+    event: Event,
+    /// The model that answers, where one begins to.
+    model: Option<Arc<str>>,
+}
+
+fn events_of(prompt: usize, answer: Answer) -> BoxStream<'static, Piece> {
     stream::unfold(answer, move |mut answer| async move {
         let event = answer.next().await?.unwrap_or_else(|problem| Event::Failed { problem });
-        Some(((index, event), answer))
+        let model = matches!(event, Event::Started { .. }).then(|| Arc::clone(answer.model()));
+        Some((Piece { prompt, event, model }, answer))
     })
     .boxed()
 }
@@ -194,14 +214,14 @@ struct Merged<S> {
 
 /// The events of all answers as OpenAI's chunks.
 fn chunked(
-    events: impl Stream<Item = (usize, Event)> + Send + Unpin,
+    events: impl Stream<Item = Piece> + Send + Unpin,
     chunks: CompletionChunks,
 ) -> impl Stream<Item = Bytes> + Send {
     let merged = Merged { events, chunks, ready: VecDeque::new(), usage: Usage::default(), ended: false };
     stream::unfold(merged, Merged::next)
 }
 
-impl<S: Stream<Item = (usize, Event)> + Unpin> Merged<S> {
+impl<S: Stream<Item = Piece> + Unpin> Merged<S> {
     async fn next(mut self) -> Option<(Bytes, Self)> {
         loop {
             if let Some(chunk) = self.ready.pop_front() {
@@ -211,11 +231,12 @@ impl<S: Stream<Item = (usize, Event)> + Unpin> Merged<S> {
                 return None;
             }
             match self.events.next().await {
-                Some((_, Event::Done { usage })) => add(&mut self.usage, &usage),
-                Some((index, event)) => {
+                Some(Piece { event: Event::Done { usage }, .. }) => add(&mut self.usage, &usage),
+                Some(Piece { prompt, event, model }) => {
+                    model.iter().for_each(|model| self.chunks.answered_by(model));
                     // One prompt that fails ends them all: the stream has no other way to say so.
                     self.ended = matches!(event, Event::Failed { .. });
-                    self.ready.extend(self.chunks.event(index, &event));
+                    self.ready.extend(self.chunks.event(prompt, &event));
                 }
                 None => {
                     self.ended = true;

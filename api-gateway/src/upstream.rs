@@ -27,6 +27,7 @@ pub(crate) mod view;
 pub(crate) mod watch;
 pub(crate) mod wire;
 
+use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -49,6 +50,7 @@ use crate::Config;
 use crate::endpoints;
 use crate::observe::Route;
 use crate::outgoing::Outgoing;
+use crate::state::Caller;
 use answer::{Answer, Events};
 use fastchat::FastChatClient;
 use job::{Job, Limits, Verdict};
@@ -105,6 +107,14 @@ pub(crate) enum Begun<T> {
     Ours(T),
 }
 
+/// The whole of an answer, and who gave it.
+pub(crate) struct Whole<T> {
+    /// The model that answered: the one that the client named, or one that stands behind that name.
+    pub(crate) model: Arc<str>,
+    /// What it said.
+    pub(crate) answer: T,
+}
+
 /// A worker's answer, with its ticket.
 enum Opened<T> {
     Passed(Box<Passed>, Ticket),
@@ -115,8 +125,10 @@ enum Opened<T> {
 type Open<Q, T> = fn(Upstream, Arc<Peer>, Arc<Q>, Filled) -> BoxFuture<'static, Result<T, ClientError>>;
 
 /// What a request gets on its way to a worker.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 struct Filled {
+    /// The model that the worker knows.
+    model: Arc<str>,
     /// The seed of one that names none, so that another worker can go on with its answer.
     seed: u64,
     /// Time that the worker has for the whole answer.
@@ -227,11 +239,13 @@ impl Upstream {
     }
 
     /// A request that begins now.
-    pub(crate) fn job(&self, request_id: &Arc<str>, model: &str) -> Job {
+    pub(crate) fn job(&self, caller: &Caller, model: &str) -> Job {
         let known = self.0.view.model(model);
         let model = known.map_or_else(|| Arc::from(model), |known| Arc::clone(&known.name));
         let deadline = Instant::now() + self.0.config.request_timeout;
-        Job::new(Arc::clone(request_id), model, deadline, self.0.limits.clone())
+        let mut job = Job::new(Arc::clone(&caller.id.0), model, deadline, self.0.limits.clone());
+        (job.key, job.until) = (caller.key.clone(), caller.until);
+        job
     }
 
     /// What a model can be asked for, where known.
@@ -342,7 +356,7 @@ impl Upstream {
                 },
                 None => {
                     let read = question.read().await.inspect_err(|_| ticket.end(Outcome::Done));
-                    let filled = job.filled();
+                    let filled = job.filled(&ticket);
                     let opened = open(self.clone(), Arc::clone(ticket.peer()), read?, filled);
                     match job.in_time(opened).await {
                         Ok(Ok(answer)) => return Ok(Opened::Ours(answer, ticket)),
@@ -383,7 +397,7 @@ impl Upstream {
             let opened = async {
                 match peer.transport {
                     Transport::Http => native::generate(&peer, self.authorization(), &filled.fill(&request)).await,
-                    Transport::FastChat => self.0.fastchat.generate(&peer.address, &request).await,
+                    Transport::FastChat => self.0.fastchat.generate(&peer.address, &filled.named(&request)).await,
                     Transport::Grpc => {
                         let worker = self.grpc(&peer.address, limit.max(self.0.config.inter_token_timeout));
                         Ok(worker.generate(&filled.fill(&request)).await?.boxed())
@@ -476,15 +490,19 @@ impl Upstream {
         let usual = config.dispatch_wait + config.connect_timeout * 2;
         let limit = usual.min(left / 2);
         let dispatch = Dispatch {
+            exact: job.exact,
             affinity: job.affinity,
             priority: job.priority,
+            key: job.key.as_ref().map(|key| key.name.clone()),
+            key_priority: job.key.as_ref().map_or(0, |key| key.priority),
+            deadline_ms: job.patience()?.map(millis),
             wait_ms: millis(config.dispatch_wait.min(left * 3 / 8)),
             exclude: job.tried.clone(),
             transports: job.transports.to_vec(),
             ..Dispatch::new(self.0.gateway, &*job.model)
         };
         job.watch.set(Instant::now() + limit);
-        match job.watch.run(self.0.link.dispatch(Arc::clone(&job.model), dispatch)).await {
+        match job.watch.run(self.0.link.dispatch(Arc::clone(&job.model), job.key.clone(), dispatch)).await {
             Ok(answer) => Ok(answer),
             Err(watch::Lapse::Stopping) => Err(job::stopping()),
             Err(watch::Lapse::Late) => {
@@ -500,20 +518,30 @@ impl Upstream {
 
     /// A worker of the last known fleet; the controller is told of the request when it is back.
     fn choose_from_view(&self, job: &Job, trust: Trust) -> Option<Ticket> {
-        let wanted = Wanted { model: &job.model, exclude: &job.tried, transports: job.transports, trust };
-        let peer = self.0.view.choose(&wanted, &self.0.peers, Instant::now())?;
+        let wanted =
+            Wanted { model: &job.model, exact: job.exact, exclude: &job.tried, transports: job.transports, trust };
+        let (peer, model) = self.0.view.choose(&wanted, &self.0.peers, Instant::now())?;
         tracing::debug!(request_id = %job.request_id, worker = %peer.id, "dispatched from the last known fleet");
-        Some(self.0.link.take(peer, Arc::clone(&job.model)))
+        let model = model.map_or_else(|| Arc::clone(&job.model), Arc::from);
+        Some(self.0.link.take(peer, model, job.key.clone()))
     }
 }
 
 impl Filled {
     /// The request as a worker gets it.
-    fn fill(self, request: &GenerateRequest) -> GenerateRequest {
-        let mut filled = request.clone();
+    fn fill(&self, request: &GenerateRequest) -> GenerateRequest {
+        let mut filled = self.named(request).into_owned();
         filled.sampling.seed.get_or_insert(self.seed);
         filled.timeout_ms = self.timeout_ms;
         filled
+    }
+
+    /// The request for the model that the worker knows.
+    fn named<'a>(&self, request: &'a GenerateRequest) -> Cow<'a, GenerateRequest> {
+        if *request.model == *self.model {
+            return Cow::Borrowed(request);
+        }
+        Cow::Owned(GenerateRequest { model: self.model.to_string(), ..request.clone() })
     }
 }
 
@@ -548,7 +576,7 @@ pub(crate) fn controller_client(config: &Config) -> ControllerClient {
 /// What a client hears of the controller's refusal: a token that does not fit is the operator's fault, not its own.
 fn refusal(problem: Problem) -> Problem {
     match problem.kind {
-        Kind::Overloaded => problem,
+        Kind::Overloaded | Kind::RateLimited | Kind::Timeout => problem,
         _ => {
             tracing::error!(kind = ?problem.kind, message = problem.message, "the controller refused a dispatch");
             Problem::new(Kind::Bug, "the fleet is misconfigured")

@@ -1,6 +1,5 @@
 //! What a controller can be told at its start.
 
-use std::collections::BTreeMap;
 use std::fmt;
 use std::num::NonZeroU32;
 use std::str::FromStr;
@@ -9,6 +8,7 @@ use std::time::Duration;
 use muster_shared::secret::Secret;
 
 use crate::dispatch::{self, Policies, Policy};
+use crate::names::Names;
 use crate::registry::Rules;
 
 /// How a controller behaves. The defaults serve a fleet on one machine or one network.
@@ -18,6 +18,8 @@ pub struct Config {
     pub lease: LeaseConfig,
     /// The rule that picks a worker.
     pub policy: PolicyName,
+    /// What stands behind the names that clients ask for, and the policies of single models.
+    pub names: Names,
     /// How many requests may wait for room, and how long.
     pub queue: QueueConfig,
     /// When a failing worker is spared.
@@ -37,6 +39,7 @@ impl Default for Config {
         Self {
             lease: LeaseConfig::default(),
             policy: PolicyName::default(),
+            names: Names::default(),
             queue: QueueConfig::default(),
             breaker: BreakerConfig::default(),
             pressure: PressureConfig::default(),
@@ -50,7 +53,8 @@ impl Default for Config {
 impl Config {
     /// What the registry goes by.
     pub(crate) fn rules(&self) -> Rules {
-        let policies = Policies::new(self.policy.policy(), BTreeMap::new());
+        let own = self.names.policies().map(|(model, policy)| (model.to_owned(), policy.policy()));
+        let policies = Policies::new(self.policy.policy(), own.collect());
         Rules { lease: self.lease, breaker: self.breaker, pressure: self.pressure, policies }
     }
 }
@@ -97,13 +101,18 @@ impl Default for LeaseConfig {
 pub struct QueueConfig {
     /// Requests that may wait at once, over all models.
     pub limit: usize,
+    /// Those that may wait for one model; `None`: as many as may wait at all.
+    pub per_model: Option<usize>,
+    /// Those that may wait on behalf of one API key, over all models; `None`: as many as may wait at all. Requests that
+    /// come without a key are bounded by the others alone.
+    pub per_key: Option<usize>,
     /// Longest wait, whatever a request asks for.
     pub max_wait: Duration,
 }
 
 impl Default for QueueConfig {
     fn default() -> Self {
-        Self { limit: 1024, max_wait: Duration::from_secs(30) }
+        Self { limit: 1024, per_model: None, per_key: None, max_wait: Duration::from_secs(30) }
     }
 }
 

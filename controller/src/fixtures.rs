@@ -61,7 +61,8 @@ pub(crate) fn leave(id: &str) -> Leave {
 
 /// A request for the model `m`.
 pub(crate) fn asker(gateway: GatewayId) -> Asker {
-    let request = Request { model: "m".to_owned(), affinity: None, exclude: Vec::new(), transports: Vec::new() };
+    let request =
+        Request { model: "m".to_owned(), exact: false, affinity: None, exclude: Vec::new(), transports: Vec::new() };
     Asker { holder: Holder::Gateway(gateway), key: None, request }
 }
 

@@ -18,7 +18,7 @@ use tower_http::trace::TraceLayer;
 
 use crate::config::Config;
 use crate::desk::Patience;
-use crate::registry::{Asker, Holder, Origin, Request, check_measures};
+use crate::registry::{Asker, Holder, Origin, Request};
 use crate::service::Service;
 use crate::{fastchat, link, metrics, registration};
 
@@ -70,8 +70,16 @@ async fn register(State(service): Shared, body: Result<Body<Registration>, Probl
 
 async fn try_register(service: &Service, mut registration: Registration) -> Result<Lease, Problem> {
     registration.address.truncate(registration.address.trim_end_matches('/').len());
-    registration::check(&service.outbound, &registration).await?;
-    service.change(|registry, now| registry.register(registration, Origin::Native, now))
+    let is_vouched = registration::check(&service.outbound, &registration).await?;
+    if let Some(elsewhere) = service.read(|registry, now| registry.elsewhere(&registration, now)) {
+        registration::check_alone(&service.outbound, &elsewhere).await?;
+    }
+    service.change(|registry, now| {
+        if is_vouched {
+            registry.believe(&registration, now);
+        }
+        registry.register(registration, Origin::Native, now)
+    })
 }
 
 /// Counts a registration, and logs why it was refused.
@@ -83,8 +91,8 @@ pub(crate) fn report_registration<T>(result: &Result<T, Problem>) {
 }
 
 async fn heartbeat(State(service): Shared, Body(beat): Body<Heartbeat>) -> Reply<HeartbeatReply> {
-    let checked = check_measures(&beat);
-    let reply = checked.and_then(|()| service.change(|registry, now| registry.heartbeat(&beat, now)));
+    let reply =
+        registration::check_beat(&beat).and_then(|()| service.change(|registry, now| registry.heartbeat(&beat, now)));
     metrics::beaten(match &reply {
         Ok(HeartbeatReply::Renewed(_)) => "renewed",
         Ok(HeartbeatReply::Unknown) => "unknown",
@@ -119,8 +127,8 @@ async fn dispatch(State(service): Shared, Body(dispatch): Body<Dispatch>) -> Rep
 
 /// A dispatch as the desk takes it.
 pub(crate) fn question(dispatch: Dispatch) -> (Asker, Patience) {
-    let Dispatch { gateway, model, affinity, exclude, transports, key, .. } = dispatch;
-    let request = Request { model, affinity, exclude, transports };
+    let Dispatch { gateway, model, exact, affinity, exclude, transports, key, .. } = dispatch;
+    let request = Request { model, exact, affinity, exclude, transports };
     let patience = Patience {
         wait: Duration::from_millis(dispatch.wait_ms),
         deadline: dispatch.deadline_ms.map(Duration::from_millis),
@@ -131,10 +139,10 @@ pub(crate) fn question(dispatch: Dispatch) -> (Asker, Patience) {
 }
 
 async fn release(State(service): Shared, Body(Releases { gateway, releases }): Body<Releases>) -> Json<Value> {
-    service.change(|registry, now| {
-        registry.renew(gateway, now);
+    service.with(|desk, now| {
+        desk.change(now, |registry| registry.renew(gateway, now));
         for release in &releases {
-            registry.release(Holder::Gateway(gateway), release, now);
+            desk.release(Holder::Gateway(gateway), release, now);
         }
     });
     releases.iter().for_each(|release| metrics::released(release.outcome));

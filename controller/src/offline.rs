@@ -13,7 +13,8 @@ use rand::rngs::StdRng;
 use crate::config::Config;
 use crate::desk::{Desk, Setup};
 use crate::http::question;
-use crate::registry::{Holder, Origin, Registry, check_measures};
+use crate::registration::check_beat;
+use crate::registry::{Holder, Origin, Registry};
 
 /// A controller whose time is told by its caller and whose chance is a seed: the same calls give the same answers.
 #[derive(Debug)]
@@ -25,7 +26,7 @@ impl Offline {
     /// A controller that knows no worker. Checks that need a network are left out; all else is as configured.
     pub fn new(config: &Config, seed: u64, now: Instant) -> Self {
         let setup = Setup { queue: config.queue, heartbeat: config.lease.heartbeat, rng: StdRng::seed_from_u64(seed) };
-        Self { desk: Desk::new(Registry::new(config.rules()), setup, now) }
+        Self { desk: Desk::new(Registry::new(config.rules()), setup, now).with_names(config.names.clone()) }
     }
 
     /// `POST /register`.
@@ -41,7 +42,7 @@ impl Offline {
     /// # Errors
     /// What the registry refuses.
     pub fn heartbeat(&mut self, beat: &Heartbeat, now: Instant) -> Result<HeartbeatReply, Problem> {
-        check_measures(beat)?;
+        check_beat(beat)?;
         self.desk.change(now, |registry| registry.heartbeat(beat, now))
     }
 
@@ -66,7 +67,7 @@ impl Offline {
 
     /// `POST /release` of one request.
     pub fn release(&mut self, gateway: GatewayId, release: &Release, now: Instant) {
-        self.desk.change(now, |registry| registry.release(Holder::Gateway(gateway), release, now));
+        self.desk.release(Holder::Gateway(gateway), release, now);
     }
 
     /// `POST /renew`.

@@ -79,7 +79,7 @@ impl Service {
         let started = Instant::now();
         let setup = Setup { queue: config.queue, heartbeat: config.lease.heartbeat, rng: rand::make_rng() };
         Self {
-            desk: Mutex::new(Desk::new(Registry::new(config.rules()), setup, started)),
+            desk: Mutex::new(Desk::new(Registry::new(config.rules()), setup, started).with_names(config.names.clone())),
             links: Links::default(),
             wake: Notify::new(),
             refresh: Notify::new(),
@@ -124,7 +124,7 @@ impl Service {
     pub(crate) fn release(&self, holder: Holder, ticket: TicketId, outcome: Outcome) {
         let release = Release { ticket, outcome, ttft_ms: None, tokens: None };
         metrics::released(outcome);
-        self.change(|registry, now| registry.release(holder, &release, now));
+        self.with(|desk, now| desk.release(holder, &release, now));
     }
 
     /// The state of everything.
@@ -137,7 +137,7 @@ impl Service {
             policy: self.policy.to_string(),
             waiting: u32::try_from(desk.waiting()).unwrap_or(u32::MAX),
             workers: desk.registry().workers(now),
-            models: desk.registry().models(now),
+            models: desk.names().list(desk.registry().models(now)),
         }
     }
 
@@ -166,7 +166,7 @@ impl Service {
     }
 
     fn sweep(&self) {
-        self.change(Registry::sweep);
+        self.with(Desk::sweep);
         self.gauge();
     }
 

@@ -108,6 +108,25 @@ fn default_speed() -> f64 {
     1.0
 }
 
+/// `GET /health` of a worker: it runs.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Health {
+    /// `alive`.
+    pub status: String,
+    /// Who it is to its controller; absent while it has not registered.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub worker: Option<Identity>,
+}
+
+/// One run of a worker.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Identity {
+    /// The worker's name.
+    pub id: WorkerId,
+    /// That of its registration.
+    pub incarnation: u64,
+}
+
 /// A worker's right to be chosen, until it ends or is renewed by a heartbeat.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Lease {
@@ -211,6 +230,10 @@ pub struct Dispatch {
     pub gateway: GatewayId,
     /// The model's name.
     pub model: String,
+    /// No other model will do, neither one that the name stands for nor a fallback: an answer that this one has begun
+    /// shall go on.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub exact: bool,
     /// Hash of the start of the prompt, for policies that keep like with like.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub affinity: Option<u64>,
@@ -243,6 +266,7 @@ impl Dispatch {
         Self {
             gateway,
             model: model.into(),
+            exact: false,
             affinity: None,
             priority: 0,
             wait_ms: 0,
@@ -417,9 +441,12 @@ pub struct ModelStatus {
     pub context_length: Option<u32>,
     /// Workers that would take a request for it now or when they have room.
     pub workers: u32,
-    /// The models that it stands for, where it is an alias.
+    /// The models that it stands for, where it is an alias; a worker that serves two of them counts twice.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub stands_for: Vec<String>,
+    /// The models that take its requests while it has no room, best first.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub fallbacks: Vec<String>,
     /// The rule that picks its worker, where it is not the fleet's.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub policy: Option<String>,
@@ -428,7 +455,15 @@ pub struct ModelStatus {
 impl ModelStatus {
     /// One of which only the name is known, and that so many workers serve.
     pub fn bare(name: impl Into<String>, workers: u32) -> Self {
-        Self { name: name.into(), kind: None, context_length: None, workers, stands_for: Vec::new(), policy: None }
+        Self {
+            name: name.into(),
+            kind: None,
+            context_length: None,
+            workers,
+            stands_for: Vec::new(),
+            fallbacks: Vec::new(),
+            policy: None,
+        }
     }
 }
 
@@ -447,6 +482,6 @@ pub struct Fleet {
     pub waiting: u32,
     /// Every worker it knows, by id.
     pub workers: Vec<WorkerStatus>,
-    /// Every model that a live worker serves, by name.
+    /// Every model that can be asked for, by name: those that live workers serve, aliases, and what fallbacks serve.
     pub models: Vec<ModelStatus>,
 }

@@ -11,6 +11,7 @@ use muster_controller::config::{BreakerConfig, LeaseConfig, Mark, PressureConfig
 use muster_shared::secret::Secret;
 use serde::{Deserialize, Serialize};
 
+use super::names::{self, Alias, Fallbacks, ModelPolicy};
 use super::{Share, Span, one_secret, or};
 
 /// How far below a pause it ends, where nobody says.
@@ -32,6 +33,36 @@ pub(crate) struct ControllerSection {
     #[arg(long, visible_alias = "dispatch-method", env = "MUSTER_CONTROLLER_POLICY")]
     #[serde(alias = "dispatch_method")]
     pub(crate) policy: Option<String>,
+    /// A name that stands for models by weight, as `chat=old-model:90,new-model:10`; may be given several times.
+    ///
+    /// Each request goes to one of them, drawn among those that are served. Without a weight: 1. In the variable,
+    /// aliases are parted by `;`.
+    #[arg(
+        long = "alias",
+        env = "MUSTER_CONTROLLER_ALIASES",
+        value_name = "NAME=MODEL[:WEIGHT],…",
+        value_delimiter = ';'
+    )]
+    #[serde(with = "names::map")]
+    pub(crate) aliases: Option<Vec<Alias>>,
+    /// Models that take a model's requests while it has no room or no worker, best first, as `big=medium,small`; may be
+    /// given several times.
+    ///
+    /// In the variable, models are parted by `;`.
+    #[arg(long = "fallback", env = "MUSTER_CONTROLLER_FALLBACKS", value_name = "MODEL=MODEL,…", value_delimiter = ';')]
+    #[serde(with = "names::map")]
+    pub(crate) fallbacks: Option<Vec<Fallbacks>>,
+    /// Rule by which a worker of that model is picked, in place of --policy; may be given several times.
+    ///
+    /// In the variable, models are parted by `;`.
+    #[arg(
+        long = "model-policy",
+        env = "MUSTER_CONTROLLER_POLICIES",
+        value_name = "MODEL=POLICY",
+        value_delimiter = ';'
+    )]
+    #[serde(with = "names::map")]
+    pub(crate) policies: Option<Vec<ModelPolicy>>,
     /// Time between two heartbeats of a worker.
     #[arg(long, env = "MUSTER_CONTROLLER_HEARTBEAT")]
     pub(crate) heartbeat: Option<Span>,
@@ -44,6 +75,12 @@ pub(crate) struct ControllerSection {
     /// Requests that may wait for room on a worker.
     #[arg(long, env = "MUSTER_CONTROLLER_QUEUE_LIMIT")]
     pub(crate) queue_limit: Option<usize>,
+    /// Those of them that may wait for one model; any unless said otherwise.
+    #[arg(long, env = "MUSTER_CONTROLLER_QUEUE_LIMIT_PER_MODEL")]
+    pub(crate) queue_limit_per_model: Option<usize>,
+    /// Those of them that may come with one API key, which share the fleet fairly; any unless said otherwise.
+    #[arg(long, env = "MUSTER_CONTROLLER_QUEUE_LIMIT_PER_KEY")]
+    pub(crate) queue_limit_per_key: Option<usize>,
     /// Longest wait for room on a worker.
     #[arg(long, env = "MUSTER_CONTROLLER_QUEUE_WAIT")]
     pub(crate) queue_wait: Option<Span>,
@@ -93,7 +130,8 @@ pub(crate) struct ControllerSection {
 impl ControllerSection {
     /// What is not said here is taken from `other`.
     pub(crate) fn or(self, other: Self) -> Self {
-        or!(self, other; host, port, policy, heartbeat, missed_beats, fastchat_expiration, queue_limit, queue_wait,
+        or!(self, other; host, port, policy, aliases, fallbacks, policies, heartbeat, missed_beats,
+            fastchat_expiration, queue_limit, queue_limit_per_model, queue_limit_per_key, queue_wait,
             breaker_failures, breaker_pause, body_limit, drain, insecure; (pause_cpu, resume_cpu),
             (pause_memory, resume_memory), (fleet_token, fleet_token_file))
     }
@@ -111,10 +149,15 @@ impl ControllerSection {
             host: Some("127.0.0.1".to_owned()),
             port: Some(21001),
             policy: Some(policy.to_string()),
+            aliases: None,
+            fallbacks: None,
+            policies: None,
             heartbeat: Some(Span(lease.heartbeat)),
             missed_beats: Some(lease.missed_beats),
             fastchat_expiration: Some(Span(lease.fastchat_expiration)),
             queue_limit: Some(queue.limit),
+            queue_limit_per_model: queue.per_model,
+            queue_limit_per_key: queue.per_key,
             queue_wait: Some(Span(queue.max_wait)),
             breaker_failures: Some(breaker.failures),
             breaker_pause: Some(Span(breaker.pause)),
@@ -146,8 +189,11 @@ impl ControllerSection {
                 Some(name) => name.parse().context("policy")?,
                 None => usual.policy,
             },
+            names: names::checked(&self.aliases, &self.fallbacks, &self.policies)?,
             queue: QueueConfig {
                 limit: self.queue_limit.unwrap_or(usual.queue.limit),
+                per_model: self.queue_limit_per_model.or(usual.queue.per_model),
+                per_key: self.queue_limit_per_key.or(usual.queue.per_key),
                 max_wait: span(self.queue_wait, usual.queue.max_wait),
             },
             breaker: BreakerConfig {

@@ -22,7 +22,6 @@ pub(crate) use stream::ChatChunks;
 /// A checked request.
 #[derive(Debug)]
 pub(crate) struct ChatRequest {
-    pub(crate) model: String,
     /// What the worker is asked, still without a request id.
     pub(crate) generate: GenerateRequest,
     pub(crate) stream: bool,
@@ -49,8 +48,8 @@ impl ChatRequest {
         };
         check_lengths(&generate)?;
         fields.unknown();
-        let Options { model, stream, include_usage, priority, .. } = options;
-        Ok(Self { model, generate, stream, include_usage, priority })
+        let Options { stream, include_usage, priority, .. } = options;
+        Ok(Self { generate, stream, include_usage, priority })
     }
 }
 

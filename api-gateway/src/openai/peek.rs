@@ -2,7 +2,9 @@
 
 use std::borrow::Cow;
 
+use bytes::Bytes;
 use serde::Deserialize;
+use serde_json::value::RawValue;
 
 /// What a request must say before a worker is sought.
 #[derive(Debug, Deserialize)]
@@ -46,9 +48,100 @@ pub(crate) fn model(body: &[u8]) -> Option<String> {
     Some(model.into_owned()).filter(|model| !model.is_empty())
 }
 
+/// The same body with another model; every other byte is as it was. `None` as with [`Peek::parse`].
+pub(crate) fn with_model(body: &[u8], model: &str) -> Option<Bytes> {
+    #[derive(Deserialize)]
+    struct Named<'a> {
+        #[serde(borrow)]
+        model: &'a RawValue,
+    }
+    let Named { model: old } = serde_json::from_slice(body).ok()?;
+    // It borrows from the body, so where it begins there is a difference of addresses.
+    let start = (old.get().as_ptr() as usize).checked_sub(body.as_ptr() as usize)?;
+    let (before, rest) = body.split_at_checked(start)?;
+    let after = rest.strip_prefix(old.get().as_bytes())?;
+    let new = serde_json::to_vec(model).ok()?;
+    Some([before, &new, after].concat().into())
+}
+
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+    use serde_json::{Map, Value, json};
+
     use super::*;
+
+    #[test]
+    fn a_model_is_replaced_and_no_other_byte() {
+        for (body, expected) in [
+            (r#"{"model":"m"}"#, r#"{"model":"other"}"#),
+            ("{ \"model\" :\t\"m\" , \"model2\":1.50}", "{ \"model\" :\t\"other\" , \"model2\":1.50}"),
+            (r#"{"mod\u0065l":"\u006d","x":1E5}"#, r#"{"mod\u0065l":"other","x":1E5}"#),
+            (
+                r#"{"x":{"model":"m"},"y":"\"model\":\"m\"","model":"m","z":[{"model":"m"}]}"#,
+                r#"{"x":{"model":"m"},"y":"\"model\":\"m\"","model":"other","z":[{"model":"m"}]}"#,
+            ),
+        ] {
+            assert_eq!(with_model(body.as_bytes(), "other").as_deref(), Some(expected.as_bytes()), "{body}");
+        }
+        let quoted = with_model(br#"{"model":"m"}"#, "a\"b\\c\u{7}").expect("a request");
+        assert_eq!(model(&quoted).as_deref(), Some("a\"b\\c\u{7}"));
+    }
+
+    #[test]
+    fn a_body_that_names_no_model_or_two_is_left_alone() {
+        for body in ["", "[]", "{}", r#"{"model":"m"} x"#, r#"{"model":"m","model":"m"}"#, r#"{"model":"m""#] {
+            assert_eq!(with_model(body.as_bytes(), "other"), None, "{body}");
+        }
+    }
+
+    /// JSON with names like those that are looked for.
+    fn values() -> impl Strategy<Value = Value> {
+        let leaf = prop_oneof![
+            Just(json!("model")),
+            Just(json!("\"model\":\"m\"")),
+            any::<String>().prop_map(Value::from),
+            any::<i64>().prop_map(Value::from),
+            Just(Value::Null),
+        ];
+        leaf.prop_recursive(3, 24, 4, |inner| {
+            let key = prop_oneof![Just("model".to_owned()), any::<String>()];
+            prop_oneof![
+                prop::collection::vec(inner.clone(), 0..4).prop_map(Value::from),
+                prop::collection::btree_map(key, inner, 0..4)
+                    .prop_map(|fields| Value::Object(fields.into_iter().collect())),
+            ]
+        })
+    }
+
+    proptest! {
+        #[test]
+        fn whatever_else_a_body_holds_stays(
+            before in prop::collection::btree_map(any::<String>(), values(), 0..4),
+            after in prop::collection::btree_map(any::<String>(), values(), 0..4),
+            old: String, new: String, pretty: bool,
+        ) {
+            let mut fields = Map::new();
+            let others = |fields: std::collections::BTreeMap<String, Value>| {
+                fields.into_iter().filter(|(name, _)| name != "model")
+            };
+            fields.extend(others(before));
+            fields.insert("model".to_owned(), Value::from(old));
+            fields.extend(others(after));
+            let written = |fields: &Map<String, Value>| match pretty {
+                true => serde_json::to_vec_pretty(fields).expect("JSON"),
+                false => serde_json::to_vec(fields).expect("JSON"),
+            };
+            let body = written(&fields);
+            fields.insert("model".to_owned(), Value::from(new.clone()));
+            prop_assert_eq!(with_model(&body, &new).expect("a request"), written(&fields));
+        }
+
+        #[test]
+        fn no_bytes_make_it_panic(body: Vec<u8>, text: String) {
+            let _ = (with_model(&body, "m"), with_model(text.as_bytes(), "m"), Peek::parse(&body), model(&body));
+        }
+    }
 
     #[test]
     fn a_few_fields_are_read_and_the_rest_is_passed_over() {

@@ -11,7 +11,7 @@ pub(crate) struct ReplyHead {
     pub(crate) id: String,
     /// Seconds since 1970.
     pub(crate) created: u64,
-    /// The model as the client called it.
+    /// The model that answers.
     pub(crate) model: String,
 }
 

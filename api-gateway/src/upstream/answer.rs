@@ -12,10 +12,10 @@ use muster_shared::problem::{Kind, Problem};
 use muster_shared::resume::Progress;
 use muster_shared::transport::Transport;
 
-use super::Upstream;
 use super::job::{self, Job};
 use super::ticket::Ticket;
 use super::watch::Lapse;
+use super::{Upstream, Whole};
 use crate::metrics;
 
 /// Events of one worker.
@@ -31,6 +31,8 @@ pub(crate) struct Answer {
     job: Job,
     /// The worker that answers; absent between two, and after the last event.
     running: Option<(Events, Ticket)>,
+    /// The model that answers.
+    model: Arc<str>,
     /// What the client has, or is sure to get.
     progress: Progress,
     /// Whether the worker goes on where another one stopped, and has not sent its first event.
@@ -42,11 +44,13 @@ pub(crate) struct Answer {
 impl Answer {
     pub(super) fn new(upstream: Upstream, request: Arc<GenerateRequest>, job: Job, running: (Events, Ticket)) -> Self {
         let progress = Progress::new(request.choices);
+        let model = Arc::clone(running.1.model());
         let mut answer = Self {
             upstream,
             request,
             job,
             running: Some(running),
+            model,
             progress,
             resuming: false,
             begun: Instant::now(),
@@ -54,6 +58,17 @@ impl Answer {
         };
         answer.await_first_token();
         answer
+    }
+
+    /// The model that answers: the one that the client named, or one that stands behind that name. Until something has
+    /// come of the answer it may change, when another worker begins anew; then there is an [`Event::Started`].
+    pub(crate) fn model(&self) -> &Arc<str> {
+        &self.model
+    }
+
+    /// Keeps to the model that answers now, whatever happens.
+    pub(crate) fn stay(&mut self) {
+        self.job.stay(Arc::clone(&self.model));
     }
 
     /// The next event, or `None` after the last. When an answer of which nothing has come is begun anew, a second
@@ -93,7 +108,7 @@ impl Answer {
     ///
     /// # Errors
     /// As [`Answer::next`].
-    pub(crate) async fn whole(mut self) -> Result<Vec<Event>, Problem> {
+    pub(crate) async fn whole(mut self) -> Result<Whole<Vec<Event>>, Problem> {
         self.job.whole = true;
         let mut events = Vec::new();
         while let Some(event) = self.next().await {
@@ -103,7 +118,7 @@ impl Answer {
             }
             events.push(event);
         }
-        Ok(events)
+        Ok(Whole { model: self.model, answer: events })
     }
 
     fn note(&mut self, event: &Event) {
@@ -127,7 +142,7 @@ impl Answer {
                 if let Some((_, mut ticket)) = self.running.take() {
                     ticket.end(Outcome::Done);
                 }
-                if let Some(model) = self.upstream.view().model(&self.job.model) {
+                if let Some(model) = self.upstream.view().model(&self.model) {
                     model.metrics.usage(usage);
                 }
             }
@@ -152,6 +167,7 @@ impl Answer {
         let is_begun = !self.progress.is_empty();
         let can_resume = self.progress.is_resumable();
         if is_begun && can_resume {
+            self.stay();
             self.job.resume(RESUMABLE, Instant::now() + self.upstream.config().resume_timeout);
         }
         if let Some((events, ticket)) = self.running.take() {
@@ -170,7 +186,9 @@ impl Answer {
         } else {
             self.progress = Progress::new(self.request.choices);
         }
-        self.running = Some(self.upstream.start(&self.request, &mut self.job).await?);
+        let running = self.upstream.start(&self.request, &mut self.job).await?;
+        self.model = Arc::clone(running.1.model());
+        self.running = Some(running);
         self.resuming = is_begun && can_resume;
         if !self.resuming {
             (self.begun, self.last_token) = (Instant::now(), None);

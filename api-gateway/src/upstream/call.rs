@@ -20,10 +20,10 @@ use serde::de::DeserializeOwned;
 use super::fastchat::FastChatClient;
 use super::job::Job;
 use super::peer::Peer;
-use super::{Begun, Filled, Opened, Question, TRANSLATED, Upstream, native, untranslated};
+use super::{Begun, Filled, Opened, Question, TRANSLATED, Upstream, Whole, native, untranslated};
 
 /// One call of the worker protocol.
-pub(crate) trait Call: Serialize + Send + Sync + 'static {
+pub(crate) trait Call: Serialize + Clone + Send + Sync + 'static {
     /// What it is answered with.
     type Answer: DeserializeOwned + Send + 'static;
     /// Where a worker takes it over HTTP.
@@ -36,13 +36,14 @@ pub(crate) trait Call: Serialize + Send + Sync + 'static {
     /// The model's name.
     fn model(&self) -> &str;
 
+    /// The same, to be changed.
+    fn model_mut(&mut self) -> &mut String;
+
     /// The name for logs, where it has one.
     fn request_id(&mut self) -> Option<&mut String>;
 
     /// The request with the time that a worker has for it, where the protocol can say it.
-    fn within(&self, timeout_ms: Option<u64>) -> Option<Self>
-    where
-        Self: Sized;
+    fn within(&self, timeout_ms: Option<u64>) -> Option<Self>;
 
     /// Asks a worker that speaks gRPC.
     fn over_grpc(&self, worker: &GrpcWorkerClient) -> impl Future<Output = Result<Self::Answer, ClientError>> + Send;
@@ -76,7 +77,7 @@ impl Upstream {
         &self,
         question: &mut impl Question<Ours = C>,
         mut job: Job,
-    ) -> Result<Begun<C::Answer>, Problem> {
+    ) -> Result<Begun<Whole<C::Answer>>, Problem> {
         if !C::IN_FASTCHAT && self.0.view.model(&job.model).is_some_and(|model| model.only_fastchat) {
             return Err(not_in_fastchat::<C>());
         }
@@ -86,11 +87,11 @@ impl Upstream {
             Opened::Passed(passed, ticket) => Ok(Begun::Passed(self.passed(*passed, job, ticket))),
             Opened::Ours(answer, mut ticket) => {
                 ticket.end(Outcome::Done);
-                if let Some(model) = self.0.view.model(&job.model) {
+                if let Some(model) = self.0.view.model(ticket.model()) {
                     let prompt_tokens = C::prompt_tokens(&answer);
                     model.metrics.usage(&Usage { prompt_tokens, ..Usage::default() });
                 }
-                Ok(Begun::Ours(answer))
+                Ok(Begun::Ours(Whole { model: Arc::clone(ticket.model()), answer }))
             }
         }
     }
@@ -102,7 +103,10 @@ impl Upstream {
         filled: Filled,
     ) -> BoxFuture<'static, Result<C::Answer, ClientError>> {
         Box::pin(async move {
-            let request = request.within(filled.timeout_ms).map_or(request, Arc::new);
+            let mut request = request.within(filled.timeout_ms).map_or(request, Arc::new);
+            if *request.model() != *filled.model {
+                *Arc::make_mut(&mut request).model_mut() = filled.model.to_string();
+            }
             let answer = match peer.transport {
                 Transport::Http => native::ask(&peer, self.authorization(), &*request).await?,
                 Transport::FastChat => request.over_fastchat(&self.0.fastchat, &peer.address).await?,
@@ -155,6 +159,10 @@ impl Call for EmbedRequest {
         &self.model
     }
 
+    fn model_mut(&mut self) -> &mut String {
+        &mut self.model
+    }
+
     fn request_id(&mut self) -> Option<&mut String> {
         Some(&mut self.request_id)
     }
@@ -193,6 +201,10 @@ impl Call for RerankRequest {
         &self.model
     }
 
+    fn model_mut(&mut self) -> &mut String {
+        &mut self.model
+    }
+
     fn request_id(&mut self) -> Option<&mut String> {
         Some(&mut self.request_id)
     }
@@ -222,6 +234,10 @@ impl Call for ClassifyRequest {
 
     fn model(&self) -> &str {
         &self.model
+    }
+
+    fn model_mut(&mut self) -> &mut String {
+        &mut self.model
     }
 
     fn request_id(&mut self) -> Option<&mut String> {
@@ -259,6 +275,10 @@ impl Call for EntitiesRequest {
         &self.model
     }
 
+    fn model_mut(&mut self) -> &mut String {
+        &mut self.model
+    }
+
     fn request_id(&mut self) -> Option<&mut String> {
         Some(&mut self.request_id)
     }
@@ -290,6 +310,10 @@ impl Call for TokenizeRequest {
         &self.model
     }
 
+    fn model_mut(&mut self) -> &mut String {
+        &mut self.model
+    }
+
     fn request_id(&mut self) -> Option<&mut String> {
         None
     }
@@ -318,6 +342,10 @@ impl Call for DetokenizeRequest {
 
     fn model(&self) -> &str {
         &self.model
+    }
+
+    fn model_mut(&mut self) -> &mut String {
+        &mut self.model
     }
 
     fn request_id(&mut self) -> Option<&mut String> {

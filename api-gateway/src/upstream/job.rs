@@ -15,6 +15,7 @@ use tower::retry::budget::{Budget as _, TpsBudget};
 use super::ticket::Ticket;
 use super::watch::{Lapse, Watch};
 use super::{Filled, millis};
+use crate::keys::ApiKey;
 use crate::metrics;
 
 /// Shortest and longest pause of a patient request before it asks a full fleet again.
@@ -40,8 +41,10 @@ pub(crate) enum Verdict {
 pub(crate) struct Job {
     /// Name for logs.
     pub(crate) request_id: Arc<str>,
-    /// The model's name.
+    /// The model's name, as the client gave it; that of another once [`Job::stay`] has said so.
     pub(crate) model: Arc<str>,
+    /// Whether no other model will do.
+    pub(super) exact: bool,
     /// Hash of the start of the prompt.
     pub(crate) affinity: Option<u64>,
     /// Higher goes first when requests wait.
@@ -50,6 +53,10 @@ pub(crate) struct Job {
     pub(crate) patient: bool,
     /// Whether the whole answer must be here by the deadline, not only its beginning.
     pub(crate) whole: bool,
+    /// On whose behalf it is made, where keys are wanted.
+    pub(crate) key: Option<Arc<ApiKey>>,
+    /// When its client gives up, where it has said so.
+    pub(crate) until: Option<Instant>,
     /// Workers that have failed it.
     pub(crate) tried: Vec<WorkerId>,
     /// Protocols in which it can be said; empty: in any.
@@ -89,10 +96,13 @@ impl Job {
         Self {
             request_id,
             model,
+            exact: false,
             affinity: None,
             priority: 0,
             patient: false,
             whole: false,
+            key: None,
+            until: None,
             tried: Vec::new(),
             transports: &[],
             watch: Watch::new(deadline, limits.cut.clone()),
@@ -111,6 +121,7 @@ impl Job {
         Self {
             request_id: Arc::clone(&self.request_id),
             model: Arc::clone(&self.model),
+            key: self.key.clone(),
             tried: self.tried.clone(),
             watch: Watch::new(self.deadline, self.limits.cut.clone()),
             limits: self.limits.clone(),
@@ -167,6 +178,12 @@ impl Job {
         }
     }
 
+    /// From now on only that model will do: what it has begun, no other can go on with.
+    pub(crate) fn stay(&mut self, model: Arc<str>) {
+        self.model = model;
+        self.exact = true;
+    }
+
     /// A worker has made progress: what failed before does not count any more.
     pub(super) fn progressed(&mut self) {
         if self.last.take().is_some() {
@@ -175,14 +192,30 @@ impl Job {
         }
     }
 
-    /// What the request gets on its way to a worker.
-    pub(super) fn filled(&self) -> Filled {
-        Filled { seed: self.seed, timeout_ms: self.whole.then(|| millis(self.time_left())) }
+    /// What the request gets on its way to the worker of a ticket.
+    pub(super) fn filled(&self, ticket: &Ticket) -> Filled {
+        let timeout_ms = self.whole.then(|| millis(self.time_left()));
+        Filled { model: Arc::clone(ticket.model()), seed: self.seed, timeout_ms }
     }
 
     /// Time to the deadline.
     pub(super) fn time_left(&self) -> Duration {
         self.deadline.saturating_duration_since(Instant::now())
+    }
+
+    /// Time until the client gives up, where it has said so and that still matters: an answer that has begun to come is
+    /// waited for.
+    ///
+    /// # Errors
+    /// [`Kind::Timeout`] when it has given up.
+    pub(super) fn patience(&self) -> Result<Option<Duration>, Problem> {
+        let Some(until) = self.until.filter(|_| self.whole || !self.resumes) else { return Ok(None) };
+        let left = until.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            let message = "the time that was given for the request is over, and no worker has answered it";
+            return Err(Problem::new(Kind::Timeout, message));
+        }
+        Ok(Some(left))
     }
 
     /// Whether the deadline has passed.
@@ -219,7 +252,7 @@ impl Job {
     /// The refusal itself, where waiting does not help or the request is not patient.
     pub(super) async fn wait_for_room(&mut self, refusal: Problem) -> Result<(), Problem> {
         let waiting_helps = match refusal.kind {
-            Kind::Overloaded => self.patient,
+            Kind::Overloaded | Kind::RateLimited => self.patient,
             // A worker that died comes back perhaps, and has not failed what it is asked then.
             Kind::NoWorker => self.resumes,
             _ => false,
@@ -372,7 +405,7 @@ mod tests {
     fn ticket() -> Ticket {
         let peers = Arc::new(Peers::new(MINUTE));
         let worker = peers.get(&WorkerId::new("w"), "http://w", Transport::Http);
-        ControllerLink::new(GatewayId::new(), peers, Arc::default()).take(worker, "m".into())
+        ControllerLink::new(GatewayId::new(), peers, Arc::default()).take(worker, "m".into(), None)
     }
 
     #[tokio::test(start_paused = true)]
@@ -426,23 +459,23 @@ mod tests {
     async fn a_worker_is_told_the_time_left_where_the_whole_answer_has_a_deadline() {
         let request = GenerateRequest::new("m", Prompt::Text("hi".to_owned()));
         let streamed = job(1, MINUTE);
-        assert_eq!(streamed.filled().fill(&request).timeout_ms, None);
+        assert_eq!(streamed.filled(&ticket()).fill(&request).timeout_ms, None);
         let whole = Job { whole: true, ..streamed };
-        let left = whole.filled().fill(&request).timeout_ms.expect("a time");
+        let left = whole.filled(&ticket()).fill(&request).timeout_ms.expect("a time");
         assert!((1..=60_000).contains(&left), "{left}");
         let late = Job { deadline: Instant::now(), ..whole };
-        assert_eq!(late.filled().fill(&request).timeout_ms, Some(0));
+        assert_eq!(late.filled(&ticket()).fill(&request).timeout_ms, Some(0));
     }
 
     #[tokio::test]
     async fn every_worker_of_a_request_gets_the_same_seed() {
         let mut request = GenerateRequest::new("m", Prompt::Text("hi".to_owned()));
         let job = job(1, MINUTE);
-        let seed = job.filled().fill(&request).sampling.seed;
+        let seed = job.filled(&ticket()).fill(&request).sampling.seed;
         assert!(seed.is_some());
-        assert_eq!(job.filled().fill(&request).sampling.seed, seed);
+        assert_eq!(job.filled(&ticket()).fill(&request).sampling.seed, seed);
         request.sampling.seed = Some(7);
-        assert_eq!(job.filled().fill(&request).sampling.seed, Some(7), "the client's own");
+        assert_eq!(job.filled(&ticket()).fill(&request).sampling.seed, Some(7), "the client's own");
     }
 
     #[tokio::test(start_paused = true)]

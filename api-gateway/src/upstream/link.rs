@@ -23,6 +23,7 @@ use super::peer::{Peer, Peers};
 use super::ticket::Ticket;
 use super::view::View;
 use crate::Config;
+use crate::keys::ApiKey;
 
 /// Shortest and longest pause before the controller is sought again.
 const PAUSES: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(1));
@@ -74,13 +75,17 @@ struct Desk {
 #[derive(Debug)]
 struct Holding {
     peer: Arc<Peer>,
+    /// As the worker knows it.
     model: Arc<str>,
+    key: Option<Arc<ApiKey>>,
 }
 
 /// One dispatch without an answer.
 #[derive(Debug)]
 struct Waiting {
+    /// As it was asked for.
     model: Arc<str>,
+    key: Option<Arc<ApiKey>>,
     sender: oneshot::Sender<Answer>,
 }
 
@@ -94,7 +99,12 @@ impl ControllerLink {
     ///
     /// # Errors
     /// [`Away`] when the controller cannot be asked, or went away before it answered.
-    pub(crate) async fn dispatch(&self, model: Arc<str>, dispatch: Dispatch) -> Result<Answer, Away> {
+    pub(crate) async fn dispatch(
+        &self,
+        model: Arc<str>,
+        key: Option<Arc<ApiKey>>,
+        dispatch: Dispatch,
+    ) -> Result<Answer, Away> {
         let (sender, receiver) = oneshot::channel();
         let id = {
             let mut desk = self.lock();
@@ -103,7 +113,7 @@ impl ControllerLink {
             }
             desk.next = desk.next.wrapping_add(1);
             let id = desk.next;
-            desk.asked.insert(id, Waiting { model, sender });
+            desk.asked.insert(id, Waiting { model, key, sender });
             self.say(&mut desk, Ask::Dispatch { id, dispatch }, true);
             id
         };
@@ -117,14 +127,14 @@ impl ControllerLink {
     }
 
     /// A ticket for a request that the controller was not asked about.
-    pub(crate) fn take(&self, peer: Arc<Peer>, model: Arc<str>) -> Ticket {
-        let (id, holding) = (TicketId::new(), Holding { peer: Arc::clone(&peer), model });
+    pub(crate) fn take(&self, peer: Arc<Peer>, model: Arc<str>, key: Option<Arc<ApiKey>>) -> Ticket {
+        let (id, holding) = (TicketId::new(), Holding { peer: Arc::clone(&peer), model: Arc::clone(&model), key });
         {
             let mut desk = self.lock();
             desk.held.insert(id, holding);
             desk.unclaimed.push(id);
         }
-        Ticket::new(id, peer, self.clone())
+        Ticket::new(id, peer, model, self.clone())
     }
 
     /// A request has ended.
@@ -289,16 +299,22 @@ impl ControllerLink {
     fn hear(&self, tell: Tell) {
         match tell {
             Tell::Grant { id, grant } => {
-                let Grant { ticket: ticket_id, worker, address, transport, model: _ } = grant;
+                let Grant { ticket: ticket_id, worker, address, transport, model } = grant;
                 let peer = self.0.peers.get(&worker, &address, transport);
-                let sender = {
+                let other = model.map(Arc::from);
+                let (model, sender) = {
                     let mut desk = self.lock();
-                    desk.asked.remove(&id).map(|Waiting { model, sender }| {
-                        desk.held.insert(ticket_id, Holding { peer: Arc::clone(&peer), model });
-                        sender
-                    })
+                    match desk.asked.remove(&id) {
+                        Some(Waiting { model, key, sender }) => {
+                            let model = other.unwrap_or(model);
+                            let holding = Holding { peer: Arc::clone(&peer), model: Arc::clone(&model), key };
+                            desk.held.insert(ticket_id, holding);
+                            (model, Some(sender))
+                        }
+                        None => (other.unwrap_or_default(), None), // nobody will ask the worker for it
+                    }
                 };
-                let ticket = Ticket::new(ticket_id, peer, self.clone());
+                let ticket = Ticket::new(ticket_id, peer, model, self.clone());
                 answer(sender, Ok(ticket));
             }
             Tell::Refusal { id, problem } => {
@@ -363,7 +379,8 @@ struct Said {
 
 impl Holding {
     fn told(&self, ticket: TicketId) -> Held {
-        Held { ticket, worker: self.peer.id.clone(), model: self.model.to_string(), key: None }
+        let key = self.key.as_ref().map(|key| key.name.clone());
+        Held { ticket, worker: self.peer.id.clone(), model: self.model.to_string(), key }
     }
 }
 

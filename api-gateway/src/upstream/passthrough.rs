@@ -1,4 +1,7 @@
 //! Workers that speak OpenAI's API: a client's request goes to them as it is, and their answer comes back as it is.
+//!
+//! All that is ever changed in a request's body is the model's name, where the client named an alias of the worker's model,
+//! or one that it stands in for.
 
 use std::borrow::Cow;
 use std::time::Duration;
@@ -20,6 +23,7 @@ use super::ticket::Ticket;
 use super::watch::Lapse;
 use super::wire::{Answer, WireError};
 use super::{Upstream, broken_by};
+use crate::openai::peek;
 use crate::outgoing::Outgoing;
 use crate::via::VIA;
 
@@ -75,8 +79,8 @@ impl Raw {
         Self { path, headers, body, stream }
     }
 
-    fn request(&self, authorization: Option<&HeaderValue>, via: &HeaderValue) -> Request<Full<Bytes>> {
-        let mut request = Request::post(self.path).body(Full::new(self.body.clone())).expect("its path is fixed");
+    fn request(&self, body: Bytes, authorization: Option<&HeaderValue>, via: &HeaderValue) -> Request<Full<Bytes>> {
+        let mut request = Request::post(self.path).body(Full::new(body)).expect("its path is fixed");
         *request.headers_mut() = self.headers.clone();
         request.headers_mut().append(VIA, via.clone());
         if let Some(authorization) = authorization {
@@ -121,7 +125,13 @@ pub(super) async fn pass(
     // The first byte of a whole answer comes with its last token.
     let timeout = if raw.stream { upstream.config().first_token_timeout } else { upstream.config().request_timeout };
     job.watch.set(job.first_token_until(timeout));
-    let asked = Box::pin(exchange(upstream, raw, ticket)); // boxed, as it is large, and moved with all that holds it
+    let body = match ticket.model() {
+        model if *model == job.model => raw.body.clone(),
+        model => {
+            peek::with_model(&raw.body, model).ok_or_else(|| Problem::new(Kind::Bug, "a request lost its model"))?
+        }
+    };
+    let asked = Box::pin(exchange(upstream, raw, body, ticket)); // boxed, as it is large, and moved with all that holds it
     match job.watch.run(asked).await {
         Ok(answered) => Ok(answered),
         Err(Lapse::Stopping) => Err(job::stopping()),
@@ -142,11 +152,11 @@ pub(super) fn relay(
     Response::from_parts(head, Outgoing::Relay(Box::new(relay)))
 }
 
-async fn exchange(upstream: &Upstream, raw: &Raw, ticket: &Ticket) -> Result<Passed, ClientError> {
+async fn exchange(upstream: &Upstream, raw: &Raw, body: Bytes, ticket: &Ticket) -> Result<Passed, ClientError> {
     let peer = ticket.peer();
     let broken = |error: WireError| broken_by(&peer.address, error);
-    let (response, mut answer) =
-        peer.pool.send(raw.request(upstream.openai_authorization(), upstream.via())).await.map_err(broken)?;
+    let request = raw.request(body, upstream.openai_authorization(), upstream.via());
+    let (response, mut answer) = peer.pool.send(request).await.map_err(broken)?;
     let (mut head, ()) = response.into_parts();
     drop_hop_by_hop(&mut head.headers);
     let unexpected = |status: StatusCode, detail: String| ClientError::Unexpected {

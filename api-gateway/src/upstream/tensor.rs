@@ -8,6 +8,7 @@ mod fleet;
 mod http;
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use futures_util::future::BoxFuture;
 use muster_shared::client::ClientError;
@@ -20,6 +21,8 @@ use super::job::Job;
 use super::peer::Peer;
 use super::{Filled, Open, Opened, Read, Upstream, untranslated};
 use crate::observe::Route;
+use crate::patience;
+use crate::state::Caller;
 pub(crate) use fleet::Change;
 
 /// The transports of workers that know tensors.
@@ -63,9 +66,10 @@ impl Upstream {
     ///
     /// # Errors
     /// Why no worker did, in words for the client.
-    pub(crate) async fn infer(&self, request: InferRequest) -> Result<InferResponse, Problem> {
+    pub(crate) async fn infer(&self, request: InferRequest, caller: &Caller) -> Result<InferResponse, Problem> {
         self.check(&request.model, Route::Infer)?;
-        let job = self.job(&request.request_id.as_str().into(), &request.model);
+        let mut job = self.job(caller, &request.model);
+        job.until = patience::of_tensors(&request.parameters, job.until, Instant::now());
         self.ask_one(request, job, Self::open_infer).await
     }
 
@@ -73,9 +77,9 @@ impl Upstream {
     ///
     /// # Errors
     /// Why no worker answered, in words for the client.
-    pub(crate) async fn look_up(&self, lookup: Lookup, request_id: &Arc<str>) -> Result<Found, Problem> {
+    pub(crate) async fn look_up(&self, lookup: Lookup, caller: &Caller) -> Result<Found, Problem> {
         self.check(&lookup.model, Route::Infer)?;
-        let job = self.job(request_id, &lookup.model);
+        let job = self.job(caller, &lookup.model);
         self.ask_one(lookup, job, Self::open_lookup).await
     }
 
@@ -94,10 +98,13 @@ impl Upstream {
     fn open_infer(
         self,
         peer: Arc<Peer>,
-        request: Arc<InferRequest>,
-        _: Filled,
+        mut request: Arc<InferRequest>,
+        filled: Filled,
     ) -> BoxFuture<'static, Result<InferResponse, ClientError>> {
         Box::pin(async move {
+            if *request.model != *filled.model {
+                Arc::make_mut(&mut request).model = filled.model.to_string();
+            }
             match peer.transport {
                 Transport::Http => http::infer(&peer, self.authorization(), &request).await,
                 Transport::Grpc => self.grpc(&peer.address, self.0.config.request_timeout).infer(&request).await,
@@ -110,12 +117,12 @@ impl Upstream {
         self,
         peer: Arc<Peer>,
         lookup: Arc<Lookup>,
-        _: Filled,
+        filled: Filled,
     ) -> BoxFuture<'static, Result<Found, ClientError>> {
         Box::pin(async move {
-            let (model, version) = (lookup.model.as_str(), lookup.version.as_deref());
+            let (model, version) = (&*filled.model, lookup.version.as_deref());
             match peer.transport {
-                Transport::Http => http::look_up(&peer, self.authorization(), &lookup).await,
+                Transport::Http => http::look_up(&peer, self.authorization(), model, &lookup).await,
                 Transport::Grpc => {
                     let worker = self.grpc(&peer.address, self.0.config.request_timeout);
                     Ok(match lookup.about {

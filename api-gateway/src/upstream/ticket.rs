@@ -15,6 +15,8 @@ use crate::metrics;
 pub(crate) struct Ticket {
     id: TicketId,
     peer: Arc<Peer>,
+    /// See [`Ticket::model`].
+    model: Arc<str>,
     link: ControllerLink,
     outcome: Outcome,
     ttft: Option<Duration>,
@@ -23,10 +25,10 @@ pub(crate) struct Ticket {
 
 impl Ticket {
     /// A ticket that the link knows of.
-    pub(super) fn new(id: TicketId, peer: Arc<Peer>, link: ControllerLink) -> Self {
+    pub(super) fn new(id: TicketId, peer: Arc<Peer>, model: Arc<str>, link: ControllerLink) -> Self {
         peer.begin();
         metrics::in_flight(1.0);
-        Self { id, peer, link, outcome: Outcome::Cancelled, ttft: None, tokens: 0 }
+        Self { id, peer, model, link, outcome: Outcome::Cancelled, ttft: None, tokens: 0 }
     }
 
     /// The worker that runs the request.
@@ -34,7 +36,12 @@ impl Ticket {
         &self.peer
     }
 
-    /// Its name.
+    /// The model that the worker is to be asked for: the client may have named an alias of it, or one that has no room.
+    pub(crate) fn model(&self) -> &Arc<str> {
+        &self.model
+    }
+
+    /// The worker's name.
     pub(crate) fn worker(&self) -> &WorkerId {
         &self.peer.id
     }

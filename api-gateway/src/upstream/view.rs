@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use muster_shared::control::{Fleet, ModelCard, ModelKind, ModelStatus, Outcome, WorkerState, WorkerStatus};
 use muster_shared::id::WorkerId;
 use muster_shared::transport::Transport;
-use rand::seq::IndexedRandom as _;
+use rand::seq::{IndexedRandom as _, SliceRandom as _};
 
 use super::peer::{Peer, Peers};
 use crate::metrics::ModelMetrics;
@@ -61,6 +61,8 @@ struct Memory {
     fleet: Option<(Fleet, Instant)>,
     /// Workers of controllers that ran before, each with the time when its last one was seen to have gone.
     before: BTreeMap<WorkerId, (WorkerStatus, Instant)>,
+    /// What stood behind names at the last of them, and when it was seen to have gone.
+    names_before: Option<(Vec<ModelStatus>, Instant)>,
     /// Until when workers that failed come last: a dead one has the least requests, and would draw them all.
     suspended: HashMap<WorkerId, Instant>,
 }
@@ -115,6 +117,9 @@ impl View {
                 models.entry(card.name.clone()).or_insert(status);
             }
         }
+        for model in memory.names_before(now) {
+            models.entry(model.name.clone()).or_insert_with(|| model.clone());
+        }
         let current = memory.fleet.iter().flat_map(|(fleet, _)| &fleet.models);
         models.extend(current.map(|model| (model.name.clone(), model.clone())));
         models.into_values().collect()
@@ -135,9 +140,23 @@ impl View {
         self.models.read().unwrap_or_else(PoisonError::into_inner).get(name).cloned()
     }
 
-    /// A known worker of a model: of two drawn at random the one with the fewer requests from here, one that has just
+    /// The models that a name stands for, if it is an alias.
+    pub(crate) fn stands_for(&self, name: &str) -> Option<Vec<String>> {
+        let memory = self.memory();
+        let status = memory.status(name, Instant::now())?;
+        Some(status.stands_for.clone()).filter(|models| !models.is_empty())
+    }
+
+    /// A known worker of a model, and the model's name where it is not the one that is wanted: of two drawn at random the one with the fewer requests from here, one that has just
     /// failed only where no other is left (Mitzenmacher 2001, "The power of two choices in randomized load balancing").
-    pub(crate) fn choose(&self, wanted: &Wanted<'_>, peers: &Peers, now: Instant) -> Option<Arc<Peer>> {
+    ///
+    /// The weights of an alias are not known here: each of its models gets an equal share.
+    pub(crate) fn choose(
+        &self,
+        wanted: &Wanted<'_>,
+        peers: &Peers,
+        now: Instant,
+    ) -> Option<(Arc<Peer>, Option<String>)> {
         self.memory().choose(wanted, peers, now)
     }
 
@@ -162,10 +181,12 @@ impl View {
         }
         let mut models = self.models.write().unwrap_or_else(PoisonError::into_inner);
         models.retain(|name, _| fleet.models.iter().any(|model| model.name == *name));
-        for ModelStatus { name, kind, .. } in &fleet.models {
-            let speaks = |transport| spoken.get(name.as_str()).is_some_and(|spoken| spoken.contains(&transport));
-            let others = spoken.get(name.as_str()).is_none_or(|spoken| spoken.len() > 1);
-            let (passes_through, only_fastchat) = (speaks(Transport::OpenAi), speaks(Transport::FastChat) && !others);
+        for model in &fleet.models {
+            let ModelStatus { name, kind, .. } = model;
+            let spoken: HashSet<Transport> =
+                behind(model, fleet).filter_map(|name| spoken.get(name)).flatten().copied().collect();
+            let passes_through = spoken.contains(&Transport::OpenAi);
+            let only_fastchat = spoken.contains(&Transport::FastChat) && spoken.len() == 1;
             let known = (*kind, passes_through, only_fastchat);
             if models.get(name).is_none_or(|model| (model.kind, model.passes_through, model.only_fastchat) != known) {
                 let metrics = ModelMetrics::new(name);
@@ -180,11 +201,24 @@ impl View {
     }
 }
 
+/// The names of all models that may answer a request for that one, itself among them unless it is an alias.
+fn behind<'a>(model: &'a ModelStatus, fleet: &'a Fleet) -> impl Iterator<Item = &'a str> {
+    let itself = std::slice::from_ref(&model.name);
+    let targets = if model.stands_for.is_empty() { itself } else { &model.stands_for };
+    let fallbacks = |target: &String| {
+        let status = fleet.models.binary_search_by(|status| status.name.cmp(target));
+        status.map_or(&[][..], |index| &fleet.models[index].fallbacks)
+    };
+    targets.iter().chain(targets.iter().flat_map(fallbacks)).map(String::as_str)
+}
+
 /// What is asked of the last known fleet.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Wanted<'a> {
     /// The model's name.
     pub(crate) model: &'a str,
+    /// Whether no other model will do.
+    pub(crate) exact: bool,
     /// Workers that have failed the request.
     pub(crate) exclude: &'a [WorkerId],
     /// Protocols in which it can be said; empty: in any.
@@ -203,6 +237,9 @@ impl Memory {
             let workers = old.workers.into_iter().filter(alive);
             // Two restarts within the grace: what only the one before the last knew keeps its own time.
             self.before.extend(workers.map(|worker| (worker.id.clone(), (worker, now))));
+            let named = |model: &ModelStatus| !(model.stands_for.is_empty() && model.fallbacks.is_empty());
+            let names: Vec<_> = old.models.into_iter().filter(named).collect();
+            self.names_before = Some((names, now)).filter(|(names, _)| !names.is_empty());
         }
         for worker in &fleet.workers {
             self.before.remove(&worker.id); // what this one knows counts
@@ -217,6 +254,32 @@ impl Memory {
         fresh.map(|(worker, _)| worker)
     }
 
+    /// What stood behind names before this controller, within the grace: it lists names while someone serves them.
+    fn names_before(&self, now: Instant) -> &[ModelStatus] {
+        let fresh = self.names_before.as_ref().filter(|(_, since)| now.duration_since(*since) < GRACE);
+        fresh.map_or(&[], |(names, _)| names)
+    }
+
+    /// What is known of a name.
+    fn status(&self, name: &str, now: Instant) -> Option<&ModelStatus> {
+        let current = self.fleet.iter().flat_map(|(fleet, _)| &fleet.models);
+        current.chain(self.names_before(now)).find(|model| model.name == name)
+    }
+
+    /// The models that may answer, in the order in which they are tried.
+    fn targets<'a>(&'a self, wanted: &Wanted<'a>, now: Instant) -> Vec<&'a str> {
+        let Some(status) = self.status(wanted.model, now).filter(|_| !wanted.exact) else { return vec![wanted.model] };
+        let mut targets: Vec<&str> = status.stands_for.iter().map(String::as_str).collect();
+        if targets.is_empty() {
+            targets.push(wanted.model);
+        }
+        targets.shuffle(&mut rand::rng());
+        let fallbacks = targets.iter().filter_map(|target| Some(&self.status(target, now)?.fallbacks));
+        let fallbacks: Vec<&str> = fallbacks.flatten().map(String::as_str).collect();
+        targets.extend(fallbacks);
+        targets
+    }
+
     fn note_end(&mut self, worker: &WorkerId, outcome: Outcome, now: Instant) {
         let pause = match outcome {
             Outcome::Unreachable | Outcome::Failed => FAILED,
@@ -228,7 +291,28 @@ impl Memory {
         *until = (*until).max(now + pause);
     }
 
-    fn choose(&mut self, wanted: &Wanted<'_>, peers: &Peers, now: Instant) -> Option<Arc<Peer>> {
+    fn choose(&self, wanted: &Wanted<'_>, peers: &Peers, now: Instant) -> Option<(Arc<Peer>, Option<String>)> {
+        let targets = self.targets(wanted, now);
+        let candidates = |model| (model, self.candidates(&Wanted { model, ..*wanted }, now));
+        let known: Vec<(&str, Vec<&WorkerStatus>)> =
+            targets.into_iter().map(candidates).filter(|(_, workers)| !workers.is_empty()).collect();
+        let is_sound = |worker: &&&WorkerStatus| self.suspended.get(&worker.id).is_none_or(|until| *until <= now);
+        let sound = known.iter().find_map(|(model, workers)| {
+            let sound: Vec<&WorkerStatus> = workers.iter().filter(is_sound).copied().collect();
+            (!sound.is_empty()).then_some((*model, sound))
+        });
+        let (model, workers) = sound.or_else(|| known.into_iter().next())?;
+        let unpaused: Vec<&WorkerStatus> =
+            workers.iter().filter(|worker| worker.state != WorkerState::Paused).copied().collect();
+        let workers = if unpaused.is_empty() { workers } else { unpaused };
+        let two = workers.sample(&mut rand::rng(), 2);
+        let two = two.map(|worker| peers.get(&worker.id, &worker.address, worker.transport));
+        let peer = two.min_by_key(|peer| peer.in_flight())?;
+        Some((peer, (model != wanted.model).then(|| model.to_owned())))
+    }
+
+    /// Known workers of a model that may be used.
+    fn candidates(&self, wanted: &Wanted<'_>, now: Instant) -> Vec<&WorkerStatus> {
         let current = self.fleet.iter().filter(|_| wanted.trust == Trust::Always);
         let current = current.flat_map(|(fleet, _)| &fleet.workers);
         let usable = |worker: &&WorkerStatus| {
@@ -237,20 +321,8 @@ impl Memory {
                 && (wanted.transports.is_empty() || wanted.transports.contains(&worker.transport))
                 && !wanted.exclude.contains(&worker.id)
         };
-        let candidates: Vec<&WorkerStatus> = current.chain(self.before(now)).filter(usable).collect();
-        let is_sound = |worker: &WorkerStatus| self.suspended.get(&worker.id).is_none_or(|until| *until <= now);
-        let candidates = preferably(candidates, is_sound);
-        let candidates = preferably(candidates, |worker| worker.state != WorkerState::Paused);
-        let two = candidates.sample(&mut rand::rng(), 2);
-        let peers = two.map(|worker| peers.get(&worker.id, &worker.address, worker.transport));
-        peers.min_by_key(|peer| peer.in_flight())
+        current.chain(self.before(now)).filter(usable).collect()
     }
-}
-
-/// Those of which something holds; all of them where it holds of none.
-fn preferably(all: Vec<&WorkerStatus>, holds: impl Fn(&WorkerStatus) -> bool) -> Vec<&WorkerStatus> {
-    let those: Vec<&WorkerStatus> = all.iter().copied().filter(|worker| holds(worker)).collect();
-    if those.is_empty() { all } else { those }
 }
 
 #[cfg(test)]
@@ -291,11 +363,11 @@ mod tests {
     fn chosen(view: &View, exclude: &[&str], trust: Trust, now: Instant) -> Option<String> {
         let exclude: Vec<WorkerId> = exclude.iter().map(|id| WorkerId::new(*id)).collect();
         let wanted = Wanted { exclude: &exclude, ..any(trust) };
-        view.choose(&wanted, &peers(), now).map(|peer| peer.id.to_string())
+        view.choose(&wanted, &peers(), now).map(|(peer, _)| peer.id.to_string())
     }
 
     fn any(trust: Trust) -> Wanted<'static> {
-        Wanted { model: "m", exclude: &[], transports: &[], trust }
+        Wanted { model: "m", exact: false, exclude: &[], transports: &[], trust }
     }
 
     fn peers() -> Peers {
@@ -335,7 +407,7 @@ mod tests {
     fn requests_spread_by_what_this_gateway_has_in_flight() {
         let (view, now, peers) = (View::default(), Instant::now(), peers());
         view.note(fleet(Epoch::new(), vec![worker("a", WorkerState::Ready), worker("b", WorkerState::Ready)]), now);
-        let choose = || view.choose(&any(Trust::Always), &peers, now).expect("a worker");
+        let choose = || view.choose(&any(Trust::Always), &peers, now).expect("a worker").0;
         let (first, second) = (choose(), {
             choose().begin();
             choose()
@@ -401,5 +473,92 @@ mod tests {
         assert_eq!(chosen(&view, &[], Trust::AfterRestart, now + GRACE).as_deref(), Some("b"));
         view.note(fleet(Epoch::new(), vec![]), now + GRACE * 3);
         assert!(view.memory().before.is_empty());
+    }
+
+    /// A worker of that model alone.
+    fn serving(id: &str, model: &str) -> WorkerStatus {
+        let models = vec![ModelCard { name: model.to_owned(), kind: None, context_length: None, capacity: None }];
+        WorkerStatus { models, ..worker(id, WorkerState::Ready) }
+    }
+
+    /// A fleet in which `chat` stands for `a` and `b`, and `c` takes the requests of `b`.
+    fn named(epoch: Epoch, workers: Vec<WorkerStatus>) -> Fleet {
+        let names = |names: &[&str]| names.iter().map(|name| name.to_string()).collect::<Vec<_>>();
+        let models = vec![
+            ModelStatus::bare("a", 1),
+            ModelStatus { fallbacks: names(&["c"]), ..ModelStatus::bare("b", 1) },
+            ModelStatus::bare("c", 1),
+            ModelStatus { stands_for: names(&["a", "b"]), ..ModelStatus::bare("chat", 2) },
+        ];
+        Fleet { models, ..fleet(epoch, workers) }
+    }
+
+    /// Who is chosen for a name in 64 draws, and the model that it is to be asked for.
+    fn draws(view: &View, wanted: Wanted<'_>, now: Instant) -> Vec<(String, Option<String>)> {
+        let draw = |_| view.choose(&wanted, &peers(), now).map(|(peer, model)| (peer.id.to_string(), model));
+        let mut drawn: Vec<_> = (0..64).filter_map(draw).collect();
+        drawn.sort_unstable();
+        drawn.dedup();
+        drawn
+    }
+
+    #[test]
+    fn an_alias_leads_to_each_of_its_models_that_has_a_worker() {
+        let (view, now) = (View::default(), Instant::now());
+        let epoch = Epoch::new();
+        let (a, b, c) = (serving("wa", "a"), serving("wb", "b"), serving("wc", "c"));
+        let chat = Wanted { model: "chat", ..any(Trust::Always) };
+        let drawn = |id: &str, model: &str| (id.to_owned(), Some(model.to_owned()));
+        view.note(named(epoch, vec![a.clone(), b.clone(), c.clone()]), now);
+        assert_eq!(draws(&view, chat, now), [drawn("wa", "a"), drawn("wb", "b")]);
+        view.note(named(epoch, vec![a.clone(), c.clone()]), now);
+        assert_eq!(draws(&view, chat, now), [drawn("wa", "a")], "a fallback comes after every model it stands for");
+        view.note(named(epoch, vec![c]), now);
+        assert_eq!(draws(&view, chat, now), [drawn("wc", "c")]);
+        assert_eq!(draws(&view, Wanted { model: "b", ..chat }, now), [drawn("wc", "c")]);
+        assert_eq!(draws(&view, Wanted { model: "b", exact: true, ..chat }, now), []);
+        assert_eq!(draws(&view, Wanted { model: "c", exact: true, ..chat }, now), [("wc".to_owned(), None)]);
+        assert_eq!(view.stands_for("chat"), Some(vec!["a".to_owned(), "b".to_owned()]));
+        assert_eq!(view.stands_for("a"), None);
+    }
+
+    #[test]
+    fn a_model_whose_workers_have_all_failed_comes_after_those_behind_the_same_name() {
+        let (view, now) = (View::default(), Instant::now());
+        view.note(named(Epoch::new(), vec![serving("wa", "a"), serving("wb", "b")]), now);
+        view.note_end(&WorkerId::new("wa"), Outcome::Unreachable, now);
+        let chat = Wanted { model: "chat", ..any(Trust::Always) };
+        assert_eq!(draws(&view, chat, now), [("wb".to_owned(), Some("b".to_owned()))]);
+        view.note_end(&WorkerId::new("wb"), Outcome::Unreachable, now);
+        assert_eq!(draws(&view, chat, now).len(), 2, "there is no other");
+    }
+
+    #[test]
+    fn names_outlive_the_controller_as_its_workers_do() {
+        let (view, now) = (View::default(), Instant::now());
+        view.note(named(Epoch::new(), vec![serving("wa", "a")]), now);
+        view.note(fleet(Epoch::new(), Vec::new()), now);
+        let chat = Wanted { model: "chat", ..any(Trust::AfterRestart) };
+        assert_eq!(draws(&view, chat, now), [("wa".to_owned(), Some("a".to_owned()))]);
+        assert!(view.models(now).iter().any(|model| model.name == "chat"));
+        assert_eq!(draws(&view, chat, now + GRACE), []);
+    }
+
+    #[test]
+    fn a_name_passes_requests_on_where_anything_behind_it_does() {
+        let (view, now) = (View::default(), Instant::now());
+        let openai = |worker| WorkerStatus { transport: Transport::OpenAi, ..worker };
+        let fastchat = |worker| WorkerStatus { transport: Transport::FastChat, ..worker };
+        let known = |name: &str| view.model(name).map(|model| (model.passes_through, model.only_fastchat));
+        view.note(
+            named(
+                Epoch::new(),
+                vec![fastchat(serving("wa", "a")), fastchat(serving("wb", "b")), openai(serving("wc", "c"))],
+            ),
+            now,
+        );
+        assert_eq!(known("a"), Some((false, true)));
+        assert_eq!(known("b"), Some((true, false)), "its fallback does");
+        assert_eq!(known("chat"), Some((true, false)));
     }
 }

@@ -170,6 +170,7 @@ pub(crate) struct Controller {
     pub(crate) forgets: Arc<AtomicBool>,
     presence: watch::Sender<Presence>,
     fleet: Arc<Mutex<Fleet>>,
+    models: Arc<Mutex<VecDeque<String>>>,
 }
 
 /// Whether a controller takes links, and how often it has ended them all.
@@ -194,6 +195,8 @@ struct Script {
     /// Requests that the workers have room for, all together.
     room: Arc<Semaphore>,
     fleet: Arc<Mutex<Fleet>>,
+    /// The models that the next grants name.
+    models: Arc<Mutex<VecDeque<String>>>,
 }
 
 impl Controller {
@@ -240,11 +243,31 @@ impl Controller {
             forgets: Arc::default(),
             presence: present,
             room: Arc::new(Semaphore::new(room)),
+            models: Arc::default(),
         };
         let router = Router::new().route("/link", get(open)).with_state(script.clone());
         let address = serve(router).await;
-        let Script { dispatches, hangs, ignored, abandoned, forgets, fleet, .. } = script;
-        Self { address, releases, dispatches, hellos, claims, hangs, ignored, abandoned, forgets, presence, fleet }
+        let Script { dispatches, hangs, ignored, abandoned, forgets, fleet, models, .. } = script;
+        Self {
+            address,
+            releases,
+            dispatches,
+            hellos,
+            claims,
+            hangs,
+            ignored,
+            abandoned,
+            forgets,
+            presence,
+            fleet,
+            models,
+        }
+    }
+
+    /// The next grants name these models, one each, in place of the one that was asked for.
+    pub(crate) fn grant_models(&self, models: &[&str]) {
+        let models = models.iter().map(|model| model.to_string());
+        self.models.lock().expect("no panic while holding it").extend(models);
     }
 
     /// Its workers serve a model of another name from now on.
@@ -469,7 +492,8 @@ impl Script {
             Ok(worker) => {
                 let ticket = TicketId::new();
                 let (name, transport) = (worker.id(), worker.transport);
-                let grant = Grant { ticket, worker: name, address: worker.address, transport, model: None };
+                let model = self.models.lock().expect("no panic while holding it").pop_front();
+                let grant = Grant { ticket, worker: name, address: worker.address, transport, model };
                 Tell::Grant { id, grant }
             }
             Err(problem) => Tell::Refusal { id, problem },

@@ -66,6 +66,11 @@ impl Ranking {
         self.nodes.get(1).copied().unwrap_or(Summary::NONE)
     }
 
+    /// How many candidates it has.
+    pub(crate) fn count(&self) -> u32 {
+        self.summary().count
+    }
+
     /// What is at a place.
     pub(crate) fn get(&self, place: usize) -> Option<&Candidate> {
         self.candidates.get(place)?.as_ref()
@@ -144,7 +149,7 @@ impl Ranking {
         self.descend(|left, right| {
             let below = if left.count == 0 { 0.0 } else { weight(left) };
             // Rounding may carry a draw past the end of what is there.
-            let is_left = left.count > 0 && (draw < below || right.count == 0 || !(weight(right) > 0.0));
+            let is_left = left.count > 0 && (draw < below || right.count == 0 || weight(right) <= 0.0);
             if !is_left {
                 draw -= below;
             }

@@ -27,7 +27,7 @@ const FRAME_LIMIT: usize = 16 << 20;
 /// body; what fails is one last frame.
 pub(super) async fn worker_generate_stream(
     State(service): Shared,
-    serve::Body(params): serve::Body<Value>,
+    serve::Body(mut params): serve::Body<Value>,
 ) -> Result<Response, Problem> {
     let Some(model) = params.get("model").and_then(Value::as_str) else {
         return Err(Problem::invalid("model", "the body must name a `model`"));
@@ -38,6 +38,9 @@ pub(super) async fn worker_generate_stream(
         Ok(grant) => grant,
         Err(problem) => return Ok(only_frame(CONTROLLER_NO_WORKER, &problem.message)),
     };
+    if let Some(model) = grant.model {
+        params["model"] = Value::String(model); // the worker knows itself by no other name
+    }
     let mut ticket = TicketGuard::new(Arc::clone(&service), grant.ticket);
     match open(&service, &grant.address, &params).await {
         Ok(response) => {

@@ -91,6 +91,11 @@ impl Pool {
         self.keys.get(key).copied().unwrap_or(0)
     }
 
+    /// Held tickets of all keys.
+    pub(super) fn held(&self) -> u32 {
+        self.keys.values().sum()
+    }
+
     /// Counts a ticket of a key.
     pub(super) fn hold(&mut self, key: &Key) {
         *self.keys.entry(key.clone()).or_default() += 1;
@@ -211,6 +216,22 @@ impl Pool {
             }
         }
         picked
+    }
+
+    /// Whether one that speaks one of `transports` (none: any) and is not among `exclude` would take a request, and
+    /// whether one has room for it now.
+    pub(super) fn prospects(&self, exclude: &[Seat], transports: &[Transport]) -> (bool, bool) {
+        let wanted = |lane: usize| transports.is_empty() || transports.iter().any(|&speaks| lane_of(speaks) == lane);
+        let sides = self.lanes.iter().enumerate().filter(|(lane, _)| wanted(*lane));
+        let sides = sides.flat_map(|(_, lane)| [&lane.ready, &lane.paused]);
+        let (mut live, mut room) =
+            sides.fold((0, 0), |(live, room), side| (live + side.live, room + side.ranking.count()));
+        for seat in exclude.iter().filter(|seat| wanted(seat.lane.into())) {
+            let standing = self.member(*seat).standing;
+            live -= u32::from(standing.live);
+            room -= u32::from(standing.candidate.is_some());
+        }
+        (live > 0, room > 0)
     }
 
     /// Picks one of those given, be it full, as if it had room.

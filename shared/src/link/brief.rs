@@ -31,6 +31,7 @@ enum BriefAsk<'a> {
 struct BriefDispatch<'a> {
     gateway: GatewayId,
     model: Cow<'a, str>,
+    exact: bool,
     affinity: Option<u64>,
     priority: i8,
     wait_ms: u64,
@@ -73,6 +74,7 @@ impl Message for Ask {
                 let dispatch = BriefDispatch {
                     gateway: dispatch.gateway,
                     model: dispatch.model.as_str().into(),
+                    exact: dispatch.exact,
                     affinity: dispatch.affinity,
                     priority: dispatch.priority,
                     wait_ms: dispatch.wait_ms,
@@ -102,6 +104,7 @@ impl Message for Ask {
                 let dispatch = Dispatch {
                     gateway: dispatch.gateway,
                     model: dispatch.model.into(),
+                    exact: dispatch.exact,
                     affinity: dispatch.affinity,
                     priority: dispatch.priority,
                     wait_ms: dispatch.wait_ms,
@@ -188,6 +191,7 @@ mod tests {
         Dispatch {
             gateway: GatewayId::new(),
             model,
+            exact: priority > 0,
             affinity,
             priority,
             wait_ms: 10_000,

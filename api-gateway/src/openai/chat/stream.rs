@@ -26,6 +26,13 @@ impl ChatChunks {
         Self { head, include_usage: request.include_usage, begun, ended: false }
     }
 
+    /// Notes the model that answers, before anything of its answer has come.
+    pub(crate) fn answered_by(&mut self, model: &str) {
+        if self.head.model != model {
+            model.clone_into(&mut self.head.model);
+        }
+    }
+
     /// The chunks that an event brings, if any. Nothing follows `Done` and `Failed`.
     pub(crate) fn event(&mut self, event: &Event) -> Vec<Bytes> {
         if self.ended {

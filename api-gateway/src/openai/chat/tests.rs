@@ -56,7 +56,7 @@ fn chunk(choice: Value) -> Value {
 #[test]
 fn defaults_are_openais() {
     let request = parse(json!({ "stop": null, "n": null, "tools": [], "unheard_of": 1 })).unwrap();
-    assert_eq!(request.model, "m");
+    assert_eq!(request.generate.model, "m");
     assert!(!request.stream && !request.include_usage);
     assert_eq!(request.priority, 0);
     let generate = request.generate;

@@ -41,6 +41,13 @@ impl CompletionChunks {
         }
     }
 
+    /// Notes the model that answers, before anything of its answer has come.
+    pub(crate) fn answered_by(&mut self, model: &str) {
+        if self.head.model != model {
+            model.clone_into(&mut self.head.model);
+        }
+    }
+
     /// The chunks that an event of one prompt brings, if any. `Done` brings none: other prompts may go on.
     pub(crate) fn event(&mut self, prompt: usize, event: &Event) -> Vec<Bytes> {
         if self.ended {

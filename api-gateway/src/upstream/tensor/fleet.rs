@@ -42,6 +42,9 @@ impl Upstream {
         model: Option<&str>,
         version: Option<&str>,
     ) -> Result<Vec<ModelStatistics>, Problem> {
+        if let Some(models) = model.and_then(|model| self.0.view.stands_for(model)) {
+            return self.statistics_of_all(&models, version).await;
+        }
         let peers = self.speaking(model);
         if let Some(model) = model.filter(|_| peers.is_empty()) {
             return Err(not_served(model));
@@ -52,6 +55,24 @@ impl Upstream {
                 .map(|peer| async move { within(&peer, PATIENCE, self.statistics_of(&peer, model, version)).await }),
         );
         Ok(sum(heard(answers.await)?.into_iter().flatten()))
+    }
+
+    /// Those of all models that an alias stands for. One that no worker knows, or that none has in that version, is left
+    /// out.
+    async fn statistics_of_all(
+        &self,
+        models: &[String],
+        version: Option<&str>,
+    ) -> Result<Vec<ModelStatistics>, Problem> {
+        let asked = models.iter().map(|model| Box::pin(self.statistics(Some(model), version)));
+        let (mut found, mut last) = (Vec::new(), None);
+        for answer in join_all(asked).await {
+            match answer {
+                Ok(statistics) => found.extend(statistics),
+                Err(problem) => last = Some(problem),
+            }
+        }
+        last.filter(|_| found.is_empty()).map_or(Ok(found), Err)
     }
 
     async fn statistics_of(

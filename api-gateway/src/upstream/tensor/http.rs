@@ -45,13 +45,14 @@ pub(super) async fn infer(
     read_response(answer, length.map_err(unexpected)?).map_err(unexpected)
 }
 
-/// Asks about a model.
+/// Asks about a model, by the name under which the worker knows it.
 pub(super) async fn look_up(
     peer: &Peer,
     authorization: Option<&HeaderValue>,
+    model: &str,
     lookup: &Lookup,
 ) -> Result<Found, ClientError> {
-    let path = model_path(&lookup.model, lookup.version.as_deref());
+    let path = model_path(model, lookup.version.as_deref());
     Ok(match lookup.about {
         About::Metadata => Found::Metadata(get(peer, authorization, &path).await?),
         About::Config => Found::Config(Box::new(get(peer, authorization, &format!("{path}/config")).await?)),

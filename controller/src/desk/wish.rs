@@ -1,0 +1,247 @@
+//! What one who asks wishes for, once the name has been resolved: a model, or another in its stead.
+
+use std::collections::BTreeSet;
+use std::time::{Duration, Instant};
+
+use muster_shared::control::Grant;
+use muster_shared::problem::{Kind, Problem};
+use rand::Rng;
+
+use super::{Desk, RETRY_FULL};
+use crate::names::{Names, Targets};
+use crate::registry::{Asker, Denial, Lack, Registry, Request, millis};
+
+/// A request, with the model that it is for.
+#[derive(Debug, Clone)]
+pub(super) struct Wish {
+    /// For the model that was drawn, under which it waits.
+    pub(super) asker: Asker,
+    /// The alias that was asked for, where it was one.
+    alias: Option<String>,
+}
+
+/// What there is none of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Shortage {
+    /// Live workers of the model or its fallbacks would take the request, and none can now.
+    Room,
+    /// The same of other models that the alias stands for; of this one there is no live worker any more.
+    RoomElsewhere,
+    /// No live worker would.
+    Worker,
+}
+
+impl<R> Desk<R> {
+    /// Resolves the name that is asked for.
+    pub(super) fn wish(&mut self, mut asker: Asker, now: Instant) -> Wish {
+        if asker.request.exact || self.names.stands_for(&asker.request.model).is_none() {
+            return Wish { asker, alias: None };
+        }
+        let drawn = draw(&self.registry, &self.names, &mut self.rng, &asker.request, now).model.to_owned();
+        let alias = std::mem::replace(&mut asker.request.model, drawn);
+        Wish { asker, alias: Some(alias) }
+    }
+
+    /// Gives a ticket of a worker that has room, of the model or another in its stead.
+    pub(super) fn grant(&mut self, wish: &Wish, now: Instant) -> Result<Grant, Shortage> {
+        wish.grant(&mut self.registry, &self.names, &mut self.rng, now)
+    }
+
+    /// Why a request is refused, in words.
+    pub(super) fn problem(&self, wish: &Wish, waited: Duration, now: Instant) -> Problem {
+        let targets = wish.targets(&self.names);
+        if wish.alias.is_none() && targets.fallbacks.is_empty() {
+            return self.problem_of_one(&wish.asker, waited, now);
+        }
+        let own = self.tally(wish, targets.iter(), now);
+        if own.is_live {
+            return own.overloaded(&wish.described(&self.names), waited);
+        }
+        let all = wish.all(&self.names);
+        let (what, all) = match &wish.alias {
+            None => (wish.described(&self.names), own),
+            Some(alias) => (described(alias, &self.names), self.tally(wish, all.into_iter(), now)),
+        };
+        if all.is_live {
+            return all.overloaded(&what, waited);
+        }
+        let message = match all.excluded {
+            0 => format!("no live worker serves {what} at the moment"),
+            excluded => format!("every live worker of {what} ({excluded}) has failed this request"),
+        };
+        Problem::new(Kind::NoWorker, message).with_retry_after_ms(millis(self.retry_absent))
+    }
+
+    fn tally<'a>(&self, wish: &Wish, models: impl Iterator<Item = &'a str>, now: Instant) -> Tally {
+        models.fold(Tally::default(), |mut tally, model| {
+            match self.registry.denial(&wish.request_for(model), now) {
+                Some(Denial::NoRoom { full, open, paused }) => {
+                    tally.is_live = true;
+                    tally.full += full;
+                    tally.open += open;
+                    tally.paused += paused;
+                }
+                Some(Denial::NoWorker { excluded }) => tally.excluded += excluded,
+                Some(Denial::UnknownModel) | None => {}
+            }
+            tally
+        })
+    }
+}
+
+/// Why none of some models is given, added up.
+#[derive(Debug, Default)]
+struct Tally {
+    /// Whether one of them has a live worker.
+    is_live: bool,
+    full: u32,
+    open: u32,
+    paused: u32,
+    excluded: u32,
+}
+
+impl Tally {
+    fn overloaded(&self, what: &str, waited: Duration) -> Problem {
+        let Self { full, open, paused, .. } = *self;
+        let mut message = format!("no worker of {what} has room: {}", counted(full, open, paused));
+        if !waited.is_zero() {
+            message += &format!("; the request waited {} ms", millis(waited));
+        }
+        Problem::new(Kind::Overloaded, message).with_retry_after_ms(millis(RETRY_FULL))
+    }
+}
+
+/// Workers that give nothing now, in words.
+pub(super) fn counted(full: u32, open: u32, paused: u32) -> String {
+    let mut words = format!("{full} full, {open} suspended after failures");
+    if paused > 0 {
+        words += &format!(", {paused} paused, their machines being short of processors or memory");
+    }
+    words
+}
+
+impl Wish {
+    /// Gives a ticket of a worker that has room: of the model, else of the first fallback that has any. Where the model
+    /// that was drawn for an alias has no live worker (any more), another is drawn, or at last whichever has room.
+    pub(super) fn grant(
+        &self,
+        registry: &mut Registry,
+        names: &Names,
+        rng: &mut dyn Rng,
+        now: Instant,
+    ) -> Result<Grant, Shortage> {
+        let lack = match self.grant_of(registry, self.targets(names), rng, now) {
+            Ok(grant) => return Ok(grant),
+            Err(lack) => lack,
+        };
+        match (&self.alias, lack) {
+            (_, Lack::Room) => Err(Shortage::Room),
+            (None, Lack::Worker) => Err(Shortage::Worker),
+            (Some(alias), Lack::Worker) => {
+                let request = self.request_for(alias);
+                let drawn = draw(registry, names, rng, &request, now);
+                let others = names.stands_for(alias).into_iter().flatten().map(|model| names.targets_of(model));
+                let mut shortage = Shortage::Worker;
+                for targets in std::iter::once(drawn).chain(others) {
+                    match self.grant_of(registry, targets, rng, now) {
+                        Ok(grant) => return Ok(grant),
+                        Err(Lack::Room) => shortage = Shortage::RoomElsewhere,
+                        Err(Lack::Worker) => {}
+                    }
+                }
+                Err(shortage)
+            }
+        }
+    }
+
+    /// Whether the same workers will do for both.
+    pub(super) fn is_like(&self, other: &Self) -> bool {
+        let (mine, others) = (&self.asker.request, &other.asker.request);
+        self.alias == other.alias && mine.exact == others.exact && mine.is_like(others)
+    }
+
+    fn grant_of(
+        &self,
+        registry: &mut Registry,
+        targets: Targets<'_>,
+        rng: &mut dyn Rng,
+        now: Instant,
+    ) -> Result<Grant, Lack> {
+        let mut lack = Lack::Worker;
+        for model in targets.iter() {
+            let granted = if *model == self.asker.request.model {
+                registry.grant(&self.asker, rng, now)
+            } else {
+                let asker = Asker { request: self.request_for(model), ..self.asker.clone() };
+                registry.grant(&asker, rng, now)
+            };
+            match granted {
+                Ok(grant) => return Ok(self.named(grant, model)),
+                Err(Lack::Room) => lack = Lack::Room,
+                Err(Lack::Worker) => {}
+            }
+        }
+        Err(lack)
+    }
+
+    /// Tells the model where it is not the one that was asked for.
+    fn named(&self, grant: Grant, model: &str) -> Grant {
+        let asked = self.alias.as_ref().unwrap_or(&self.asker.request.model);
+        Grant { model: (model != asked).then(|| model.to_owned()), ..grant }
+    }
+
+    fn targets<'a>(&'a self, names: &'a Names) -> Targets<'a> {
+        let Request { model, exact, .. } = &self.asker.request;
+        if *exact { Targets::exactly(model) } else { names.targets_of(model) }
+    }
+
+    fn request_for(&self, model: &str) -> Request {
+        Request { model: model.to_owned(), ..self.asker.request.clone() }
+    }
+
+    /// All models that stand behind the alias, with their fallbacks.
+    fn all<'a>(&self, names: &'a Names) -> BTreeSet<&'a str> {
+        let models = self.alias.iter().filter_map(|alias| names.stands_for(alias)).flatten();
+        models.flat_map(|model| names.targets_of(model).iter()).collect()
+    }
+
+    /// The models that the request could go to, for those who are refused.
+    fn described(&self, names: &Names) -> String {
+        let Targets { model, fallbacks } = self.targets(names);
+        let drawn = self.alias.as_ref().map(|alias| format!(" (drawn for the alias `{alias}`)")).unwrap_or_default();
+        let others = match fallbacks {
+            [] => String::new(),
+            fallbacks => format!(" or its fallbacks ({})", quoted(fallbacks.iter().map(String::as_str))),
+        };
+        format!("the model `{model}`{drawn}{others}")
+    }
+}
+
+/// All models that stand behind an alias, for those who are refused.
+fn described(alias: &str, names: &Names) -> String {
+    let models: Vec<&str> = names.stands_for(alias).into_iter().flatten().collect();
+    let fallbacks = models.iter().flat_map(|model| names.fallbacks_of(model)).map(String::as_str);
+    let fallbacks = match quoted(fallbacks) {
+        none if none.is_empty() => none,
+        some => format!(", with their fallbacks {some}"),
+    };
+    format!("the models that the alias `{alias}` stands for ({}{fallbacks})", quoted(models.into_iter()))
+}
+
+/// One of the models behind a name.
+fn draw<'a>(
+    registry: &Registry,
+    names: &'a Names,
+    rng: &mut dyn Rng,
+    request: &'a Request,
+    now: Instant,
+) -> Targets<'a> {
+    names.resolve(&request.model, |model| registry.standing(request, model, now), rng)
+}
+
+fn quoted<'a>(models: impl Iterator<Item = &'a str>) -> String {
+    models.map(|model| format!("`{model}`")).collect::<Vec<_>>().join(", ")
+}
+
+#[cfg(test)]
+mod tests;
