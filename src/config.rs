@@ -114,7 +114,7 @@ pub(crate) fn switch() -> BoolishValueParser {
 }
 
 /// Secrets from a file, one a line; empty lines and lines that begin with `#` do not count.
-pub(crate) fn secrets_of_file(path: &Path) -> anyhow::Result<Vec<Secret>> {
+fn secrets_of_file(path: &Path) -> anyhow::Result<Vec<Secret>> {
     let text = std::fs::read_to_string(path).with_context(|| format!("cannot read keys from {}", path.display()))?;
     let lines = text.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with('#'));
     let secrets: Result<Vec<Secret>, _> = lines.map(Secret::parse).collect();

@@ -51,6 +51,7 @@ fn grpc(text: &str) -> Option<Duration> {
 #[cfg(test)]
 mod tests {
     use axum::http::HeaderValue;
+    use proptest::prelude::*;
 
     use super::*;
 
@@ -89,6 +90,16 @@ mod tests {
             assert_eq!(of(&headers, now), None, "{value}");
         }
         assert_eq!(of(&HeaderMap::new(), Instant::now()), None);
+    }
+
+    proptest! {
+        #[test]
+        fn whatever_is_said_is_understood_or_passed_over(text in "\\PC*", number in any::<u64>(), unit in "[a-zA-Z]") {
+            let _ = (seconds(&text), grpc(&text)); // and does not panic
+            if let Some(span) = grpc(&format!("{number}{unit}")) {
+                prop_assert!(span.as_nanos() >= number.into());
+            }
+        }
     }
 
     #[test]

@@ -348,6 +348,29 @@ async fn who_watches_a_server_needs_no_key_and_who_runs_models_does() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn runs_are_made_on_behalf_of_a_key_and_with_the_time_that_they_have() {
+    let (worker, _) = echo().await;
+    let controller = Controller::start(vec![Ok(worker); 2]).await;
+    let key = Secret::new("hunter2");
+    let gateway = both(&controller.address, |config| config.keys = vec![ApiKey::unnamed(key.clone())]).await;
+    let mut run = request();
+    run.parameters.insert("timeout".to_owned(), Parameter::Int(300_000_000));
+    gateway.client(Some(&key)).infer(&run).await.expect("an answer");
+    let client = reqwest::Client::new();
+    let body = json!({ "inputs": [{ "name": "x", "datatype": "BOOL", "shape": [1], "data": [true] }],
+        "parameters": { "timeout": 300_000_000 } });
+    let posted = client.post(format!("{}/v2/models/m/infer", gateway.http)).bearer_auth("hunter2").json(&body);
+    let answer = in_time(posted.send()).await.expect("an answer");
+    assert_eq!(answer.status(), 200, "{}", answer.text().await.expect("text"));
+    for wire in 0..2 {
+        let dispatch = controller.dispatch(wire);
+        assert_eq!(dispatch.key.as_deref(), Some("f52fbd32"));
+        let left = dispatch.deadline_ms.expect("the client has said it");
+        assert!((200_000..=300_000).contains(&left), "{left}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_fleet_tells_of_its_models_over_both_wires() {
     let (first, heard) = echo().await;
     let (second, _) = echo().await;

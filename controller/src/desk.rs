@@ -25,6 +25,7 @@ use crate::estimate::Estimates;
 use crate::names::Names;
 use crate::queue::{Newcomer, Place, Queue, Turn};
 use crate::registry::{Asker, Denial, Holder, Registry, millis};
+use refusal::Crowd;
 use wish::{Shortage, Wish};
 
 /// Time between two looks for what may be forgotten, if not a shorter heartbeat. A controller that runs looks at the clock
@@ -336,12 +337,7 @@ impl<R> Desk<R> {
                 Problem::new(Kind::NoWorker, message).with_retry_after_ms(millis(self.retry_absent))
             }
             Denial::NoRoom { full, open, paused } => {
-                let counted = wish::counted(full, open, paused);
-                let mut message = format!("no worker of the model `{model}` has room: {counted}");
-                if !waited.is_zero() {
-                    message += &format!("; the request waited {} ms", millis(waited));
-                }
-                Problem::new(Kind::Overloaded, message).with_retry_after_ms(millis(RETRY_FULL))
+                refusal::overloaded(&format!("the model `{model}`"), Crowd { full, open, paused }, waited)
             }
         }
     }

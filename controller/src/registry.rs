@@ -51,7 +51,7 @@ use agenda::Agenda;
 use gateways::Gateways;
 pub(crate) use pool::Key;
 use pool::{Pool, Pools};
-pub(crate) use pressure::check_resources;
+pub(crate) use pressure::check_measures;
 use tickets::Ticket;
 pub(crate) use tickets::{Asker, Denial, Holder, Lack, Request};
 pub(crate) use view::bare_card;

@@ -1,13 +1,16 @@
 //! The configuration file.
 
+mod keys;
 mod variables;
 
 use std::path::Path;
 
 use anyhow::Context as _;
 use serde::Deserialize;
+use serde::de::DeserializeOwned;
 use serde_saphyr::{MessageFormatter as _, UserMessageFormatter};
 
+pub(crate) use self::keys::client_keys;
 use self::variables::{Filled, Place};
 use super::{AttachSection, ControllerSection, GatewaySection, ModelSection, WorkerSection};
 
@@ -33,16 +36,16 @@ impl File {
         let text = std::fs::read_to_string(path).with_context(|| format!("cannot read {name}"))?;
         let lookup = |name: &str| std::env::var_os(name).and_then(|value| value.into_string().ok());
         let filled = variables::fill(&text, lookup).map_err(|error| anyhow::anyhow!("{name}: {error}"))?;
-        let file = read(&filled).map_err(|error| anyhow::anyhow!("{name}: {error}"))?;
+        let file: Self = read(&filled).map_err(|error| anyhow::anyhow!("{name}: {error}"))?;
         let worker = WorkerSection { models: file.models.clone(), ..file.worker };
         Ok(Self { worker, ..file })
     }
 }
 
-/// Reads the file's text. An error shows neither the text around it nor the value of a variable.
-fn read(filled: &Filled) -> Result<File, String> {
+/// Reads a file's text. An error shows neither the text around it nor the value of a variable.
+fn read<T: Default + DeserializeOwned>(filled: &Filled) -> Result<T, String> {
     if filled.text.trim().is_empty() {
-        return Ok(File::default());
+        return Ok(T::default());
     }
     let options = serde_saphyr::options! { with_snippet: false };
     serde_saphyr::from_str_with_options(&filled.text, options).map_err(|error| {
@@ -94,7 +97,8 @@ mod tests {
                 _ => "true".to_owned(),
             })
         });
-        let controller = read(&filled.expect("all are there")).expect("a file").controller;
+        let file: File = read(&filled.expect("all are there")).expect("a file");
+        let controller = file.controller;
         assert_eq!(
             (controller.port, controller.heartbeat, controller.insecure),
             (Some(7000), Some(Span::seconds(2)), Some(true))
@@ -117,7 +121,7 @@ mod tests {
             ("gateway:\n  host: ${KEY}\n bad\n", "line 3"),
         ] {
             let filled = variables::fill(text, |_| Some(value.to_owned())).expect("it is there");
-            let error = read(&filled).expect_err(text);
+            let error = read::<File>(&filled).expect_err(text);
             assert!(
                 !error.contains("hunter2") && !error.contains("more") && !error.contains("of it"),
                 "{text}: {error}"

@@ -11,7 +11,8 @@ use muster_shared::secret::Secret;
 use serde::de::Error as _;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-use super::{Span, base_url, one_secret, or, secrets_of_file};
+use super::file::client_keys;
+use super::{Span, base_url, one_secret, or};
 
 /// The port of a gateway unless it is told another.
 const USUAL_PORT: u16 = 8000;
@@ -105,7 +106,8 @@ pub(crate) struct GatewaySection {
     )]
     #[serde(alias = "api_keys")]
     pub(crate) api_key: Option<Vec<Secret>>,
-    /// File that holds keys, one a line.
+    /// File that holds keys: one a line, or in YAML as `keys: [{name, key, priority}]`, of which a higher priority goes
+    /// first while requests wait.
     #[arg(long, env = "MUSTER_API_KEY_FILE")]
     pub(crate) api_key_file: Option<PathBuf>,
     /// Token that every service of the fleet shows to the others.
@@ -251,10 +253,7 @@ impl GatewaySection {
     pub(crate) fn config(&self) -> anyhow::Result<Config> {
         let usual = Config::default();
         let span = |given: Option<Span>, usual| given.map_or(usual, |Span(duration)| duration);
-        let mut keys = self.api_key.clone().unwrap_or_default();
-        if let Some(path) = &self.api_key_file {
-            keys.extend(secrets_of_file(path)?);
-        }
+        let keys = client_keys(self.api_key.as_deref().unwrap_or_default(), self.api_key_file.as_deref())?;
         let ports = (self.port, self.grpc_port);
         if let (Some(port @ 1..), Some(GrpcPort::At(grpc_port))) = ports {
             anyhow::ensure!(

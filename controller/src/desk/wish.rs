@@ -7,7 +7,8 @@ use muster_shared::control::Grant;
 use muster_shared::problem::{Kind, Problem};
 use rand::Rng;
 
-use super::{Desk, RETRY_FULL};
+use super::Desk;
+use super::refusal::{self, Crowd};
 use crate::names::{Names, Targets};
 use crate::registry::{Asker, Denial, Lack, Registry, Request, millis};
 
@@ -55,7 +56,7 @@ impl<R> Desk<R> {
         }
         let own = self.tally(wish, targets.iter(), now);
         if own.is_live {
-            return own.overloaded(&wish.described(&self.names), waited);
+            return refusal::overloaded(&wish.described(&self.names), own.crowd, waited);
         }
         let all = wish.all(&self.names);
         let (what, all) = match &wish.alias {
@@ -63,7 +64,7 @@ impl<R> Desk<R> {
             Some(alias) => (described(alias, &self.names), self.tally(wish, all.into_iter(), now)),
         };
         if all.is_live {
-            return all.overloaded(&what, waited);
+            return refusal::overloaded(&what, all.crowd, waited);
         }
         let message = match all.excluded {
             0 => format!("no live worker serves {what} at the moment"),
@@ -77,9 +78,9 @@ impl<R> Desk<R> {
             match self.registry.denial(&wish.request_for(model), now) {
                 Some(Denial::NoRoom { full, open, paused }) => {
                     tally.is_live = true;
-                    tally.full += full;
-                    tally.open += open;
-                    tally.paused += paused;
+                    tally.crowd.full += full;
+                    tally.crowd.open += open;
+                    tally.crowd.paused += paused;
                 }
                 Some(Denial::NoWorker { excluded }) => tally.excluded += excluded,
                 Some(Denial::UnknownModel) | None => {}
@@ -94,30 +95,8 @@ impl<R> Desk<R> {
 struct Tally {
     /// Whether one of them has a live worker.
     is_live: bool,
-    full: u32,
-    open: u32,
-    paused: u32,
+    crowd: Crowd,
     excluded: u32,
-}
-
-impl Tally {
-    fn overloaded(&self, what: &str, waited: Duration) -> Problem {
-        let Self { full, open, paused, .. } = *self;
-        let mut message = format!("no worker of {what} has room: {}", counted(full, open, paused));
-        if !waited.is_zero() {
-            message += &format!("; the request waited {} ms", millis(waited));
-        }
-        Problem::new(Kind::Overloaded, message).with_retry_after_ms(millis(RETRY_FULL))
-    }
-}
-
-/// Workers that give nothing now, in words.
-pub(super) fn counted(full: u32, open: u32, paused: u32) -> String {
-    let mut words = format!("{full} full, {open} suspended after failures");
-    if paused > 0 {
-        words += &format!(", {paused} paused, their machines being short of processors or memory");
-    }
-    words
 }
 
 impl Wish {

@@ -117,7 +117,7 @@ impl World {
 
     fn serve(&mut self, model: usize, in_flight: [u32; 4]) {
         let in_flight = |key: &Key| in_flight[KEYS.iter().position(|known| *known == key.as_deref()).expect("a key")];
-        let fits = |number: &u64| number % 5 != 0;
+        let fits = |number: &u64| !number.is_multiple_of(5);
         let turn = Turn { now: self.now, in_flight: &in_flight, fits: &fits };
         let next = self.queue.next(MODELS[model], &turn).map(|(place, waiter)| (place, waiter.item));
         let candidates = || self.waiting.iter().filter(|(number, known)| fits(number) && known.model == model);

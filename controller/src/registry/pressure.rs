@@ -3,7 +3,7 @@
 //! A mark is crossed upwards at one height and downwards at another, lower one, so that a worker at the mark does not
 //! come and go with every heartbeat.
 
-use muster_shared::control::Resources;
+use muster_shared::control::{Heartbeat, Resources};
 use muster_shared::problem::Problem;
 
 use crate::config::{Mark, PressureConfig};
@@ -80,6 +80,22 @@ fn percent(fraction: f64) -> String {
     format!("{} %", text.strip_suffix(".0").unwrap_or(&text))
 }
 
+/// Refuses a heartbeat that tells what cannot be.
+///
+/// # Errors
+/// [`muster_shared::problem::Kind::Invalid`] with the field at fault.
+pub(crate) fn check_measures(beat: &Heartbeat) -> Result<(), Problem> {
+    if let Some(resources) = &beat.resources {
+        check_resources(resources)?;
+    }
+    for (param, value) in [("tokens_per_second", beat.tokens_per_second), ("ttft_ms", beat.ttft_ms)] {
+        if let Some(value) = value.filter(|value| !(value.is_finite() && *value >= 0.0)) {
+            return Err(Problem::invalid(param, format!("{param} is {value}; it must be a number from 0 on")));
+        }
+    }
+    Ok(())
+}
+
 /// Refuses fractions that are none.
 ///
 /// # Errors
@@ -97,6 +113,7 @@ pub(crate) fn check_resources(resources: &Resources) -> Result<(), Problem> {
 
 #[cfg(test)]
 mod tests {
+    use muster_shared::id::WorkerId;
     use muster_shared::problem::Kind;
     use proptest::prelude::*;
 
@@ -199,6 +216,21 @@ mod tests {
         }
         for none in [f64::NAN, f64::INFINITY, f64::NEG_INFINITY] {
             check_resources(&memory(none)).expect_err("not in JSON, but from whom calls directly");
+        }
+    }
+
+    #[test]
+    fn measures_are_numbers_from_0_on() {
+        let beat = || Heartbeat::bare(WorkerId::new("w"), 1);
+        check_measures(&beat()).expect("nothing is told");
+        check_measures(&Heartbeat { tokens_per_second: Some(0.0), ttft_ms: Some(1e9), ..beat() }).expect("numbers");
+        for bad in [-1.0, f64::NAN, f64::INFINITY] {
+            for (param, beat) in [
+                ("tokens_per_second", Heartbeat { tokens_per_second: Some(bad), ..beat() }),
+                ("ttft_ms", Heartbeat { ttft_ms: Some(bad), ..beat() }),
+            ] {
+                assert_eq!(check_measures(&beat).expect_err("no such measure").param.as_deref(), Some(param));
+            }
         }
     }
 
