@@ -13,7 +13,8 @@ use rand::rngs::StdRng;
 use crate::config::Config;
 use crate::desk::{Desk, Setup};
 use crate::http::question;
-use crate::registry::{Holder, Origin, Registry, check_measures};
+use crate::registration::check_beat;
+use crate::registry::{Holder, Origin, Registry};
 
 /// A controller whose time is told by its caller and whose chance is a seed: the same calls give the same answers.
 #[derive(Debug)]
@@ -41,7 +42,7 @@ impl Offline {
     /// # Errors
     /// What the registry refuses.
     pub fn heartbeat(&mut self, beat: &Heartbeat, now: Instant) -> Result<HeartbeatReply, Problem> {
-        check_measures(beat)?;
+        check_beat(beat)?;
         self.desk.change(now, |registry| registry.heartbeat(beat, now))
     }
 

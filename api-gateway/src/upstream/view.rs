@@ -304,6 +304,9 @@ impl Memory {
             (!sound.is_empty()).then_some((*model, sound))
         });
         let (model, workers) = sound.or_else(|| known.into_iter().next())?;
+        let unpaused: Vec<&WorkerStatus> =
+            workers.iter().filter(|worker| worker.state != WorkerState::Paused).copied().collect();
+        let workers = if unpaused.is_empty() { workers } else { unpaused };
         let two = workers.sample(&mut rand::rng(), 2);
         let two = two.map(|worker| peers.get(&worker.id, &worker.address, worker.transport));
         let peer = two.min_by_key(|peer| peer.in_flight())?;
@@ -315,7 +318,7 @@ impl Memory {
         let current = self.fleet.iter().filter(|_| wanted.trust == Trust::Always);
         let current = current.flat_map(|(fleet, _)| &fleet.workers);
         let usable = |worker: &&WorkerStatus| {
-            matches!(worker.state, WorkerState::Ready | WorkerState::Suspect)
+            matches!(worker.state, WorkerState::Ready | WorkerState::Suspect | WorkerState::Paused)
                 && worker.models.iter().any(|card| card.name == wanted.model)
                 && (wanted.transports.is_empty() || wanted.transports.contains(&worker.transport))
                 && !wanted.exclude.contains(&worker.id)
@@ -443,6 +446,17 @@ mod tests {
         view.note_end(&WorkerId::new("a"), Outcome::Overloaded, now);
         view.note_end(&WorkerId::new("b"), Outcome::Cancelled, now);
         assert_eq!(chosen(&view, &[], Trust::Always, now + FULL).as_deref(), Some("b"), "the longer pause counts");
+    }
+
+    #[test]
+    fn a_paused_worker_comes_after_all_that_are_not_but_before_one_that_failed() {
+        let (view, now) = (View::default(), Instant::now());
+        view.note(fleet(Epoch::new(), vec![worker("a", WorkerState::Paused), worker("b", WorkerState::Ready)]), now);
+        let chosen_often = || (0..8).filter_map(|_| chosen(&view, &[], Trust::Always, now)).collect::<Vec<_>>();
+        assert!(chosen_often().iter().all(|id| id == "b"));
+        assert_eq!(chosen(&view, &["b"], Trust::Always, now).as_deref(), Some("a"));
+        view.note_end(&WorkerId::new("b"), Outcome::Failed, now);
+        assert!(chosen_often().iter().all(|id| id == "a"));
     }
 
     #[test]

@@ -259,6 +259,7 @@ fn two_looks_at_once_tell_the_same() {
     assert_eq!(meter.look_at(Some(machine.own), machine.now + SHORTEST / 2), first);
 }
 
+#[cfg(target_os = "linux")]
 #[test]
 fn this_machine_tells_of_its_processors_and_its_memory() {
     let mut meter = Meter::new(None);
