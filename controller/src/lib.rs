@@ -17,7 +17,7 @@
 //! * `registration`: what is checked before the registry sees a worker; `outbound`: calls to workers.
 //! * `http`: every route, and our own handlers; `link`: a gateway's connection; `fastchat`: FastChat's routes.
 //! * `metrics`: what is counted.
-//! * [`offline`]: the rules alone, for simulations and measurements.
+//! * [`offline`]: the rules alone, for simulations and measurements; [`simulator`]: a fleet around them, in virtual time.
 
 pub mod config;
 mod desk;
@@ -35,6 +35,7 @@ mod queue;
 mod registration;
 mod registry;
 mod service;
+pub mod simulator;
 
 use std::sync::Arc;
 
