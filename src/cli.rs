@@ -16,7 +16,8 @@ use muster_shared::secret::Secret;
 use muster_shared::telemetry::{self, LogFormat};
 
 pub(crate) use bench::{
-    BenchArgs, BenchVerb, EmbedArgs, EngineArgs, FakeTransport, FakeWorkerArgs, LoadArgs, LoadKind, PromptKind,
+    BenchArgs, BenchVerb, EmbedArgs, EngineArgs, FakeTransport, FakeWorkerArgs, LoadArgs, LoadKind, PoliciesArgs,
+    PromptKind,
 };
 
 use crate::config::{

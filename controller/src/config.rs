@@ -119,6 +119,11 @@ impl PolicyName {
         dispatch::names().map(Self)
     }
 
+    /// The name as it is listed.
+    pub fn as_str(self) -> &'static str {
+        self.0
+    }
+
     /// The policy of this name.
     pub(crate) fn policy(self) -> &'static dyn Policy {
         dispatch::by_name(self.0).expect("a policy name is made from the table only")
