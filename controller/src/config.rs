@@ -186,7 +186,8 @@ mod tests {
         let error = "coin".parse::<PolicyName>().expect_err("no such policy");
         assert_eq!(
             error.to_string(),
-            "unknown dispatch policy `coin`; expected one of: lottery, shortest_queue, round_robin"
+            "unknown dispatch policy `coin`; expected one of: lottery, shortest_queue, round_robin, power_of_two, \
+             prefix_affinity, resource_score, load_score, latency_feedback, latency_feedback_linear"
         );
     }
 

@@ -8,23 +8,44 @@ use std::fmt;
 use rand::Rng;
 
 mod candidates;
+mod latency_feedback;
+mod load_score;
 mod lottery;
+mod power_of_two;
+mod prefix_affinity;
 mod ranking;
+mod resource_score;
 mod ring;
 mod round_robin;
 mod shortest_queue;
+mod usage;
 
 pub(crate) use candidates::LANES;
 pub use candidates::{Candidate, Candidates, Seat};
+pub use latency_feedback::{LatencyFeedback, LatencyFeedbackLinear};
+pub use load_score::LoadScore;
 pub use lottery::Lottery;
+pub use power_of_two::PowerOfTwo;
+pub use prefix_affinity::PrefixAffinity;
 pub(crate) use ranking::Ranking;
 pub use ranking::Summary;
+pub use resource_score::ResourceScore;
 pub(crate) use ring::Ring;
 pub use round_robin::RoundRobin;
 pub use shortest_queue::ShortestQueue;
 
 /// Every policy there is.
-static POLICIES: [&dyn Policy; 3] = [&Lottery, &ShortestQueue, &RoundRobin];
+static POLICIES: [&dyn Policy; 9] = [
+    &Lottery,
+    &ShortestQueue,
+    &RoundRobin,
+    &PowerOfTwo,
+    &PrefixAffinity,
+    &ResourceScore,
+    &LoadScore,
+    &LatencyFeedback,
+    &LatencyFeedbackLinear,
+];
 
 /// What a policy may know of the request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
