@@ -1,37 +1,81 @@
 //! Lets in who shows a key.
 
+use std::sync::Arc;
+
 use axum::extract::{Request, State as Shared};
 use axum::http::HeaderMap;
 use axum::middleware::Next;
 use axum::response::Response;
 use muster_shared::problem::{Kind, Problem};
-use muster_shared::secret::Secret;
 use muster_shared::serve::presented_key;
+use tracing::{Level, Span};
 
+use crate::keys::ApiKey;
 use crate::openai::error;
 use crate::state::State;
 
 /// Middleware: where keys are set, a request needs one of them.
 pub(crate) async fn require_key(Shared(state): Shared<State>, request: Request, next: Next) -> Response {
     match check(&state.keys, request.headers()) {
-        Ok(()) => next.run(request).await,
+        Ok(key) => {
+            note(&Span::current(), key.as_deref());
+            next.run(request).await
+        }
         Err(problem) => crate::outgoing::into_axum(error::response(&problem)),
     }
 }
 
-/// Whether a request may pass.
+/// The key with which a request may pass; none where none is wanted.
 ///
 /// # Errors
 /// [`Kind::BadKey`] where there are keys and it shows none of them.
-pub(crate) fn check(keys: &[Secret], headers: &HeaderMap) -> Result<(), Problem> {
+pub(crate) fn check(keys: &[Arc<ApiKey>], headers: &HeaderMap) -> Result<Option<Arc<ApiKey>>, Problem> {
     if keys.is_empty() {
-        return Ok(());
+        return Ok(None);
     }
     let message = match presented_key(headers) {
-        // Every key is compared, so that the time does not tell which one was near.
-        Some(given) if keys.iter().fold(false, |found, key| key.matches(given) | found) => return Ok(()),
-        Some(_) => "the API key is wrong",
+        Some(given) => {
+            // Every key is compared, so that the time does not tell which one was near.
+            let found = keys.iter().fold(None, |found, key| if key.secret.matches(given) { Some(key) } else { found });
+            match found {
+                Some(key) => return Ok(Some(Arc::clone(key))),
+                None => "the API key is wrong",
+            }
+        }
         None => "no API key was given; send `Authorization: Bearer KEY`",
     };
     Err(Problem::new(Kind::BadKey, message))
+}
+
+/// Names a request's key in its span.
+pub(crate) fn note(span: &Span, key: Option<&ApiKey>) {
+    if let Some(key) = key.filter(|_| tracing::enabled!(Level::DEBUG)) {
+        span.record("key", key.name.as_str());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use axum::http::HeaderValue;
+    use muster_shared::secret::Secret;
+
+    use super::*;
+
+    fn checked(keys: &[&str], given: Option<&'static str>) -> Result<Option<String>, Kind> {
+        let keys: Vec<_> = keys.iter().map(|key| Arc::new(ApiKey::unnamed(Secret::new(*key)))).collect();
+        let mut headers = HeaderMap::new();
+        if let Some(given) = given {
+            headers.insert("x-api-key", HeaderValue::from_static(given));
+        }
+        let key = check(&keys, &headers).map_err(|problem| problem.kind)?;
+        Ok(key.map(|key| key.secret.expose().to_owned()))
+    }
+
+    #[test]
+    fn a_request_passes_with_the_key_that_it_shows() {
+        assert_eq!(checked(&["a", "b", "c"], Some("b")), Ok(Some("b".to_owned())));
+        assert_eq!(checked(&["a", "b"], Some("c")), Err(Kind::BadKey));
+        assert_eq!(checked(&["a", "b"], None), Err(Kind::BadKey));
+        assert_eq!(checked(&[], Some("a")), Ok(None), "where no keys are wanted, none counts");
+    }
 }

@@ -18,7 +18,7 @@ use crate::openai::ReplyHead;
 use crate::openai::chat::{ChatChunks, ChatReply, ChatRequest};
 use crate::openai::peek::Peek;
 use crate::outgoing::{Outgoing, event_stream, json};
-use crate::state::{RequestId, State, now_seconds};
+use crate::state::{Caller, State, now_seconds};
 use crate::upstream::answer::Answer;
 use crate::upstream::passthrough::Raw;
 use crate::upstream::{Begun, Question};
@@ -32,11 +32,11 @@ const AFFINITY: usize = 256;
 /// In words for the client.
 pub(crate) async fn create(
     state: &State,
-    id: &RequestId,
+    caller: &Caller,
     headers: HeaderMap,
     body: Bytes,
 ) -> Result<Response<Outgoing>, Problem> {
-    let mut question = Conversation { id: Arc::clone(&id.0), body: body.clone(), raw: None, read: None };
+    let mut question = Conversation { id: Arc::clone(&caller.id.0), body: body.clone(), raw: None, read: None };
     let peek = Peek::parse(&body);
     if let Some(peek) = &peek {
         state.upstream.check(&peek.model, Route::Chat)?;
@@ -45,14 +45,14 @@ pub(crate) async fn create(
     let mut job = match &peek {
         Some(peek) => {
             question.raw = Some(Raw::new(Route::Chat.passed_to(), headers, body.clone(), peek.stream()));
-            let mut job = state.upstream.job(&id.0, &peek.model);
+            let mut job = state.upstream.job(caller, &peek.model);
             job.priority = peek.priority();
             job.whole = !peek.stream();
             job
         }
         None => {
             let generate = question.read().await?;
-            let mut job = state.upstream.job(&id.0, &generate.model);
+            let mut job = state.upstream.job(caller, &generate.model);
             if let Some((request, _)) = &question.read {
                 (job.priority, job.whole) = (request.priority, !request.stream);
             }

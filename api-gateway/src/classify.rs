@@ -11,7 +11,7 @@ use crate::openai::classify::ClassifyBody;
 use crate::openai::entities::EntitiesBody;
 use crate::openai::peek;
 use crate::outgoing::Outgoing;
-use crate::state::{RequestId, State};
+use crate::state::{Caller, State};
 
 /// Classifies texts. A model of unknown kind is asked for classes; its worker knows whether it has any.
 ///
@@ -19,7 +19,7 @@ use crate::state::{RequestId, State};
 /// In words for the client.
 pub(crate) async fn create(
     state: &State,
-    id: &RequestId,
+    caller: &Caller,
     headers: HeaderMap,
     body: Bytes,
 ) -> Result<Response<Outgoing>, Problem> {
@@ -28,7 +28,7 @@ pub(crate) async fn create(
         None => None,
     };
     match kind {
-        Some(ModelKind::Entities) => once::answer::<EntitiesBody>(state, id, headers, body).await,
-        _ => once::answer::<ClassifyBody>(state, id, headers, body).await,
+        Some(ModelKind::Entities) => once::answer::<EntitiesBody>(state, caller, headers, body).await,
+        _ => once::answer::<ClassifyBody>(state, caller, headers, body).await,
     }
 }

@@ -18,7 +18,7 @@ use crate::observe::Route;
 use crate::openai::completion::{CompletionChunks, CompletionReply, CompletionRequest};
 use crate::openai::peek::Peek;
 use crate::outgoing::{Outgoing, event_stream, json};
-use crate::state::{RequestId, State};
+use crate::state::{Caller, State};
 use crate::upstream::answer::Answer;
 use crate::upstream::passthrough::Raw;
 use crate::upstream::{Begun, Question};
@@ -32,11 +32,11 @@ const AT_ONCE: usize = 8;
 /// In words for the client.
 pub(crate) async fn create(
     state: &State,
-    id: &RequestId,
+    caller: &Caller,
     headers: HeaderMap,
     body: Bytes,
 ) -> Result<Response<Outgoing>, Problem> {
-    let mut question = Texts { id: Arc::clone(&id.0), body: body.clone(), raw: None, read: None };
+    let mut question = Texts { id: Arc::clone(&caller.id.0), body: body.clone(), raw: None, read: None };
     let peek = Peek::parse(&body);
     if let Some(peek) = &peek {
         state.upstream.check(&peek.model, Route::Completions)?;
@@ -53,7 +53,7 @@ pub(crate) async fn create(
             (read.request.model.clone(), read.request.priority, !read.request.stream)
         }
     };
-    let mut job = state.upstream.job(&id.0, &model);
+    let mut job = state.upstream.job(caller, &model);
     (job.priority, job.whole) = (priority, whole);
     job.affinity = question.read.as_ref().and_then(|read| affinity(&read.first));
     let first = match state.upstream.generate(&mut question, job).await? {
@@ -61,7 +61,7 @@ pub(crate) async fn create(
         Begun::Ours(answer) => answer,
     };
     let Some(Parts { request, others, .. }) = question.read else { return Err(unread()) };
-    let prompts = Prompts { state: state.clone(), id: Arc::clone(&id.0), priority, whole };
+    let prompts = Prompts { state: state.clone(), caller: caller.clone(), priority, whole };
     let head = head("cmpl", &request.model);
     if request.stream {
         let chunks = CompletionChunks::new(head, &request);
@@ -120,7 +120,7 @@ type Whole = BoxFuture<'static, Result<(usize, Vec<Event>), Problem>>;
 #[derive(Clone)]
 struct Prompts {
     state: State,
-    id: Arc<str>,
+    caller: Caller,
     priority: i8,
     /// Whether no answer is sent before all are here.
     whole: bool,
@@ -132,7 +132,7 @@ impl Prompts {
     /// The first is refused when the fleet is full, as any request is. The others then wait for room, which may be
     /// their own siblings': half an answer is worth nothing.
     async fn start(&self, request: GenerateRequest) -> Result<Answer, Problem> {
-        let mut job = self.state.upstream.job(&self.id, &request.model);
+        let mut job = self.state.upstream.job(&self.caller, &request.model);
         job.priority = self.priority;
         job.patient = true;
         job.affinity = affinity(&request);

@@ -5,6 +5,8 @@ use std::time::Duration;
 
 use muster_shared::secret::Secret;
 
+use crate::keys::ApiKey;
+
 /// Settings of a gateway; checked where they are read, so every value here can be used as it is.
 #[derive(Debug, Clone)]
 pub struct Config {
@@ -15,7 +17,7 @@ pub struct Config {
     /// What workers of the transport `openai` are shown; they are never shown the fleet's token.
     pub openai_key: Option<Secret>,
     /// Keys of which clients must present one; empty: everybody may ask.
-    pub keys: Vec<Secret>,
+    pub keys: Vec<ApiKey>,
     /// Workers tried for one request, at most.
     pub attempts: NonZeroU32,
     /// Longest wait for room on a worker.

@@ -5,6 +5,7 @@
 use std::convert::Infallible;
 use std::panic::AssertUnwindSafe;
 use std::task::{Context, Poll};
+use std::time::Instant;
 
 use axum::http::{Method, Uri};
 use axum::{Router, body::Body};
@@ -16,7 +17,7 @@ use hyper::body::Incoming;
 use hyper::{Request, Response};
 use muster_shared::problem::{BoxError, Kind, Problem};
 use tower::Service;
-use tracing::Instrument as _;
+use tracing::{Instrument as _, Span};
 
 use crate::observe::{Observed, Route};
 use crate::openai::embedding::EmbeddingBody;
@@ -24,8 +25,8 @@ use crate::openai::error;
 use crate::openai::rerank::RerankBody;
 use crate::openai::tokenize::{DetokenizeBody, TokenizeBody};
 use crate::outgoing::{self, Outgoing};
-use crate::state::State;
-use crate::{auth, body, chat, classify, completion, encoding, inference, moderation, once, via};
+use crate::state::{Caller, RequestId, State};
+use crate::{auth, body, chat, classify, completion, encoding, inference, moderation, once, patience, via};
 
 /// The gateway as a service. Cheap to clone.
 #[derive(Clone)]
@@ -80,9 +81,9 @@ where
     B::Error: Into<BoxError>,
 {
     let observed = Observed::begin(route, request.headers());
-    let (id, span) = (observed.id.clone(), observed.span.clone());
+    let (id, span, begun) = (observed.id.clone(), observed.span.clone(), observed.begun);
     let coding = encoding::negotiate(request.headers());
-    let handled = AssertUnwindSafe(handle(state, route, request, id).instrument(span)).catch_unwind().await;
+    let handled = AssertUnwindSafe(handle(state, route, request, (id, begun)).instrument(span)).catch_unwind().await;
     let handled = handled.unwrap_or_else(|panic| Err(panicked(&*panic)));
     let refused = if inference::is_at(route) { inference::refusal } else { error::response };
     let mut response = handled.unwrap_or_else(|problem| refused(&problem));
@@ -97,31 +98,33 @@ async fn handle<B>(
     state: State,
     route: Route,
     request: Request<B>,
-    id: crate::state::RequestId,
+    (id, begun): (RequestId, Instant),
 ) -> Result<Response<Outgoing>, Problem>
 where
     B: HttpBody<Data = Bytes> + Send + Unpin + 'static,
     B::Error: Into<BoxError>,
 {
+    let mut caller = Caller { id, key: None, until: patience::of(request.headers(), begun) };
     if !inference::is_open(route, request.uri().path()) {
-        auth::check(&state.keys, request.headers())?;
+        caller.key = auth::check(&state.keys, request.headers())?;
+        auth::note(&Span::current(), caller.key.as_deref());
     }
     via::check(request.headers(), state.upstream.via())?;
     let (head, incoming) = request.into_parts();
     let body = body::read(&state, incoming).await?;
     let body = body::decoded(&head.headers, body, state.body_limit).await?;
     if inference::is_at(route) {
-        return inference::answer(&state, &id, head, body).await;
+        return inference::answer(&state, &caller, head, body).await;
     }
     match route {
-        Route::Completions => completion::create(&state, &id, head.headers, body).await,
-        Route::Embeddings => once::answer::<EmbeddingBody>(&state, &id, head.headers, body).await,
-        Route::Rerank => once::answer::<RerankBody>(&state, &id, head.headers, body).await,
-        Route::Classify => classify::create(&state, &id, head.headers, body).await,
-        Route::Moderations => moderation::create(&state, &id, head.headers, body).await,
-        Route::Tokenize => once::answer::<TokenizeBody>(&state, &id, head.headers, body).await,
-        Route::Detokenize => once::answer::<DetokenizeBody>(&state, &id, head.headers, body).await,
-        _ => chat::create(&state, &id, head.headers, body).await,
+        Route::Completions => completion::create(&state, &caller, head.headers, body).await,
+        Route::Embeddings => once::answer::<EmbeddingBody>(&state, &caller, head.headers, body).await,
+        Route::Rerank => once::answer::<RerankBody>(&state, &caller, head.headers, body).await,
+        Route::Classify => classify::create(&state, &caller, head.headers, body).await,
+        Route::Moderations => moderation::create(&state, &caller, head.headers, body).await,
+        Route::Tokenize => once::answer::<TokenizeBody>(&state, &caller, head.headers, body).await,
+        Route::Detokenize => once::answer::<DetokenizeBody>(&state, &caller, head.headers, body).await,
+        _ => chat::create(&state, &caller, head.headers, body).await,
     }
 }
 

@@ -18,7 +18,7 @@ use serde::{Deserialize, Serialize};
 use crate::body::beside;
 use crate::observe::Route;
 use crate::outgoing::{Outgoing, json};
-use crate::state::{RequestId, State};
+use crate::state::{Caller, State};
 use crate::upstream::tensor::{Found, Lookup};
 use path::{Asked, Call};
 
@@ -62,7 +62,7 @@ fn error(status: StatusCode, text: &str) -> Response<Outgoing> {
 /// In words for the client.
 pub(crate) async fn answer(
     state: &State,
-    id: &RequestId,
+    caller: &Caller,
     head: Parts,
     body: Bytes,
 ) -> Result<Response<Outgoing>, Problem> {
@@ -74,10 +74,10 @@ pub(crate) async fn answer(
             calls::ready(state)?;
             nothing()
         }
-        Call::Infer => infer(state, id, &head.headers, (model, version), body).await?,
+        Call::Infer => infer(state, caller, &head.headers, (model, version), body).await?,
         Call::Model(about) => {
             let lookup = Lookup { model, version, about };
-            found(state.upstream.look_up(lookup, &id.0).await?)?
+            found(state.upstream.look_up(lookup, caller).await?)?
         }
         Call::Statistics => {
             let model = (!model.is_empty()).then_some(model.as_str());
@@ -95,7 +95,7 @@ pub(crate) async fn answer(
 
 async fn infer(
     state: &State,
-    id: &RequestId,
+    caller: &Caller,
     headers: &HeaderMap,
     (model, version): (String, Option<String>),
     body: Bytes,
@@ -104,8 +104,8 @@ async fn infer(
     let read = move || read_request(&model, version.as_deref(), body, length);
     let size = length.unwrap_or(usize::MAX);
     let (mut request, wanted) = beside(size, read).await?;
-    request.request_id = id.to_string();
-    let response = state.upstream.infer(request).await?;
+    request.request_id = caller.id.to_string();
+    let response = state.upstream.infer(request, caller).await?;
     let size = response.outputs.iter().map(|output| output.data.len()).sum();
     let body = beside(size, move || {
         let body = write_response(&response, &wanted)?;

@@ -10,8 +10,8 @@
 //!
 //! * [`config`] and [`error`]: what it can be told, and why it stops.
 //! * `shard`: the gateway's threads, each with a link and connections of its own.
-//! * `front`: the requests that come by the thousand; `routes`: every route and layer; `observe` and `auth`: what all
-//!   requests have in common; `via`: gateways in a circle.
+//! * `front`: the requests that come by the thousand; `routes`: every route and layer; `observe`, `auth` and `patience`:
+//!   what all requests have in common, and `keys`, what clients show; `via`: gateways in a circle.
 //! * `chat`, `completion`, `models`: the handlers; `once`: one for all that a worker answers in one message, which
 //!   `classify` and `moderation` prepare; `endpoints`: which of them are for a model of which kind.
 //! * `inference` and `grpc`: the same for tensors, the Open Inference Protocol.
@@ -33,6 +33,7 @@ pub mod error;
 mod front;
 mod grpc;
 mod inference;
+mod keys;
 mod metrics;
 mod models;
 mod moderation;
@@ -40,6 +41,7 @@ mod observe;
 mod once;
 mod openai;
 mod outgoing;
+mod patience;
 mod routes;
 mod shard;
 mod state;
@@ -51,6 +53,7 @@ use tokio_util::sync::CancellationToken;
 
 pub use config::Config;
 pub use error::Error;
+pub use keys::{ApiKey, NameError};
 
 /// Where clients reach a gateway.
 #[derive(Debug)]

@@ -14,7 +14,7 @@ use crate::once;
 use crate::openai::moderation::{ModerationBody, named};
 use crate::openai::peek;
 use crate::outgoing::Outgoing;
-use crate::state::{RequestId, State};
+use crate::state::{Caller, State};
 
 /// Judges texts. OpenAI has a model for whoever names none; here it is the only one that the fleet has.
 ///
@@ -22,7 +22,7 @@ use crate::state::{RequestId, State};
 /// In words for the client.
 pub(crate) async fn create(
     state: &State,
-    id: &RequestId,
+    caller: &Caller,
     headers: HeaderMap,
     body: Bytes,
 ) -> Result<Response<Outgoing>, Problem> {
@@ -36,7 +36,7 @@ pub(crate) async fn create(
             }
         },
     };
-    once::answer::<ModerationBody>(state, id, headers, body).await
+    once::answer::<ModerationBody>(state, caller, headers, body).await
 }
 
 /// The same request with a model.

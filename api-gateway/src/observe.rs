@@ -94,7 +94,7 @@ impl Route {
 /// A request under way.
 #[derive(Debug)]
 pub(crate) struct Observed {
-    begun: Instant,
+    pub(crate) begun: Instant,
     route: Route,
     pub(crate) id: RequestId,
     /// Only where debug logs are written: making one costs more than the rest of this file.
@@ -109,7 +109,7 @@ impl Observed {
             Some(id) => id.into(),
             None => (&*Uuid::now_v7().hyphenated().encode_lower(&mut buffer)).into(),
         };
-        let span = tracing::debug_span!("request", %id, route = route.name());
+        let span = tracing::debug_span!("request", %id, key = tracing::field::Empty, route = route.name());
         Self { begun: Instant::now(), route, id: RequestId(id), span }
     }
 

@@ -13,7 +13,7 @@ use crate::chat::head;
 use crate::openai::endpoint::Endpoint;
 use crate::openai::peek;
 use crate::outgoing::{Outgoing, json};
-use crate::state::{RequestId, State};
+use crate::state::{Caller, State};
 use crate::upstream::call::Call;
 use crate::upstream::passthrough::Raw;
 use crate::upstream::{Begun, Question};
@@ -24,7 +24,7 @@ use crate::upstream::{Begun, Question};
 /// In words for the client.
 pub(crate) async fn answer<E: Endpoint>(
     state: &State,
-    id: &RequestId,
+    caller: &Caller,
     headers: HeaderMap,
     body: Bytes,
 ) -> Result<Response<Outgoing>, Problem> {
@@ -33,7 +33,7 @@ pub(crate) async fn answer<E: Endpoint>(
         state.upstream.check(model, E::ROUTE)?;
     }
     let kind = named.as_deref().and_then(|model| state.upstream.kind(model));
-    let mut asked = Asked::<E> { id: Arc::clone(&id.0), body: body.clone(), kind, raw: None, read: None };
+    let mut asked = Asked::<E> { id: Arc::clone(&caller.id.0), body: body.clone(), kind, raw: None, read: None };
     let model = match named.filter(|model| state.upstream.may_pass(model)) {
         Some(model) => {
             asked.raw = Some(Raw::new(E::ROUTE.passed_to(), headers, body, false));
@@ -41,7 +41,7 @@ pub(crate) async fn answer<E: Endpoint>(
         }
         None => asked.read().await?.model().to_owned(),
     };
-    let job = state.upstream.job(&id.0, &model);
+    let job = state.upstream.job(caller, &model);
     let response = match state.upstream.ask(&mut asked, job).await? {
         Begun::Passed(response) => return Ok(response),
         Begun::Ours(response) => response,

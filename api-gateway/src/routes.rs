@@ -115,18 +115,21 @@ fn panicked(panic: Box<dyn std::any::Any + Send>) -> Response {
 mod tests {
     use axum::body::Body;
     use axum::http::{Request, StatusCode};
+    use std::sync::Arc;
+
     use muster_shared::id::GatewayId;
     use muster_shared::secret::Secret;
     use tower::ServiceExt as _;
 
     use super::*;
+    use crate::keys::ApiKey;
     use crate::upstream::{Common, Upstream};
 
     /// The status of an answer and the origin that it allows, with a key that nobody knows.
     async fn ask(origins: &[&str], method: Method, path: &str) -> (StatusCode, Option<String>) {
         let state = State {
             upstream: Upstream::new(crate::Config::default(), GatewayId::new(), Common::new(&crate::Config::default())),
-            keys: [Secret::new("key")].into(),
+            keys: [Arc::new(ApiKey::unnamed(Secret::new("key")))].into(),
             body_limit: 1,
             started: 0,
         };

@@ -104,7 +104,7 @@ pub(crate) fn linked(config: &Config, common: Common) -> (State, JoinHandle<()>)
     let link = upstream.link().clone();
     let (controller, settings) = (controller_client(config), config.clone());
     let linked = tokio::spawn(async move { link.run(controller, settings).await });
-    let keys = config.keys.clone().into();
+    let keys = config.keys.iter().cloned().map(Arc::new).collect(); // its own, as everything that requests count on
     (State { upstream, keys, body_limit: config.body_limit, started: now_seconds() }, linked)
 }
 

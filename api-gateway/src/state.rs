@@ -1,10 +1,9 @@
 //! What the handlers of a gateway share, and what a request brings along.
 
 use std::sync::Arc;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
-use muster_shared::secret::Secret;
-
+use crate::keys::ApiKey;
 use crate::upstream::Upstream;
 
 /// The state of a gateway. Cheap to clone.
@@ -13,7 +12,7 @@ pub(crate) struct State {
     /// The way to the workers.
     pub(crate) upstream: Upstream,
     /// Keys of which clients must show one; empty: everybody may ask.
-    pub(crate) keys: Arc<[Secret]>,
+    pub(crate) keys: Arc<[Arc<ApiKey>]>,
     /// Largest body of a request, in bytes.
     pub(crate) body_limit: usize,
     /// When the gateway started, in seconds since 1970; the age of every model, as far as clients ask.
@@ -23,6 +22,17 @@ pub(crate) struct State {
 /// The name of a request, from the client or made up here.
 #[derive(Debug, Clone)]
 pub(crate) struct RequestId(pub(crate) Arc<str>);
+
+/// A request, as far as it matters who has sent it.
+#[derive(Debug, Clone)]
+pub(crate) struct Caller {
+    /// Its name.
+    pub(crate) id: RequestId,
+    /// The key that it came with, where keys are wanted.
+    pub(crate) key: Option<Arc<ApiKey>>,
+    /// When its client gives up, where it has said so.
+    pub(crate) until: Option<Instant>,
+}
 
 impl std::fmt::Display for RequestId {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {

@@ -49,6 +49,7 @@ use crate::Config;
 use crate::endpoints;
 use crate::observe::Route;
 use crate::outgoing::Outgoing;
+use crate::state::Caller;
 use answer::{Answer, Events};
 use fastchat::FastChatClient;
 use job::{Job, Limits, Verdict};
@@ -227,11 +228,13 @@ impl Upstream {
     }
 
     /// A request that begins now.
-    pub(crate) fn job(&self, request_id: &Arc<str>, model: &str) -> Job {
+    pub(crate) fn job(&self, caller: &Caller, model: &str) -> Job {
         let known = self.0.view.model(model);
         let model = known.map_or_else(|| Arc::from(model), |known| Arc::clone(&known.name));
         let deadline = Instant::now() + self.0.config.request_timeout;
-        Job::new(Arc::clone(request_id), model, deadline, self.0.limits.clone())
+        let mut job = Job::new(Arc::clone(&caller.id.0), model, deadline, self.0.limits.clone());
+        (job.key, job.until) = (caller.key.clone(), caller.until);
+        job
     }
 
     /// What a model can be asked for, where known.
@@ -478,13 +481,16 @@ impl Upstream {
         let dispatch = Dispatch {
             affinity: job.affinity,
             priority: job.priority,
+            key: job.key.as_ref().map(|key| key.name.clone()),
+            key_priority: job.key.as_ref().map_or(0, |key| key.priority),
+            deadline_ms: job.patience()?.map(millis),
             wait_ms: millis(config.dispatch_wait.min(left * 3 / 8)),
             exclude: job.tried.clone(),
             transports: job.transports.to_vec(),
             ..Dispatch::new(self.0.gateway, &*job.model)
         };
         job.watch.set(Instant::now() + limit);
-        match job.watch.run(self.0.link.dispatch(Arc::clone(&job.model), dispatch)).await {
+        match job.watch.run(self.0.link.dispatch(Arc::clone(&job.model), job.key.clone(), dispatch)).await {
             Ok(answer) => Ok(answer),
             Err(watch::Lapse::Stopping) => Err(job::stopping()),
             Err(watch::Lapse::Late) => {
@@ -503,7 +509,7 @@ impl Upstream {
         let wanted = Wanted { model: &job.model, exclude: &job.tried, transports: job.transports, trust };
         let peer = self.0.view.choose(&wanted, &self.0.peers, Instant::now())?;
         tracing::debug!(request_id = %job.request_id, worker = %peer.id, "dispatched from the last known fleet");
-        Some(self.0.link.take(peer, Arc::clone(&job.model)))
+        Some(self.0.link.take(peer, Arc::clone(&job.model), job.key.clone()))
     }
 }
 
@@ -548,7 +554,7 @@ pub(crate) fn controller_client(config: &Config) -> ControllerClient {
 /// What a client hears of the controller's refusal: a token that does not fit is the operator's fault, not its own.
 fn refusal(problem: Problem) -> Problem {
     match problem.kind {
-        Kind::Overloaded => problem,
+        Kind::Overloaded | Kind::RateLimited | Kind::Timeout => problem,
         _ => {
             tracing::error!(kind = ?problem.kind, message = problem.message, "the controller refused a dispatch");
             Problem::new(Kind::Bug, "the fleet is misconfigured")

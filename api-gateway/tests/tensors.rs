@@ -16,7 +16,7 @@ use hyper::Request;
 use hyper::body::Incoming;
 use hyper::client::conn::http2;
 use hyper_util::rt::{TokioExecutor, TokioIo};
-use muster_gateway::{Config, Listeners};
+use muster_gateway::{ApiKey, Config, Listeners};
 use muster_shared::client::ClientError;
 use muster_shared::control::Outcome;
 use muster_shared::grpc::open_inference::proto::{self, grpc_inference_service_client::GrpcInferenceServiceClient};
@@ -336,7 +336,7 @@ async fn who_watches_a_server_needs_no_key_and_who_runs_models_does() {
     let (worker, _) = echo().await;
     let controller = Controller::start(vec![Ok(worker); 2]).await;
     let key = Secret::new("key");
-    let gateway = both(&controller.address, |config| config.keys = vec![key.clone()]).await;
+    let gateway = both(&controller.address, |config| config.keys = vec![ApiKey::unnamed(key.clone())]).await;
     let status = async |path: &str| reqwest::get(format!("{}{path}", gateway.http)).await.expect("an answer").status();
     assert_eq!(status("/v2/health/live").await, 200);
     assert_eq!(status("/v2/health/ready").await, 200);

@@ -94,13 +94,18 @@ impl Default for LeaseConfig {
 pub struct QueueConfig {
     /// Requests that may wait at once, over all models.
     pub limit: usize,
+    /// Those that may wait for one model; `None`: as many as may wait at all.
+    pub per_model: Option<usize>,
+    /// Those that may wait on behalf of one API key, over all models; `None`: as many as may wait at all. Requests that
+    /// come without a key are bounded by the others alone.
+    pub per_key: Option<usize>,
     /// Longest wait, whatever a request asks for.
     pub max_wait: Duration,
 }
 
 impl Default for QueueConfig {
     fn default() -> Self {
-        Self { limit: 1024, max_wait: Duration::from_secs(30) }
+        Self { limit: 1024, per_model: None, per_key: None, max_wait: Duration::from_secs(30) }
     }
 }
 

@@ -4,6 +4,13 @@
 //! when room is made, or when the wait is over. Every change ends with a look through the queue, so nobody waits while
 //! there is room, and nobody who comes later takes room from one who waits.
 
+mod refusal;
+
+#[cfg(test)]
+mod properties;
+#[cfg(test)]
+mod tests;
+
 use std::time::{Duration, Instant};
 
 use muster_shared::control::{Grant, Outcome, Release};
@@ -12,8 +19,9 @@ use muster_shared::problem::{Kind, Problem};
 use rand::rngs::StdRng;
 
 use crate::config::QueueConfig;
-use crate::queue::{Place, Queue, Waiter};
-use crate::registry::{Asker, Denial, Holder, Lack, Registry, millis};
+use crate::estimate::Estimates;
+use crate::queue::{Newcomer, Place, Queue, Turn};
+use crate::registry::{Asker, Denial, Holder, Lack, Registry, Request, millis};
 
 /// Time between two looks for what may be forgotten, if not a shorter heartbeat. A controller that runs looks at the clock
 /// as often.
@@ -32,6 +40,7 @@ pub(crate) struct Desk<R> {
     /// Workers and tickets, to be read; changes go through [`Desk::change`].
     registry: Registry,
     queue: Queue<Waiting<R>>,
+    estimates: Estimates,
     rng: StdRng,
     max_wait: Duration,
     /// When one without a live worker shall ask again: a heartbeat, in which workers come back.
@@ -58,6 +67,8 @@ pub(crate) struct Setup {
 struct Waiting<R> {
     asker: Asker,
     reply: R,
+    /// Whether its own time ends its wait.
+    hurried: bool,
 }
 
 /// How patient one who asks is.
@@ -85,7 +96,8 @@ impl<R> Desk<R> {
     pub(crate) fn new(registry: Registry, setup: Setup, now: Instant) -> Self {
         Self {
             registry,
-            queue: Queue::new(setup.queue.limit, now),
+            queue: Queue::new(setup.queue, now),
+            estimates: Estimates::default(),
             rng: setup.rng,
             max_wait: setup.queue.max_wait,
             retry_absent: setup.heartbeat,
@@ -127,6 +139,10 @@ impl<R> Desk<R> {
             self.registry.renew(gateway, now);
         }
         self.serve_waiting(now);
+        if patience.deadline.is_some_and(|left| left.is_zero()) {
+            self.answers.push((reply, Err(refusal::late())));
+            return None;
+        }
         let lack = match self.registry.grant(&asker, &mut self.rng, now) {
             Ok(grant) => {
                 self.answers.push((reply, Ok(grant)));
@@ -134,24 +150,50 @@ impl<R> Desk<R> {
             }
             Err(lack) => lack,
         };
-        let wait = patience.wait.min(self.max_wait);
-        if self.closed || wait.is_zero() || lack == Lack::Worker {
+        let patience = Patience { wait: patience.wait.min(self.max_wait), ..patience };
+        if self.closed || patience.wait.is_zero() || lack == Lack::Worker {
             let problem = if self.closed { closing() } else { self.problem(&asker, Duration::ZERO, now) };
             self.answers.push((reply, Err(problem)));
             return None;
         }
-        let model = asker.request.model.clone();
-        let waiter = Waiter { deadline: now + wait, since: now, item: Waiting { asker, reply } };
-        match self.queue.push(&model, patience.priority, waiter) {
+        self.queue_up(asker, patience, reply, now)
+    }
+
+    /// Lets a request wait, if that is not in vain.
+    fn queue_up(&mut self, asker: Asker, patience: Patience, reply: R, now: Instant) -> Option<Place> {
+        let (model, key) = (asker.request.model.clone(), asker.key.clone());
+        let hurried = patience.deadline.is_some_and(|left| left <= patience.wait);
+        let newcomer = Newcomer {
+            model: &model,
+            key: &key,
+            key_priority: patience.key_priority,
+            priority: patience.priority,
+            since: now,
+            deadline: now + patience.deadline.map_or(patience.wait, |left| left.min(patience.wait)),
+        };
+        if let Some(problem) = self.hopeless(&asker, &newcomer, patience, now) {
+            self.answers.push((reply, Err(problem)));
+            return None;
+        }
+        if self.queue.len_of(&model) == 0 {
+            self.estimates.begun(&model);
+        }
+        match self.queue.push(&newcomer, Waiting { asker, reply, hurried }) {
             Ok(place) => Some(place),
-            Err(Waiting { asker, reply }) => {
-                let mut problem = self.problem(&asker, Duration::ZERO, now);
-                problem.message +=
-                    &format!(", and {} requests wait already, the most there may be", self.queue.limit());
+            Err((full, Waiting { asker, reply, .. })) => {
+                let problem = refusal::bounded(full, &asker, self.problem(&asker, Duration::ZERO, now));
                 self.answers.push((reply, Err(problem)));
                 None
             }
         }
+    }
+
+    /// Why a newcomer would wait in vain, if that is certain.
+    fn hopeless(&self, asker: &Asker, newcomer: &Newcomer<'_>, patience: Patience, now: Instant) -> Option<Problem> {
+        let left = patience.deadline?;
+        let (model, ahead) = (newcomer.model, self.queue.ahead(newcomer));
+        let expected = self.estimates.least(model, ahead, self.registry.held_of(model), now)?;
+        (expected.total() > left).then(|| refusal::hopeless(asker, ahead, expected, left))
     }
 
     /// Forgets one who waits and has gone away.
@@ -159,10 +201,22 @@ impl<R> Desk<R> {
         self.queue.remove(place);
     }
 
+    /// Ends a ticket.
+    pub(crate) fn release(&mut self, holder: Holder, release: &Release, now: Instant) {
+        if let Some(ended) = self.registry.release(holder, release, now) {
+            self.queue.note_end(&ended.model, &ended.key, now);
+            if release.outcome == Outcome::Done {
+                let first_token = release.ttft_ms.map(Duration::from_millis);
+                self.estimates.ended(&ended.model, first_token, ended.took, now);
+            }
+        }
+        self.serve_waiting(now);
+    }
+
     /// Takes back a grant that could not be delivered, without blame for the worker.
     pub(crate) fn take_back(&mut self, holder: Holder, ticket: TicketId, now: Instant) {
         let release = Release { ticket, outcome: Outcome::Cancelled, ttft_ms: None, tokens: None };
-        self.change(now, |registry| registry.release(holder, &release, now));
+        self.release(holder, &release, now);
     }
 
     /// Names a worker's address to one who will not say how the request ended.
@@ -176,6 +230,12 @@ impl<R> Desk<R> {
         let result = change(&mut self.registry);
         self.serve_waiting(now);
         result
+    }
+
+    /// Forgets what is long gone. Tidies memory; no answer depends on it.
+    pub(crate) fn sweep(&mut self, now: Instant) {
+        self.estimates.sweep(now);
+        self.change(now, |registry| registry.sweep(now));
     }
 
     /// Lets time pass.
@@ -193,7 +253,7 @@ impl<R> Desk<R> {
     /// Answers all who wait, and lets nobody wait any more: the controller stops.
     pub(crate) fn close(&mut self) {
         self.closed = true;
-        while let Some((_, waiter)) = self.queue.pop() {
+        while let Some(waiter) = self.queue.pop() {
             self.answers.push((waiter.item.reply, Err(closing())));
         }
     }
@@ -204,30 +264,41 @@ impl<R> Desk<R> {
         for model in self.registry.take_changed() {
             self.serve_model(&model, now);
         }
-        while let Some((_, waiter)) = self.queue.pop_expired(now) {
-            let Waiting { asker, reply } = waiter.item;
-            let problem = self.problem(&asker, now.saturating_duration_since(waiter.since), now);
+        while let Some(waiter) = self.queue.pop_expired(now) {
+            let Waiting { asker, reply, hurried } = waiter.item;
+            let waited = now.saturating_duration_since(waiter.since);
+            let problem = match hurried {
+                true => refusal::waited_in_vain(&asker, waited),
+                false => self.problem(&asker, waited, now),
+            };
             self.answers.push((reply, Err(problem)));
         }
     }
 
     fn serve_model(&mut self, model: &str, now: Instant) {
-        let mut passed: Option<Place> = None;
-        while let Some((place, waiter)) = self.queue.next(model, passed.as_ref()) {
+        // What those asked for who found no room: whoever asks for the same finds none either, and keeps its place.
+        let mut denied: Vec<Request> = Vec::new();
+        loop {
+            let in_flight = |key: &_| self.registry.held_by(model, key);
+            let fits = |waiting: &Waiting<R>| !denied.iter().any(|denied| denied.is_like(&waiting.asker.request));
+            let turn = Turn { now, in_flight: &in_flight, fits: &fits };
+            let Some((place, waiter)) = self.queue.next(model, &turn) else { return };
             let asker = &waiter.item.asker;
-            let answer = match self.registry.grant(asker, &mut self.rng, now) {
-                Ok(grant) => Ok(grant),
-                // Without room for one who takes any worker, there is none for those behind. One of them may exclude
-                // every worker that is left; it hears so when it is its turn, or at its deadline.
-                Err(Lack::Room) if asker.request.takes_any_worker() => return,
+            let (waiter, answer) = match self.registry.grant(asker, &mut self.rng, now) {
+                Ok(grant) => {
+                    self.estimates.departed(model, now);
+                    (self.queue.serve(&place, now), Ok(grant))
+                }
                 Err(Lack::Room) => {
-                    passed = Some(place);
+                    denied.push(asker.request.clone());
                     continue;
                 }
-                Err(Lack::Worker) => Err(self.problem(asker, now.saturating_duration_since(waiter.since), now)),
+                Err(Lack::Worker) => {
+                    let problem = self.problem(asker, now.saturating_duration_since(waiter.since), now);
+                    (self.queue.remove(&place), Err(problem))
+                }
             };
-            let waiter = self.queue.remove(&place).expect("it was found a moment ago");
-            self.answers.push((waiter.item.reply, answer));
+            self.answers.push((waiter.expect("it was found a moment ago").item.reply, answer));
         }
     }
 
@@ -274,8 +345,3 @@ impl<R> Desk<R> {
 fn closing() -> Problem {
     Problem::new(Kind::NoWorker, "the controller is stopping").with_retry_after_ms(millis(RETRY_FULL))
 }
-
-#[cfg(test)]
-mod properties;
-#[cfg(test)]
-mod tests;

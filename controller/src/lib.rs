@@ -11,7 +11,7 @@
 //! * [`config`]: what it can be told.
 //! * `registry`: workers, leases judged when read, circuit breakers, tickets.
 //! * [`dispatch`]: the policies, by name.
-//! * `queue`: the bounded waiting queue.
+//! * `queue`: the bounded waiting queue, fair between keys; `estimate`: how long it takes.
 //! * `desk`: the three together; every rule ends here, and none of it does I/O.
 //! * `service`: the lock, the replies to those who wait, and the clock.
 //! * `registration`: what is checked before the registry sees a worker; `outbound`: calls to workers.
@@ -23,6 +23,7 @@ pub mod config;
 mod desk;
 pub mod dispatch;
 mod error;
+mod estimate;
 mod fastchat;
 #[cfg(test)]
 mod fixtures;

@@ -197,7 +197,7 @@ impl Session {
             }
             Ask::Release(release) => {
                 metrics::released(release.outcome);
-                desk.change(now, |registry| registry.release(holder, &release, now));
+                desk.release(holder, &release, now);
             }
             Ask::Hello { .. } | Ask::Sync { .. } => {} // a second hello says nothing new
         }

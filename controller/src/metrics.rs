@@ -64,6 +64,8 @@ pub(crate) fn dispatched(answer: &Answer, wait: Duration) {
         Err(Kind::UnknownModel) => "unknown_model",
         Err(Kind::NoWorker) => "no_worker",
         Err(Kind::Overloaded) => "overloaded",
+        Err(Kind::RateLimited) => "rate_limited",
+        Err(Kind::Timeout) => "late",
         Err(_) => "error",
     };
     match outcome {

@@ -65,7 +65,7 @@ impl Offline {
 
     /// `POST /release` of one request.
     pub fn release(&mut self, gateway: GatewayId, release: &Release, now: Instant) {
-        self.desk.change(now, |registry| registry.release(Holder::Gateway(gateway), release, now));
+        self.desk.release(Holder::Gateway(gateway), release, now);
     }
 
     /// `POST /renew`.

@@ -1,11 +1,24 @@
-//! The waiting queue: bounded, by priority with ageing, first come first served within a class. Pure.
+//! The waiting queue: bounded, fair between keys, by priority with ageing within a key. Pure.
 //!
-//! A second of waiting lifts a request by one priority class. That is the same as an order by time of arrival in which
-//! a class is worth a second's start, so a rank is fixed when the request comes and never changes while it waits.
+//! Each model has a line, and in it each key has a row ([`line`] says whose turn it is). Within a row a second of waiting
+//! lifts a request by one priority class. That is the same as an order by time of arrival in which a class is worth a
+//! second's start, so a rank is fixed when the request comes and never changes while it waits.
+//!
+//! A push costs the logarithm of those who wait, a turn as much as the model has keys.
 
-use std::collections::BTreeMap;
-use std::ops::Bound;
+mod line;
+#[cfg(test)]
+mod properties;
+#[cfg(test)]
+mod tests;
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
 use std::time::Instant;
+
+use crate::config::QueueConfig;
+use crate::registry::Key;
+use line::{Line, Moment, Rank};
 
 /// Nanoseconds that one priority class is worth.
 const CLASS: i64 = 1_000_000_000;
@@ -13,27 +26,27 @@ const CLASS: i64 = 1_000_000_000;
 /// Requests that wait for room; `T` is what the caller keeps of each.
 #[derive(Debug)]
 pub(crate) struct Queue<T> {
-    limit: usize,
-    /// From which ranks are counted.
-    start: Instant,
-    arrivals: u64,
-    models: BTreeMap<String, BTreeMap<Rank, Waiter<T>>>,
+    bounds: QueueConfig,
+    clock: Clock,
+    lines: BTreeMap<Arc<str>, Line<T>>,
     /// The same waiters by the time at which they give up.
     deadlines: BTreeMap<(Instant, u64), Place>,
+    /// How many wait on behalf of each key, over all models. Those of nobody are not counted.
+    keys: HashMap<Arc<str>, usize>,
 }
 
-/// A place in the order; the least goes first.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) struct Rank {
-    /// Time of arrival less the start that the priority gives, in nanoseconds.
-    head_start: i64,
-    arrival: u64,
+/// Numbers what happens, so that no two moments are the same.
+#[derive(Debug)]
+struct Clock {
+    start: Instant,
+    number: u64,
 }
 
 /// Where a waiter stands. A place is never given twice.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Place {
-    model: String,
+    model: Arc<str>,
+    key: Key,
     rank: Rank,
 }
 
@@ -46,12 +59,60 @@ pub(crate) struct Waiter<T> {
     pub(crate) since: Instant,
     /// What the caller keeps of it.
     pub(crate) item: T,
+    came: Moment,
+    /// The class that it gives its key while it is the first of it.
+    class: i64,
+}
+
+/// One who wants to wait.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Newcomer<'a> {
+    /// For which model.
+    pub(crate) model: &'a str,
+    /// On whose behalf.
+    pub(crate) key: &'a Key,
+    /// Of the key among other keys.
+    pub(crate) key_priority: i8,
+    /// Of the request within its key. Among keys it counts where it is below zero only: whoever asks may step back
+    /// behind others, and not push ahead of them.
+    pub(crate) priority: i8,
+    /// When it came.
+    pub(crate) since: Instant,
+    /// When it gives up.
+    pub(crate) deadline: Instant,
+}
+
+/// Upon what it depends whose turn it is.
+pub(crate) struct Turn<'a, T> {
+    /// The time.
+    pub(crate) now: Instant,
+    /// Requests of a key that run on the model's workers.
+    pub(crate) in_flight: &'a dyn Fn(&Key) -> u32,
+    /// Whether there may be room for a waiter; the others are passed over.
+    pub(crate) fits: &'a dyn Fn(&T) -> bool,
+}
+
+/// A bound that one more would exceed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Full {
+    /// So many wait already, and no more may.
+    All(usize),
+    /// The same for the model.
+    Model(usize),
+    /// The same for the key, over all models.
+    Key(usize),
 }
 
 impl<T> Queue<T> {
-    /// An empty queue for at most `limit` waiters.
-    pub(crate) fn new(limit: usize, start: Instant) -> Self {
-        Self { limit, start, arrivals: 0, models: BTreeMap::new(), deadlines: BTreeMap::new() }
+    /// An empty queue.
+    pub(crate) fn new(bounds: QueueConfig, start: Instant) -> Self {
+        Self {
+            bounds,
+            clock: Clock { start, number: 0 },
+            lines: BTreeMap::new(),
+            deadlines: BTreeMap::new(),
+            keys: HashMap::new(),
+        }
     }
 
     /// Waiters, of all models.
@@ -59,49 +120,74 @@ impl<T> Queue<T> {
         self.deadlines.len()
     }
 
-    /// The most waiters there may be.
-    pub(crate) fn limit(&self) -> usize {
-        self.limit
+    /// Waiters of one model.
+    pub(crate) fn len_of(&self, model: &str) -> usize {
+        self.lines.get(model).map_or(0, Line::len)
     }
 
-    /// Lets a request wait; gives it back when the queue is full.
-    pub(crate) fn push(&mut self, model: &str, priority: i8, waiter: Waiter<T>) -> Result<Place, T> {
-        if self.len() >= self.limit {
-            return Err(waiter.item);
+    /// Lets a request wait.
+    ///
+    /// # Errors
+    /// The bound that is in its way, with the request.
+    pub(crate) fn push(&mut self, newcomer: &Newcomer<'_>, item: T) -> Result<Place, (Full, T)> {
+        if let Some(full) = self.full(newcomer) {
+            return Err((full, item));
         }
-        let age = waiter.since.saturating_duration_since(self.start).as_nanos();
-        let arrived = i64::try_from(age).unwrap_or(i64::MAX);
-        let rank = Rank { head_start: arrived - i64::from(priority) * CLASS, arrival: self.arrivals };
-        self.arrivals += 1;
-        let place = Place { model: model.to_owned(), rank };
-        self.deadlines.insert((waiter.deadline, rank.arrival), place.clone());
-        self.models.entry(place.model.clone()).or_default().insert(rank, waiter);
+        let came = self.clock.next(newcomer.since);
+        let rank = Rank::new(came, newcomer.priority);
+        let class = i64::from(newcomer.key_priority) + i64::from(newcomer.priority.min(0));
+        let waiter = Waiter { deadline: newcomer.deadline, since: newcomer.since, item, came, class };
+        let model = match self.lines.get_key_value(newcomer.model) {
+            Some((model, _)) => Arc::clone(model),
+            None => Arc::from(newcomer.model),
+        };
+        self.lines.entry(Arc::clone(&model)).or_default().push(newcomer.key, rank, waiter);
+        if let Some(key) = newcomer.key {
+            *self.keys.entry(Arc::clone(key)).or_default() += 1;
+        }
+        let place = Place { model, key: newcomer.key.clone(), rank };
+        self.deadlines.insert((newcomer.deadline, came.number), place.clone());
         Ok(place)
     }
 
     /// Takes a waiter out, if it still waits.
     pub(crate) fn remove(&mut self, place: &Place) -> Option<Waiter<T>> {
-        let waiters = self.models.get_mut(&place.model)?;
-        let waiter = waiters.remove(&place.rank)?;
-        if waiters.is_empty() {
-            self.models.remove(&place.model);
+        let line = self.lines.get_mut(&place.model)?;
+        let waiter = line.remove(&place.key, &place.rank)?;
+        if line.len() == 0 {
+            self.lines.remove(&place.model);
         }
-        self.deadlines.remove(&(waiter.deadline, place.rank.arrival));
+        self.deadlines.remove(&(waiter.deadline, waiter.came.number));
+        if let Some(key) = &place.key {
+            self.uncount(key);
+        }
         Some(waiter)
     }
 
-    /// Takes out the waiter whose deadline passed first, if one has passed.
-    pub(crate) fn pop_expired(&mut self, now: Instant) -> Option<(String, Waiter<T>)> {
-        let place = self.deadlines.first_key_value().filter(|((deadline, _), _)| *deadline <= now)?.1.clone();
-        let waiter = self.remove(&place).expect("deadlines and waiters come and go together");
-        Some((place.model, waiter))
+    /// The same for one that is served: its key has had its turn.
+    pub(crate) fn serve(&mut self, place: &Place, now: Instant) -> Option<Waiter<T>> {
+        let turn = self.clock.next(now);
+        self.lines.get_mut(&place.model)?.note_turn(&place.key, turn);
+        self.remove(place)
     }
 
-    /// Takes out any waiter.
-    pub(crate) fn pop(&mut self) -> Option<(String, Waiter<T>)> {
+    /// A request of a key has ended that ran for a model.
+    pub(crate) fn note_end(&mut self, model: &str, key: &Key, now: Instant) {
+        if let Some(line) = self.lines.get_mut(model) {
+            line.note_end(key, self.clock.next(now));
+        }
+    }
+
+    /// Takes out the waiter whose deadline passed first, if one has passed.
+    pub(crate) fn pop_expired(&mut self, now: Instant) -> Option<Waiter<T>> {
+        self.next_deadline().filter(|deadline| *deadline <= now)?;
+        self.pop()
+    }
+
+    /// Takes out the waiter whose deadline is the next.
+    pub(crate) fn pop(&mut self) -> Option<Waiter<T>> {
         let place = self.deadlines.first_key_value()?.1.clone();
-        let waiter = self.remove(&place).expect("deadlines and waiters come and go together");
-        Some((place.model, waiter))
+        Some(self.remove(&place).expect("deadlines and waiters come and go together"))
     }
 
     /// The next deadline.
@@ -109,91 +195,54 @@ impl<T> Queue<T> {
         self.deadlines.first_key_value().map(|((deadline, _), _)| *deadline)
     }
 
-    /// Models for which someone waits.
-    pub(crate) fn models(&self) -> Vec<String> {
-        self.models.keys().cloned().collect()
+    /// Whose turn it is among those who wait for a model and may find room.
+    pub(crate) fn next(&self, model: &str, turn: &Turn<'_, T>) -> Option<(Place, &Waiter<T>)> {
+        let (model, line) = self.lines.get_key_value(model)?;
+        let (key, rank, waiter) = line.next(turn, self.clock.nanos(turn.now))?;
+        Some((Place { model: Arc::clone(model), key: key.clone(), rank }, waiter))
     }
 
-    /// The next waiter of a model, or the next after `after`.
-    pub(crate) fn next(&self, model: &str, after: Option<&Place>) -> Option<(Place, &Waiter<T>)> {
-        let from = after.map_or(Bound::Unbounded, |place| Bound::Excluded(place.rank));
-        let (&rank, waiter) = self.models.get(model)?.range((from, Bound::Unbounded)).next()?;
-        Some((Place { model: model.to_owned(), rank }, waiter))
+    /// How many will certainly be served before a newcomer, unless they give up: those of its key who came before. Of
+    /// other keys none is certain to be.
+    pub(crate) fn ahead(&self, newcomer: &Newcomer<'_>) -> usize {
+        let came = Moment { at: self.clock.nanos(newcomer.since), number: u64::MAX };
+        let rank = Rank::new(came, newcomer.priority);
+        self.lines.get(newcomer.model).map_or(0, |line| line.ahead(newcomer.key, &rank))
+    }
+
+    /// The bound that is in a newcomer's way.
+    fn full(&self, newcomer: &Newcomer<'_>) -> Option<Full> {
+        let reached = |count: usize, bound: Option<usize>| bound.filter(|bound| count >= *bound);
+        let of_key = newcomer
+            .key
+            .as_ref()
+            .and_then(|key| reached(self.keys.get(key).copied().unwrap_or(0), self.bounds.per_key));
+        let of_model = || reached(self.len_of(newcomer.model), self.bounds.per_model);
+        // The nearest bound says most to whoever asked.
+        of_key
+            .map(Full::Key)
+            .or_else(|| of_model().map(Full::Model))
+            .or_else(|| reached(self.len(), Some(self.bounds.limit)).map(Full::All))
+    }
+
+    fn uncount(&mut self, key: &Arc<str>) {
+        if let Some(count) = self.keys.get_mut(key) {
+            *count -= 1;
+            if *count == 0 {
+                self.keys.remove(key);
+            }
+        }
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use std::time::Duration;
-
-    use super::*;
-
-    struct Fixture {
-        queue: Queue<&'static str>,
-        start: Instant,
+impl Clock {
+    /// A moment that comes after all others of its time.
+    fn next(&mut self, at: Instant) -> Moment {
+        self.number += 1;
+        Moment { at: self.nanos(at), number: self.number }
     }
 
-    impl Fixture {
-        fn new(limit: usize) -> Self {
-            let start = Instant::now();
-            Self { queue: Queue::new(limit, start), start }
-        }
-
-        /// Comes after `at` milliseconds and waits ten seconds.
-        fn push(&mut self, name: &'static str, priority: i8, at: u64) -> Result<Place, &'static str> {
-            let since = self.start + Duration::from_millis(at);
-            let deadline = since + Duration::from_secs(10);
-            self.queue.push("m", priority, Waiter { deadline, since, item: name })
-        }
-
-        fn order(&mut self) -> Vec<&'static str> {
-            std::iter::from_fn(|| {
-                let (place, _) = self.queue.next("m", None)?;
-                self.queue.remove(&place).map(|waiter| waiter.item)
-            })
-            .collect()
-        }
-    }
-
-    #[test]
-    fn within_a_class_the_first_goes_first() {
-        let mut f = Fixture::new(9);
-        for name in ["a", "b", "c"] {
-            f.push(name, 0, 0).expect("there is room");
-        }
-        assert_eq!(f.order(), ["a", "b", "c"]);
-    }
-
-    #[test]
-    fn a_higher_class_goes_first_until_the_lower_has_aged() {
-        let mut f = Fixture::new(9);
-        f.push("low", 0, 0).expect("there is room");
-        f.push("high at once", 1, 500).expect("there is room");
-        f.push("high later", 1, 1500).expect("there is room");
-        f.push("highest", 127, 2000).expect("there is room");
-        f.push("lowest", -128, 0).expect("there is room");
-        assert_eq!(f.order(), ["highest", "high at once", "low", "high later", "lowest"]);
-    }
-
-    #[test]
-    fn a_full_queue_gives_the_request_back() {
-        let mut f = Fixture::new(1);
-        let place = f.push("a", 0, 0).expect("there is room");
-        assert_eq!(f.push("b", 100, 0), Err("b"));
-        assert!(f.queue.remove(&place).is_some());
-        assert!(f.queue.remove(&place).is_none());
-        assert!(f.push("b", 0, 0).is_ok());
-    }
-
-    #[test]
-    fn who_has_waited_to_the_deadline_is_taken_out() {
-        let mut f = Fixture::new(9);
-        f.push("late", 0, 5).expect("there is room");
-        f.push("early", 0, 0).expect("there is room");
-        let deadline = f.queue.next_deadline().expect("two wait");
-        assert!(f.queue.pop_expired(deadline - Duration::from_millis(1)).is_none());
-        assert_eq!(f.queue.pop_expired(deadline).map(|(_, waiter)| waiter.item), Some("early"));
-        assert!(f.queue.pop_expired(deadline).is_none());
-        assert_eq!(f.order(), ["late"]);
+    fn nanos(&self, at: Instant) -> i64 {
+        i64::try_from(at.saturating_duration_since(self.start).as_nanos()).unwrap_or(i64::MAX)
     }
 }

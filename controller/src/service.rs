@@ -124,7 +124,7 @@ impl Service {
     pub(crate) fn release(&self, holder: Holder, ticket: TicketId, outcome: Outcome) {
         let release = Release { ticket, outcome, ttft_ms: None, tokens: None };
         metrics::released(outcome);
-        self.change(|registry, now| registry.release(holder, &release, now));
+        self.with(|desk, now| desk.release(holder, &release, now));
     }
 
     /// The state of everything.
@@ -166,7 +166,7 @@ impl Service {
     }
 
     fn sweep(&self) {
-        self.change(Registry::sweep);
+        self.with(Desk::sweep);
         self.gauge();
     }
 

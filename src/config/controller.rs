@@ -39,6 +39,12 @@ pub(crate) struct ControllerSection {
     /// Requests that may wait for room on a worker.
     #[arg(long, env = "MUSTER_CONTROLLER_QUEUE_LIMIT")]
     pub(crate) queue_limit: Option<usize>,
+    /// Those of them that may wait for one model; any unless said otherwise.
+    #[arg(long, env = "MUSTER_CONTROLLER_QUEUE_LIMIT_PER_MODEL")]
+    pub(crate) queue_limit_per_model: Option<usize>,
+    /// Those of them that may come with one API key, which share the fleet fairly; any unless said otherwise.
+    #[arg(long, env = "MUSTER_CONTROLLER_QUEUE_LIMIT_PER_KEY")]
+    pub(crate) queue_limit_per_key: Option<usize>,
     /// Longest wait for room on a worker.
     #[arg(long, env = "MUSTER_CONTROLLER_QUEUE_WAIT")]
     pub(crate) queue_wait: Option<Span>,
@@ -74,7 +80,8 @@ pub(crate) struct ControllerSection {
 impl ControllerSection {
     /// What is not said here is taken from `other`.
     pub(crate) fn or(self, other: Self) -> Self {
-        or!(self, other; host, port, policy, heartbeat, missed_beats, fastchat_expiration, queue_limit, queue_wait,
+        or!(self, other; host, port, policy, heartbeat, missed_beats, fastchat_expiration, queue_limit,
+            queue_limit_per_model, queue_limit_per_key, queue_wait,
             breaker_failures, breaker_pause, body_limit, drain, insecure; (fleet_token, fleet_token_file))
     }
 
@@ -89,6 +96,8 @@ impl ControllerSection {
             missed_beats: Some(lease.missed_beats),
             fastchat_expiration: Some(Span(lease.fastchat_expiration)),
             queue_limit: Some(queue.limit),
+            queue_limit_per_model: queue.per_model,
+            queue_limit_per_key: queue.per_key,
             queue_wait: Some(Span(queue.max_wait)),
             breaker_failures: Some(breaker.failures),
             breaker_pause: Some(Span(breaker.pause)),
@@ -118,6 +127,8 @@ impl ControllerSection {
             },
             queue: QueueConfig {
                 limit: self.queue_limit.unwrap_or(usual.queue.limit),
+                per_model: self.queue_limit_per_model.or(usual.queue.per_model),
+                per_key: self.queue_limit_per_key.or(usual.queue.per_key),
                 max_wait: span(self.queue_wait, usual.queue.max_wait),
             },
             breaker: BreakerConfig {

@@ -15,10 +15,11 @@ use tracing::Instrument as _;
 
 use crate::body::beside;
 use crate::inference::calls;
+use crate::keys::ApiKey;
 use crate::observe::{Observed, Route};
-use crate::state::{RequestId, State};
+use crate::state::{Caller, State};
 use crate::upstream::tensor::{About, Change, Found, Lookup};
-use crate::{auth, front, via};
+use crate::{auth, front, patience, via};
 
 /// Requests of one stream that run at the same time; their answers keep their order.
 const IN_FLIGHT: usize = 8;
@@ -33,37 +34,39 @@ pub(super) struct Calls(pub(super) State);
 
 impl Calls {
     /// Answers a call of whoever shows a key.
-    async fn answer<T, F>(&self, metadata: &MetadataMap, work: impl FnOnce(RequestId) -> F) -> Answer<T>
+    async fn answer<T, F>(&self, metadata: &MetadataMap, work: impl FnOnce(Caller) -> F) -> Answer<T>
     where
         F: Future<Output = Result<T, Problem>>,
     {
-        self.check(metadata).map_err(to_status)?;
-        answer(Route::Inference, metadata, work).await
+        let key = self.check(metadata).map_err(to_status)?;
+        answer(Route::Inference, metadata, key, work).await
     }
 
-    fn check(&self, metadata: &MetadataMap) -> Result<(), Problem> {
-        auth::check(&self.0.keys, metadata.as_ref())?;
-        via::check(metadata.as_ref(), self.0.upstream.via())
+    fn check(&self, metadata: &MetadataMap) -> Result<Option<Arc<ApiKey>>, Problem> {
+        let key = auth::check(&self.0.keys, metadata.as_ref())?;
+        via::check(metadata.as_ref(), self.0.upstream.via())?;
+        Ok(key)
     }
 
     async fn infer(
         &self,
         message: proto::ModelInferRequest,
-        id: &RequestId,
+        caller: &Caller,
     ) -> Result<proto::ModelInferResponse, Problem> {
         let mut request = beside(length(&message), move || read_request(message)).await?;
-        request.request_id = id.to_string();
-        self.0.upstream.infer(request).await.map(response)
+        request.request_id = caller.id.to_string();
+        self.0.upstream.infer(request, caller).await.map(response)
     }
 
     /// One request of a stream: what is wrong with it is said in its answer, and ends nothing.
     async fn infer_one(
         self,
         message: proto::ModelInferRequest,
-        metadata: Arc<MetadataMap>,
+        (metadata, key): (Arc<MetadataMap>, Option<Arc<ApiKey>>),
     ) -> proto::ModelStreamInferResponse {
         let (model_name, id) = (message.model_name.clone(), message.id.clone());
-        let answered = answer(Route::Infer, &metadata, |name| async move { self.infer(message, &name).await }).await;
+        let work = |caller| async move { self.infer(message, &caller).await };
+        let answered = answer(Route::Infer, &metadata, key, work).await;
         match answered {
             Ok(response) => proto::ModelStreamInferResponse {
                 error_message: String::new(),
@@ -76,12 +79,12 @@ impl Calls {
         }
     }
 
-    async fn look_up(&self, id: &RequestId, name: String, version: String, about: About) -> Result<Found, Problem> {
+    async fn look_up(&self, caller: &Caller, name: String, version: String, about: About) -> Result<Found, Problem> {
         if name.is_empty() {
             return Err(Problem::invalid("name", "`name` is missing: the name of the model"));
         }
         let version = (!version.is_empty()).then_some(version);
-        self.0.upstream.look_up(Lookup { model: name, version, about }, &id.0).await
+        self.0.upstream.look_up(Lookup { model: name, version, about }, caller).await
     }
 
     async fn change<'a>(
@@ -98,12 +101,20 @@ impl Calls {
 }
 
 /// Names a call, times it, counts it, and says what went wrong.
-async fn answer<T, F>(route: Route, metadata: &MetadataMap, work: impl FnOnce(RequestId) -> F) -> Answer<T>
+async fn answer<T, F>(
+    route: Route,
+    metadata: &MetadataMap,
+    key: Option<Arc<ApiKey>>,
+    work: impl FnOnce(Caller) -> F,
+) -> Answer<T>
 where
     F: Future<Output = Result<T, Problem>>,
 {
     let observed = Observed::begin(route, metadata.as_ref());
-    let work = AssertUnwindSafe(work(observed.id.clone()).instrument(observed.span.clone())).catch_unwind().await;
+    auth::note(&observed.span, key.as_deref());
+    let until = patience::of(metadata.as_ref(), observed.begun);
+    let caller = Caller { id: observed.id.clone(), key, until };
+    let work = AssertUnwindSafe(work(caller).instrument(observed.span.clone())).catch_unwind().await;
     let answered = work.unwrap_or_else(|panic| Err(front::panicked(&*panic)));
     observed.end(answered.as_ref().map_or_else(|problem| problem.kind.status(), |_| 200));
     answered.map(Response::new).map_err(|problem| {
@@ -135,8 +146,8 @@ impl GrpcInferenceService for Calls {
 
     async fn model_ready(&self, call: Request<proto::ModelReadyRequest>) -> Answer<proto::ModelReadyResponse> {
         let (metadata, _, asked) = call.into_parts();
-        let work = |id| async move {
-            match self.look_up(&id, asked.name, asked.version, About::Ready).await {
+        let work = |caller| async move {
+            match self.look_up(&caller, asked.name, asked.version, About::Ready).await {
                 Ok(Found::Ready(ready)) => Ok(proto::ModelReadyResponse { ready }),
                 Ok(_) => Err(mismatched()),
                 Err(problem) if matches!(problem.kind, Kind::UnknownModel | Kind::NoWorker) => {
@@ -157,8 +168,8 @@ impl GrpcInferenceService for Calls {
 
     async fn model_metadata(&self, call: Request<proto::ModelMetadataRequest>) -> Answer<proto::ModelMetadataResponse> {
         let (metadata, _, asked) = call.into_parts();
-        let work = |id| async move {
-            match self.look_up(&id, asked.name, asked.version, About::Metadata).await? {
+        let work = |caller| async move {
+            match self.look_up(&caller, asked.name, asked.version, About::Metadata).await? {
                 Found::Metadata(metadata) => Ok(metadata.into()),
                 _ => Err(mismatched()),
             }
@@ -168,8 +179,8 @@ impl GrpcInferenceService for Calls {
 
     async fn model_infer(&self, call: Request<proto::ModelInferRequest>) -> Answer<proto::ModelInferResponse> {
         let (metadata, _, message) = call.into_parts();
-        self.check(&metadata).map_err(to_status)?;
-        answer(Route::Infer, &metadata, |id| async move { self.infer(message, &id).await }).await
+        let key = self.check(&metadata).map_err(to_status)?;
+        answer(Route::Infer, &metadata, key, |caller| async move { self.infer(message, &caller).await }).await
     }
 
     /// A stream ends with its client's requests, when all of them are answered; or when its client leaves.
@@ -178,19 +189,19 @@ impl GrpcInferenceService for Calls {
         call: Request<Streaming<proto::ModelInferRequest>>,
     ) -> Answer<Self::ModelStreamInferStream> {
         let (metadata, _, messages) = call.into_parts();
-        self.check(&metadata).map_err(to_status)?;
+        let key = self.check(&metadata).map_err(to_status)?;
         let (calls, metadata) = (self.clone(), Arc::new(metadata));
         let answers = messages.map(move |message| {
-            let (calls, metadata) = (calls.clone(), Arc::clone(&metadata));
-            async move { Ok(calls.infer_one(message?, metadata).await) }
+            let (calls, metadata, key) = (calls.clone(), Arc::clone(&metadata), key.clone());
+            async move { Ok(calls.infer_one(message?, (metadata, key)).await) }
         });
         Ok(Response::new(Box::pin(answers.buffered(IN_FLIGHT))))
     }
 
     async fn model_config(&self, call: Request<proto::ModelConfigRequest>) -> Answer<proto::ModelConfigResponse> {
         let (metadata, _, asked) = call.into_parts();
-        let work = |id| async move {
-            match self.look_up(&id, asked.name, asked.version, About::Config).await? {
+        let work = |caller| async move {
+            match self.look_up(&caller, asked.name, asked.version, About::Config).await? {
                 Found::Config(config) => Ok(proto::ModelConfigResponse { config: Some((*config).into()) }),
                 _ => Err(mismatched()),
             }

@@ -15,6 +15,7 @@ use tower::retry::budget::{Budget as _, TpsBudget};
 use super::ticket::Ticket;
 use super::watch::{Lapse, Watch};
 use super::{Filled, millis};
+use crate::keys::ApiKey;
 use crate::metrics;
 
 /// Shortest and longest pause of a patient request before it asks a full fleet again.
@@ -50,6 +51,10 @@ pub(crate) struct Job {
     pub(crate) patient: bool,
     /// Whether the whole answer must be here by the deadline, not only its beginning.
     pub(crate) whole: bool,
+    /// On whose behalf it is made, where keys are wanted.
+    pub(crate) key: Option<Arc<ApiKey>>,
+    /// When its client gives up, where it has said so.
+    pub(crate) until: Option<Instant>,
     /// Workers that have failed it.
     pub(crate) tried: Vec<WorkerId>,
     /// Protocols in which it can be said; empty: in any.
@@ -93,6 +98,8 @@ impl Job {
             priority: 0,
             patient: false,
             whole: false,
+            key: None,
+            until: None,
             tried: Vec::new(),
             transports: &[],
             watch: Watch::new(deadline, limits.cut.clone()),
@@ -111,6 +118,7 @@ impl Job {
         Self {
             request_id: Arc::clone(&self.request_id),
             model: Arc::clone(&self.model),
+            key: self.key.clone(),
             tried: self.tried.clone(),
             watch: Watch::new(self.deadline, self.limits.cut.clone()),
             limits: self.limits.clone(),
@@ -185,6 +193,21 @@ impl Job {
         self.deadline.saturating_duration_since(Instant::now())
     }
 
+    /// Time until the client gives up, where it has said so and that still matters: an answer that has begun to come is
+    /// waited for.
+    ///
+    /// # Errors
+    /// [`Kind::Timeout`] when it has given up.
+    pub(super) fn patience(&self) -> Result<Option<Duration>, Problem> {
+        let Some(until) = self.until.filter(|_| self.whole || !self.resumes) else { return Ok(None) };
+        let left = until.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            let message = "the time that was given for the request is over, and no worker has answered it";
+            return Err(Problem::new(Kind::Timeout, message));
+        }
+        Ok(Some(left))
+    }
+
     /// Whether the deadline has passed.
     pub(super) fn is_late(&self) -> bool {
         self.time_left().is_zero()
@@ -219,7 +242,7 @@ impl Job {
     /// The refusal itself, where waiting does not help or the request is not patient.
     pub(super) async fn wait_for_room(&mut self, refusal: Problem) -> Result<(), Problem> {
         let waiting_helps = match refusal.kind {
-            Kind::Overloaded => self.patient,
+            Kind::Overloaded | Kind::RateLimited => self.patient,
             // A worker that died comes back perhaps, and has not failed what it is asked then.
             Kind::NoWorker => self.resumes,
             _ => false,
@@ -372,7 +395,7 @@ mod tests {
     fn ticket() -> Ticket {
         let peers = Arc::new(Peers::new(MINUTE));
         let worker = peers.get(&WorkerId::new("w"), "http://w", Transport::Http);
-        ControllerLink::new(GatewayId::new(), peers, Arc::default()).take(worker, "m".into())
+        ControllerLink::new(GatewayId::new(), peers, Arc::default()).take(worker, "m".into(), None)
     }
 
     #[tokio::test(start_paused = true)]

@@ -23,6 +23,7 @@ use super::peer::{Peer, Peers};
 use super::ticket::Ticket;
 use super::view::View;
 use crate::Config;
+use crate::keys::ApiKey;
 
 /// Shortest and longest pause before the controller is sought again.
 const PAUSES: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(1));
@@ -75,12 +76,14 @@ struct Desk {
 struct Holding {
     peer: Arc<Peer>,
     model: Arc<str>,
+    key: Option<Arc<ApiKey>>,
 }
 
 /// One dispatch without an answer.
 #[derive(Debug)]
 struct Waiting {
     model: Arc<str>,
+    key: Option<Arc<ApiKey>>,
     sender: oneshot::Sender<Answer>,
 }
 
@@ -94,7 +97,12 @@ impl ControllerLink {
     ///
     /// # Errors
     /// [`Away`] when the controller cannot be asked, or went away before it answered.
-    pub(crate) async fn dispatch(&self, model: Arc<str>, dispatch: Dispatch) -> Result<Answer, Away> {
+    pub(crate) async fn dispatch(
+        &self,
+        model: Arc<str>,
+        key: Option<Arc<ApiKey>>,
+        dispatch: Dispatch,
+    ) -> Result<Answer, Away> {
         let (sender, receiver) = oneshot::channel();
         let id = {
             let mut desk = self.lock();
@@ -103,7 +111,7 @@ impl ControllerLink {
             }
             desk.next = desk.next.wrapping_add(1);
             let id = desk.next;
-            desk.asked.insert(id, Waiting { model, sender });
+            desk.asked.insert(id, Waiting { model, key, sender });
             self.say(&mut desk, Ask::Dispatch { id, dispatch }, true);
             id
         };
@@ -117,8 +125,8 @@ impl ControllerLink {
     }
 
     /// A ticket for a request that the controller was not asked about.
-    pub(crate) fn take(&self, peer: Arc<Peer>, model: Arc<str>) -> Ticket {
-        let (id, holding) = (TicketId::new(), Holding { peer: Arc::clone(&peer), model });
+    pub(crate) fn take(&self, peer: Arc<Peer>, model: Arc<str>, key: Option<Arc<ApiKey>>) -> Ticket {
+        let (id, holding) = (TicketId::new(), Holding { peer: Arc::clone(&peer), model, key });
         {
             let mut desk = self.lock();
             desk.held.insert(id, holding);
@@ -293,8 +301,8 @@ impl ControllerLink {
                 let peer = self.0.peers.get(&worker, &address, transport);
                 let sender = {
                     let mut desk = self.lock();
-                    desk.asked.remove(&id).map(|Waiting { model, sender }| {
-                        desk.held.insert(ticket_id, Holding { peer: Arc::clone(&peer), model });
+                    desk.asked.remove(&id).map(|Waiting { model, key, sender }| {
+                        desk.held.insert(ticket_id, Holding { peer: Arc::clone(&peer), model, key });
                         sender
                     })
                 };
@@ -363,7 +371,8 @@ struct Said {
 
 impl Holding {
     fn told(&self, ticket: TicketId) -> Held {
-        Held { ticket, worker: self.peer.id.clone(), model: self.model.to_string(), key: None }
+        let key = self.key.as_ref().map(|key| key.name.clone());
+        Held { ticket, worker: self.peer.id.clone(), model: self.model.to_string(), key }
     }
 }
 

@@ -8,6 +8,7 @@ mod fleet;
 mod http;
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use futures_util::future::BoxFuture;
 use muster_shared::client::ClientError;
@@ -20,6 +21,8 @@ use super::job::Job;
 use super::peer::Peer;
 use super::{Filled, Open, Opened, Read, Upstream, untranslated};
 use crate::observe::Route;
+use crate::patience;
+use crate::state::Caller;
 pub(crate) use fleet::Change;
 
 /// The transports of workers that know tensors.
@@ -63,9 +66,10 @@ impl Upstream {
     ///
     /// # Errors
     /// Why no worker did, in words for the client.
-    pub(crate) async fn infer(&self, request: InferRequest) -> Result<InferResponse, Problem> {
+    pub(crate) async fn infer(&self, request: InferRequest, caller: &Caller) -> Result<InferResponse, Problem> {
         self.check(&request.model, Route::Infer)?;
-        let job = self.job(&request.request_id.as_str().into(), &request.model);
+        let mut job = self.job(caller, &request.model);
+        job.until = patience::of_tensors(&request.parameters, job.until, Instant::now());
         self.ask_one(request, job, Self::open_infer).await
     }
 
@@ -73,9 +77,9 @@ impl Upstream {
     ///
     /// # Errors
     /// Why no worker answered, in words for the client.
-    pub(crate) async fn look_up(&self, lookup: Lookup, request_id: &Arc<str>) -> Result<Found, Problem> {
+    pub(crate) async fn look_up(&self, lookup: Lookup, caller: &Caller) -> Result<Found, Problem> {
         self.check(&lookup.model, Route::Infer)?;
-        let job = self.job(request_id, &lookup.model);
+        let job = self.job(caller, &lookup.model);
         self.ask_one(lookup, job, Self::open_lookup).await
     }
 

@@ -14,6 +14,11 @@ use crate::registry::{Origin, Request};
 /// Workers `w0` to `w3`: one place for `m`; two for `m`; one each for `m` and `n`; FastChat's, without a limit.
 const WORKERS: usize = 4;
 const GATEWAYS: usize = 2;
+/// On whose behalf requests come.
+const KEYS: [Option<&str>; 3] = [None, Some("a"), Some("b")];
+/// Room for few who wait, fewer for one model, and fewer still of one key.
+const BOUNDS: QueueConfig =
+    QueueConfig { limit: 5, per_model: Some(4), per_key: Some(2), max_wait: Duration::from_secs(6) };
 
 #[derive(Debug, Clone)]
 enum Command {
@@ -31,7 +36,10 @@ enum Command {
     Ask {
         gateway: usize,
         other_model: bool,
+        key: usize,
         wait: u64,
+        /// Time left; a small one is none.
+        left: Option<u64>,
         priority: i8,
         exclude: Option<usize>,
     },
@@ -71,14 +79,16 @@ fn outcomes() -> impl Strategy<Value = Outcome> {
 }
 
 fn commands() -> impl Strategy<Value = Command> {
-    let ask = (0..GATEWAYS, any::<bool>(), 0..9000_u64, -2..3_i8, proptest::option::weighted(0.3, 0..WORKERS));
+    let left = proptest::option::weighted(0.3, (0..9000_u64).prop_map(|left| left.saturating_sub(500)));
+    let time = (0..9000_u64, left, -2..3_i8);
+    let ask = (0..GATEWAYS, any::<bool>(), 0..KEYS.len(), time, proptest::option::weighted(0.3, 0..WORKERS));
     prop_oneof![
         4 => (0..WORKERS, any::<bool>()).prop_map(|(worker, newer)| Command::Register { worker, newer }),
         4 => (0..WORKERS, proptest::option::weighted(0.8, 0..4_u32)).prop_map(|(worker, running)| Command::Heartbeat { worker, running }),
         1 => (0..WORKERS).prop_map(Command::Drain),
         1 => (0..WORKERS).prop_map(Command::Deregister),
-        10 => ask.prop_map(|(gateway, other_model, wait, priority, exclude)| {
-            Command::Ask { gateway, other_model, wait, priority, exclude }
+        10 => ask.prop_map(|(gateway, other_model, key, (wait, left, priority), exclude)| {
+            Command::Ask { gateway, other_model, key, wait, left, priority, exclude }
         }),
         2 => Just(Command::Lookup),
         8 => (any::<usize>(), outcomes()).prop_map(|(nth, outcome)| Command::Release { nth, outcome }),
@@ -118,6 +128,9 @@ struct World {
     incarnations: [u64; WORKERS],
     asked: usize,
     waiting: BTreeMap<usize, Place>,
+    /// Who came on behalf of which key, and until when each may wait.
+    keys: BTreeMap<usize, usize>,
+    until: BTreeMap<usize, Instant>,
     /// Who has been answered, and who has gone away before.
     settled: Vec<usize>,
     tickets: Vec<(Holder, Held)>,
@@ -130,11 +143,7 @@ struct World {
 impl World {
     fn new() -> Self {
         let now = Instant::now();
-        let setup = Setup {
-            queue: QueueConfig { limit: 3, max_wait: secs(6) },
-            heartbeat: secs(5),
-            rng: StdRng::seed_from_u64(1),
-        };
+        let setup = Setup { queue: BOUNDS, heartbeat: secs(5), rng: StdRng::seed_from_u64(1) };
         let registry = Registry::new(rules());
         Self {
             desk: Desk::new(registry, setup, now),
@@ -143,6 +152,8 @@ impl World {
             incarnations: [1; WORKERS],
             asked: 0,
             waiting: BTreeMap::new(),
+            keys: BTreeMap::new(),
+            until: BTreeMap::new(),
             settled: Vec::new(),
             tickets: Vec::new(),
             holders: BTreeMap::new(),
@@ -193,24 +204,32 @@ impl World {
                 self.now += Duration::from_millis(millis);
                 self.desk.tick(self.now);
             }
-            Command::Sweep => self.desk.change(now, |registry| registry.sweep(now)),
+            Command::Sweep => self.desk.sweep(now),
             Command::List => self.list(),
         }
     }
 
     fn ask(&mut self, command: &Command) {
-        let Command::Ask { gateway, other_model, wait, priority, exclude } = *command else { return };
+        let Command::Ask { gateway, other_model, key, wait, left, priority, exclude } = *command else { return };
         let holder = Holder::Gateway(self.gateways[gateway]);
         let model = if other_model { "n" } else { "m" }.to_owned();
         let exclude = exclude.map(|worker| WorkerId::new(name(worker))).into_iter().collect();
-        let asker =
-            Asker { holder, key: None, request: Request { model, affinity: None, exclude, transports: Vec::new() } };
+        let asker = Asker {
+            holder,
+            key: KEYS[key].map(Into::into),
+            request: Request { model, affinity: None, exclude, transports: Vec::new() },
+        };
         let reply = self.asked;
         self.asked += 1;
         self.holders.insert(reply, (holder, asker.request.model.clone()));
-        let patience = Patience { priority, ..Patience::usual(Duration::from_millis(wait)) };
+        let deadline = left.map(Duration::from_millis);
+        let key_priority = key as i8;
+        let patience = Patience { wait: Duration::from_millis(wait), deadline, priority, key_priority };
         if let Some(place) = self.desk.ask(asker, patience, reply, self.now) {
+            assert_ne!(left, Some(0), "it has no time to wait");
             self.waiting.insert(reply, place);
+            self.keys.insert(reply, key);
+            self.until.insert(reply, self.now + deadline.map_or(BOUNDS.max_wait, |left| left.min(BOUNDS.max_wait)));
         }
     }
 
@@ -220,7 +239,7 @@ impl World {
         }
         let (holder, held) = self.tickets.swap_remove(nth % self.tickets.len());
         let now = self.now;
-        self.desk.change(now, |registry| registry.release(holder, &release(held.ticket, outcome), now));
+        self.desk.release(holder, &release(held.ticket, outcome), now);
     }
 
     /// Tells of requests in flight.
@@ -293,6 +312,11 @@ impl World {
             assert!(worker.state != WorkerState::Gone || worker.tickets == 0, "a gone worker has tickets: {worker:?}");
         }
         assert_eq!(self.desk.waiting(), self.waiting.len());
+        let of = |key: usize| self.waiting.keys().filter(|reply| self.keys[*reply] == key).count();
+        assert!((1..KEYS.len()).all(|key| of(key) <= 2), "a key has more waiting than it may");
+        let of_m = self.waiting.keys().filter(|reply| self.holders[*reply].1 == "m").count();
+        assert!(of_m <= 4 && self.waiting.len() <= 5, "more wait than may");
+        assert!(self.waiting.keys().all(|reply| self.until[reply] > self.now), "one waits beyond its time");
         self.desk.registry().audit(self.now);
     }
 }

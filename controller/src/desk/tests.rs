@@ -8,6 +8,10 @@ use super::*;
 use crate::fixtures::{asker, leave, release, rules, secs, worker};
 use crate::registry::Origin;
 
+/// Room for many who wait ten seconds.
+const OPEN: QueueConfig =
+    QueueConfig { limit: 1000, per_model: None, per_key: None, max_wait: Duration::from_secs(10) };
+
 struct Fixture {
     desk: Desk<&'static str>,
     gateway: GatewayId,
@@ -17,12 +21,13 @@ struct Fixture {
 impl Fixture {
     /// A desk with one worker `w` for one request, and room for two who wait.
     fn new() -> Self {
+        Self::bounded(QueueConfig { limit: 2, ..OPEN })
+    }
+
+    /// The same with other bounds.
+    fn bounded(queue: QueueConfig) -> Self {
         let now = Instant::now();
-        let setup = Setup {
-            queue: QueueConfig { limit: 2, max_wait: secs(10) },
-            heartbeat: secs(5),
-            rng: StdRng::seed_from_u64(1),
-        };
+        let setup = Setup { queue, heartbeat: secs(5), rng: StdRng::seed_from_u64(1) };
         let registry = Registry::new(rules());
         let mut f = Self { desk: Desk::new(registry, setup, now), gateway: GatewayId::new(), now };
         f.register(worker("w", 1));
@@ -46,7 +51,13 @@ impl Fixture {
 
     fn release(&mut self, ticket: TicketId, outcome: Outcome) {
         let (holder, now) = (Holder::Gateway(self.gateway), self.now);
-        self.desk.change(now, |registry| registry.release(holder, &release(ticket, outcome), now));
+        self.desk.release(holder, &release(ticket, outcome), now);
+    }
+
+    /// Asks on behalf of a key, and waits for up to ten seconds.
+    fn ask_of(&mut self, key: &str, name: &'static str, change: impl FnOnce(Patience) -> Patience) -> Option<Place> {
+        let asker = Asker { key: Some(key.into()), ..asker(self.gateway) };
+        self.ask_as(asker, name, change(Patience::usual(secs(10))))
     }
 
     /// The one answer there is.
@@ -249,4 +260,141 @@ fn the_silence_of_a_desk_that_stood_still_is_nobodys_else() {
     }
     f.ask("b", Duration::ZERO);
     assert_eq!(f.refused("b").kind, Kind::NoWorker);
+}
+
+#[test]
+fn a_modest_key_is_served_before_a_flood() {
+    let mut f = Fixture::bounded(OPEN);
+    f.ask_of("greedy", "greedy", |patience| patience);
+    let mut running = f.granted("greedy");
+    for _ in 0..200 {
+        f.ask_of("greedy", "greedy", |patience| Patience { priority: 127, ..patience }).expect("it waits");
+    }
+    f.now += secs(9);
+    f.ask_of("modest", "modest", |patience| patience).expect("it waits");
+    f.ask("nobody's", secs(10)).expect("it waits");
+    for next in ["modest", "nobody's", "greedy"] {
+        f.release(running, Outcome::Done);
+        running = f.granted(next); // of three that have nothing in flight the one that has gone without longest
+    }
+}
+
+#[test]
+fn what_runs_of_a_key_counts_and_not_what_has_ended() {
+    let mut f = Fixture::bounded(OPEN);
+    f.register(worker("v", 2));
+    let mut running: Vec<TicketId> = Vec::new();
+    for key in ["a", "a", "b"] {
+        f.ask_of(key, "filler", |patience| patience);
+        running.push(f.granted("filler"));
+    }
+    f.ask_of("a", "a", |patience| patience).expect("it waits");
+    f.ask_of("b", "b", |patience| patience).expect("it waits");
+    f.release(running[2], Outcome::Done);
+    f.granted("b"); // two of a run, and none of b
+    f.release(running[0], Outcome::Done);
+    f.granted("a");
+}
+
+#[test]
+fn an_operator_may_put_a_key_ahead_and_a_client_its_own_requests_behind() {
+    let mut f = Fixture::bounded(OPEN);
+    let mut running = f.fill();
+    f.ask_of("a", "modest", |patience| Patience { priority: -5, ..patience }).expect("it waits");
+    f.ask_of("b", "usual", |patience| patience).expect("it waits");
+    f.ask_of("c", "pushing", |patience| Patience { priority: 5, ..patience }).expect("it waits");
+    f.ask_of("vip", "vip", |patience| Patience { key_priority: 5, ..patience }).expect("it waits");
+    for next in ["vip", "usual", "pushing", "modest"] {
+        f.release(running, Outcome::Done);
+        running = f.granted(next);
+    }
+}
+
+#[test]
+fn each_bound_is_named_in_the_refusal() {
+    let mut f = Fixture::bounded(QueueConfig { limit: 4, per_model: Some(3), per_key: Some(2), ..OPEN });
+    f.fill();
+    f.ask_of("alice", "a", |patience| patience).expect("it waits");
+    f.ask_of("alice", "b", |patience| patience).expect("it waits");
+    assert!(f.ask_of("alice", "c", |patience| patience).is_none());
+    let problem = f.refused("c");
+    assert_eq!((problem.kind, problem.retry_after_ms), (Kind::RateLimited, Some(1000)));
+    assert_eq!(problem.message, "the key `alice` has 2 requests waiting, the most that one key may have");
+    f.ask_of("bob", "d", |patience| patience).expect("it waits");
+    assert!(f.ask_of("bob", "e", |patience| patience).is_none());
+    let problem = f.refused("e");
+    assert_eq!((problem.kind, problem.retry_after_ms), (Kind::Overloaded, Some(1000)));
+    assert!(problem.message.ends_with("3 requests wait for it already, the most that may wait for one model"));
+}
+
+#[test]
+fn a_request_without_time_is_refused_even_where_there_is_room() {
+    let mut f = Fixture::new();
+    assert!(f.ask_of("a", "a", |patience| Patience { deadline: Some(Duration::ZERO), ..patience }).is_none());
+    let problem = f.refused("a");
+    assert_eq!((problem.kind, problem.param.as_deref()), (Kind::Timeout, Some("deadline_ms")));
+    f.fill();
+}
+
+#[test]
+fn a_wait_ends_when_the_time_of_the_request_is_over() {
+    let mut f = Fixture::new();
+    f.fill();
+    f.ask_of("a", "a", |patience| Patience { deadline: Some(secs(2)), ..patience }).expect("it waits");
+    f.ask_of("a", "b", |patience| Patience { deadline: Some(secs(20)), ..patience }).expect("it waits");
+    f.now += secs(2);
+    f.desk.tick(f.now);
+    let problem = f.refused("a");
+    assert_eq!(problem.kind, Kind::Timeout);
+    assert!(problem.message.contains("it waited 2000 ms"), "{problem}");
+    f.now += secs(8);
+    f.desk.tick(f.now);
+    assert_eq!(f.refused("b").kind, Kind::Overloaded, "the longest wait was shorter than its time");
+}
+
+#[test]
+fn a_request_that_cannot_make_it_is_refused_at_once() {
+    let mut f = Fixture::bounded(OPEN);
+    f.ask_of("a", "a", |patience| patience);
+    let mut running = f.granted("a");
+    // One leaves the queue every 100 ms, and another comes.
+    for _ in 0..40 {
+        f.ask_of("a", "a", |patience| patience).expect("it waits");
+    }
+    for _ in 0..38 {
+        f.now += Duration::from_millis(100);
+        f.release(running, Outcome::Done);
+        f.ask_of("a", "a", |patience| patience);
+        running = f.granted("a");
+    }
+    let hurry = |left| move |patience| Patience { deadline: Some(left), ..patience };
+    assert_eq!(f.desk.waiting(), 40);
+    assert!(f.ask_of("a", "hopeless", hurry(secs(3))).is_none());
+    let problem = f.refused("hopeless");
+    assert_eq!(problem.kind, Kind::Overloaded);
+    assert!(problem.message.contains("has 3000 ms left") && problem.message.contains("40 requests"), "{problem}");
+    let retry = problem.retry_after_ms.expect("a time");
+    assert!((3_900..=4_000).contains(&retry) && problem.message.contains(&format!("for {retry} ms")), "{problem}");
+    f.ask_of("a", "in time", hurry(secs(4))).expect("it waits");
+    f.ask_of("b", "of another key", hurry(secs(3))).expect("those of a need not go before it");
+    let ahead = f.ask_of("a", "more urgent", |patience| Patience { priority: 127, ..hurry(secs(3))(patience) });
+    ahead.expect("those of its own key do not go before it");
+}
+
+#[test]
+fn while_no_queue_has_moved_the_usual_time_of_requests_tells_how_fast_it_will() {
+    let mut f = Fixture::bounded(OPEN);
+    for _ in 0..40 {
+        let running = f.fill();
+        f.now += Duration::from_millis(200);
+        f.release(running, Outcome::Done);
+    }
+    f.fill();
+    for _ in 0..5 {
+        f.ask_of("a", "a", |patience| patience).expect("it waits");
+    }
+    let hurry = |left| move |patience| Patience { deadline: Some(left), ..patience };
+    assert!(f.ask_of("a", "hopeless", hurry(Duration::from_millis(990))).is_none());
+    assert!(f.refused("hopeless").message.contains("for 999 ms: 5 requests of the same key"));
+    f.ask_of("a", "in time", hurry(secs(1))).expect("it waits");
 }

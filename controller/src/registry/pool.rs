@@ -91,6 +91,11 @@ impl Pool {
         self.keys.get(key).copied().unwrap_or(0)
     }
 
+    /// Held tickets of all keys.
+    pub(super) fn held(&self) -> u32 {
+        self.keys.values().sum()
+    }
+
     /// Counts a ticket of a key.
     pub(super) fn hold(&mut self, key: &Key) {
         *self.keys.entry(key.clone()).or_default() += 1;

@@ -9,7 +9,7 @@ use muster_shared::id::{GatewayId, TicketId, WorkerId};
 use muster_shared::transport::Transport;
 use rand::{Rng, RngExt as _};
 
-use super::pool::{Choice, Key};
+use super::pool::{Choice, Key, Pool};
 use super::worker::Worker;
 use super::{Registry, Slot};
 use crate::dispatch::Seat;
@@ -63,9 +63,9 @@ impl Request {
         self.transports.is_empty() || self.transports.contains(&worker.transport)
     }
 
-    /// Whether every worker of the model will do.
-    pub(crate) fn takes_any_worker(&self) -> bool {
-        self.exclude.is_empty() && self.transports.is_empty()
+    /// Whether the same workers will do for both.
+    pub(crate) fn is_like(&self, other: &Self) -> bool {
+        self.model == other.model && self.exclude == other.exclude && self.transports == other.transports
     }
 }
 
@@ -78,6 +78,17 @@ pub(crate) struct Asker {
     pub(crate) key: Key,
     /// What is asked for.
     pub(crate) request: Request,
+}
+
+/// A request that has ended.
+#[derive(Debug)]
+pub(crate) struct Ended {
+    /// The model's name.
+    pub(crate) model: Arc<str>,
+    /// On whose behalf it was made.
+    pub(crate) key: Key,
+    /// From its ticket to its end.
+    pub(crate) took: Duration,
 }
 
 /// What there is none of.
@@ -167,19 +178,21 @@ impl Registry {
         offer.turn = pool.turn;
     }
 
-    /// Ends a ticket, and learns about its worker. An unknown ticket is no error: its lease may have lapsed.
-    pub(crate) fn release(&mut self, holder: Holder, release: &Release, now: Instant) {
+    /// Ends a ticket, and learns about its worker. An unknown ticket is no error: its lease may have lapsed. Tells which
+    /// request has ended.
+    pub(crate) fn release(&mut self, holder: Holder, release: &Release, now: Instant) -> Option<Ended> {
         self.settle(now);
         if self.tickets.get(&release.ticket).is_none_or(|ticket| ticket.holder != holder) {
-            return;
+            return None;
         }
-        let Some(ticket) = self.forget(release.ticket) else { return };
+        let ticket = self.forget(release.ticket)?;
         let worker = &mut self.workers[ticket.worker];
         if release.outcome == Outcome::Overloaded {
             worker.full_until = Some(now + FULL);
         }
+        let took = now.saturating_duration_since(ticket.given);
         if release.outcome == Outcome::Done {
-            worker.take_response(now.saturating_duration_since(ticket.given));
+            worker.take_response(took);
         }
         let before = worker.state(now);
         worker.breaker.record(release.outcome, &self.rules.breaker, now);
@@ -188,6 +201,7 @@ impl Registry {
             tracing::warn!(worker = %worker.id, ?before, ?after, outcome = ?release.outcome, "a worker's state changed");
         }
         self.refresh(ticket.worker, now);
+        Some(Ended { model: ticket.model, key: ticket.key, took })
     }
 
     /// Takes a sign of life from a gateway: its tickets live on.
@@ -239,6 +253,11 @@ impl Registry {
     /// Held tickets of a key, of one model.
     pub(crate) fn held_by(&self, model: &str, key: &Key) -> u32 {
         self.pools.get(model).map_or(0, |pool| pool.held_by(key))
+    }
+
+    /// Held tickets of a model.
+    pub(crate) fn held_of(&self, model: &str) -> u32 {
+        self.pools.get(model).map_or(0, Pool::held)
     }
 
     fn choose(&mut self, request: &Request, rng: &mut dyn Rng) -> Result<Slot, Lack> {

@@ -1,0 +1,51 @@
+//! What those hear who may not wait, or have waited in vain.
+
+use std::time::Duration;
+
+use muster_shared::problem::{Kind, Problem};
+
+use crate::estimate::Expected;
+use crate::queue::Full;
+use crate::registry::{Asker, millis};
+
+/// It would exceed a bound. `no_room`: why it would have to wait.
+pub(super) fn bounded(full: Full, asker: &Asker, no_room: Problem) -> Problem {
+    let bound = match full {
+        Full::Key(count) => {
+            let key = asker.key.as_deref().unwrap_or_default();
+            let message = format!("the key `{key}` has {count} requests waiting, the most that one key may have");
+            return Problem { kind: Kind::RateLimited, message, ..no_room };
+        }
+        Full::Model(count) => format!("{count} requests wait for it already, the most that may wait for one model"),
+        Full::All(count) => format!("{count} requests wait already, the most there may be"),
+    };
+    Problem { message: format!("{}, and {bound}", no_room.message), ..no_room }
+}
+
+/// It cannot be answered in the time that is left.
+pub(super) fn hopeless(asker: &Asker, ahead: usize, expected: Expected, left: Duration) -> Problem {
+    let message = format!(
+        "the request has {} ms left, and no answer of the model `{}` is to be expected for {} ms: {ahead} requests of \
+         the same key go before it; give it more time, or try again later",
+        millis(left),
+        asker.request.model,
+        millis(expected.total())
+    );
+    Problem::new(Kind::Overloaded, message).with_retry_after_ms(millis(expected.total()))
+}
+
+/// Its time was over when it came.
+pub(super) fn late() -> Problem {
+    let message = "the request has no time left (`deadline_ms` is 0); give it more time";
+    Problem::new(Kind::Timeout, message).with_param("deadline_ms")
+}
+
+/// Its time passed while it waited.
+pub(super) fn waited_in_vain(asker: &Asker, waited: Duration) -> Problem {
+    let message = format!(
+        "the time that was given for the request is over: it waited {} ms for room on a worker of the model `{}`",
+        millis(waited),
+        asker.request.model
+    );
+    Problem::new(Kind::Timeout, message)
+}
