@@ -21,7 +21,7 @@ pub(crate) use bench::{
 };
 
 use crate::config::{
-    AttachSection, ControllerSection, GatewaySection, ModelSection, PAIRS, SecretParser, WorkerSection,
+    AttachSection, ControllerSection, GatewaySection, ModelSection, PAIRS, SecretParser, WorkerSection, policy_help,
 };
 
 /// A fleet for ONNX models behind one OpenAI-compatible address.
@@ -129,7 +129,7 @@ pub(crate) struct UpArgs {
     #[command(flatten)]
     pub(crate) models: ModelSection,
     /// Rule by which a worker is picked.
-    #[arg(long, visible_alias = "dispatch-method", env = "MUSTER_CONTROLLER_POLICY")]
+    #[arg(long, visible_alias = "dispatch-method", env = "MUSTER_CONTROLLER_POLICY", help = policy_help())]
     pub(crate) policy: Option<String>,
 }
 

@@ -18,6 +18,7 @@
 //! first, so every policy gets the same ones.
 
 mod figures;
+mod member;
 mod requests;
 mod scenario;
 mod worker;
@@ -29,23 +30,22 @@ use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashMap};
 use std::time::{Duration, Instant};
 
-use muster_shared::control::{
-    Capacity, Dispatch, Grant, Heartbeat, ModelCard, ModelLoad, Outcome, Registration, Release,
-};
+use muster_shared::control::{Dispatch, Grant, Outcome, Release};
 use muster_shared::id::{GatewayId, TicketId, WorkerId};
 use muster_shared::problem::{Kind, Problem};
-use muster_shared::transport::Transport;
 use rand::rngs::StdRng;
 use rand::{RngExt as _, SeedableRng as _};
 
 pub use figures::Figures;
 use figures::Tally;
+use member::Member;
 use requests::Request;
-use scenario::{Arrivals, Fault};
+use scenario::Arrivals;
 pub use scenario::{Scenario, UnknownScenario};
-use worker::{Attempt, QUEUE, SLOTS, Taken, Worker};
+use worker::{Attempt, Taken};
 
 use crate::config::{Config, PolicyName};
+use crate::dispatch::mix;
 use crate::offline::Offline;
 
 /// The only model.
@@ -112,16 +112,6 @@ struct Place {
     ran: Option<Duration>,
 }
 
-/// A worker with what only the simulation knows.
-#[derive(Debug)]
-struct Member {
-    id: WorkerId,
-    worker: Worker,
-    fault: Option<Fault>,
-    beats: u64,
-    told: Duration,
-}
-
 #[derive(Debug)]
 struct Simulation {
     controller: Offline,
@@ -179,11 +169,10 @@ impl Simulation {
     /// Registers every worker.
     fn enrol(&mut self, scenario: &Scenario) -> Result<(), Problem> {
         for (number, machine) in scenario.machines.iter().enumerate() {
-            let id = WorkerId::new(format!("http://worker-{number}"));
-            self.controller.register(registration(&id), self.start)?;
-            self.numbers.insert(id.clone(), number);
-            let worker = Worker::new(machine.pace, machine.gpu);
-            self.members.push(Member { id, worker, fault: machine.fault, beats: 0, told: Duration::ZERO });
+            let member = Member::new(number, machine);
+            self.controller.register(member.registration(), self.start)?;
+            self.numbers.insert(member.id.clone(), number);
+            self.members.push(member);
             let phase = self.heartbeat.mul_f64(self.rng.random());
             self.schedule(phase, Event::Beat(number));
         }
@@ -252,7 +241,7 @@ impl Simulation {
         job.asked = self.now;
         job.attempts += 1;
         let dispatch = Dispatch {
-            affinity: self.requests[number].beginning.map(|(beginning, _)| spread(beginning)),
+            affinity: self.requests[number].beginning.map(|(beginning, _)| mix(beginning as u64 + 1)),
             wait_ms: WAIT_MS,
             exclude: job.tried.clone(),
             ..Dispatch::new(self.gateway, MODEL)
@@ -281,7 +270,7 @@ impl Simulation {
     fn start(&mut self, number: usize, grant: &Grant) {
         let Request { answer, beginning, .. } = self.requests[number];
         let worker = self.numbers[&grant.worker];
-        let breaks = self.breaks(worker);
+        let breaks = self.members[worker].breaks(self.now, &mut self.rng);
         self.jobs[number].place = Some(Place { worker, ticket: grant.ticket, granted: self.now, ran: None });
         match self.members[worker].worker.take(Attempt { number, answer, beginning, breaks }, self.now) {
             Taken::Runs => self.note_run(number),
@@ -289,13 +278,6 @@ impl Simulation {
             Taken::Refused => self.attempt_failed(number, Outcome::Overloaded),
         }
         self.schedule_end(worker);
-    }
-
-    /// Where in its answer a request breaks off that this worker begins now.
-    fn breaks(&mut self, worker: usize) -> Option<f64> {
-        let fault = self.members[worker].fault.filter(|fault| fault.from <= self.now)?;
-        let drawn = [self.rng.random::<f64>(), self.rng.random::<f64>()];
-        (drawn[0] < fault.share).then_some(drawn[1])
     }
 
     fn note_run(&mut self, number: usize) {
@@ -390,45 +372,9 @@ impl Simulation {
     }
 
     fn beat(&mut self, number: usize) -> Result<(), Problem> {
-        let member = &mut self.members[number];
-        member.worker.advance(self.now);
-        let (running, waiting) = member.worker.load();
-        let (resources, tokens) = member.worker.tell(self.now - member.told);
-        member.told = self.now;
-        member.beats += 1;
-        let load = ModelLoad { model: MODEL.to_owned(), running: running as u32, waiting: waiting as u32 };
-        let beat = Heartbeat {
-            load: Some(vec![load]),
-            speed: member.worker.measured(),
-            sequence: Some(member.beats),
-            resources: Some(resources),
-            tokens_per_second: Some(tokens),
-            ..Heartbeat::bare(member.id.clone(), 1)
-        };
+        let beat = self.members[number].beat(self.now);
         self.controller.heartbeat(&beat, self.clock())?;
         self.schedule(self.now + self.heartbeat, Event::Beat(number));
         Ok(())
     }
-}
-
-/// A worker as it registers, before it has measured its speed.
-fn registration(id: &WorkerId) -> Registration {
-    let capacity = Some(Capacity { running: SLOTS as u32, waiting: QUEUE as u32 });
-    Registration {
-        id: id.clone(),
-        address: id.to_string(),
-        incarnation: 1,
-        transport: Transport::Http,
-        models: vec![ModelCard { name: MODEL.to_owned(), kind: None, context_length: None, capacity }],
-        speed: 1.0,
-        version: String::new(),
-    }
-}
-
-/// The hash of a beginning: any number far from those of others (the finaliser of Steele et al. 2014, SplitMix).
-fn spread(beginning: usize) -> u64 {
-    let mixed = (beginning as u64 + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15);
-    let mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-    mixed ^ (mixed >> 31)
 }

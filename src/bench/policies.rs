@@ -5,6 +5,7 @@
 use muster_controller::config::PolicyName;
 use muster_controller::simulator::{Figures, Scenario, simulate};
 use serde::Serialize;
+use tracing::subscriber::{NoSubscriber, with_default};
 
 use super::figures::median;
 use super::report::{Record, Report};
@@ -44,7 +45,8 @@ fn policies(args: &PoliciesArgs) -> Vec<PolicyName> {
 /// The median of every figure over all rounds.
 fn rounds(args: &PoliciesArgs, scenario: &Scenario, policy: PolicyName) -> anyhow::Result<Figures> {
     let seeds = (0..args.rounds.get()).map(|round| args.seed.wrapping_add(u64::from(round)));
-    let run = |seed| simulate(scenario, policy, args.requests as usize, seed);
+    // What the controller would log has happened at no time.
+    let run = |seed| with_default(NoSubscriber::default(), || simulate(scenario, policy, args.requests as usize, seed));
     let all: Vec<Figures> = seeds.map(run).collect::<Result<_, _>>()?;
     let middle = |figure: fn(&Figures) -> f64| {
         let mut values: Vec<_> = all.iter().map(figure).collect();

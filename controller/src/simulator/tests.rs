@@ -2,6 +2,12 @@
 
 use super::*;
 
+/// What one policy makes of ten thousand requests.
+fn of(policy: &str, scenario: &str) -> Figures {
+    let scenario: Scenario = scenario.parse().expect("it is listed");
+    simulate(&scenario, policy.parse().expect("it is listed"), 10_000, 1).expect("the fleet is taken")
+}
+
 fn figures(scenario: &str, requests: usize, seed: u64) -> Vec<(PolicyName, Figures)> {
     let scenario: Scenario = scenario.parse().expect("it is listed");
     let run = |policy| (policy, simulate(&scenario, policy, requests, seed).expect("the fleet is taken"));
@@ -44,4 +50,28 @@ fn the_controller_counts_nothing_when_all_have_ended() {
     assert!(simulation.tally.ended() == 1500 && simulation.controller.waiting() == 0);
     let workers = simulation.controller.workers(simulation.clock());
     assert!(workers.iter().all(|worker| worker.tickets == 0), "{workers:?}");
+}
+
+#[test]
+fn unequal_workers_answer_in_less_than_half_the_time_of_a_round_robin_and_are_used_more() {
+    let (best, baseline) = (of("shortest_queue", "heterogeneous"), of("round_robin", "heterogeneous"));
+    assert!(baseline.mean / best.mean >= 2.14, "{best:?} beside {baseline:?}");
+    assert!(best.utilisation - baseline.utilisation >= 0.18, "{best:?} beside {baseline:?}");
+    assert!(best.failures <= 0.013, "{best:?}");
+}
+
+#[test]
+fn a_slow_and_a_failing_worker_cost_less_than_with_a_round_robin() {
+    let (best, baseline) = (of("shortest_queue", "slow-and-failing"), of("round_robin", "slow-and-failing"));
+    assert!(baseline.mean / best.mean >= 1.63, "{best:?} beside {baseline:?}");
+    assert!(
+        best.failures <= 0.007 && best.retries > 0.01,
+        "requests break off, and are answered all the same: {best:?}"
+    );
+}
+
+#[test]
+fn prompts_that_begin_alike_are_answered_sooner_where_their_beginning_is_kept() {
+    let (affine, shortest) = (of("prefix_affinity", "prefixes"), of("shortest_queue", "prefixes"));
+    assert!(shortest.mean / affine.mean >= 1.05, "{affine:?} beside {shortest:?}");
 }

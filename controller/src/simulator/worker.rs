@@ -185,7 +185,7 @@ impl Worker {
             return;
         }
         let steps = self.rate() * passed; // each gives every request a token
-        let newest = self.rate() * running;
+        let newest = self.rate() * running; // of all together, as the engine has it
         let held = self.measured.unwrap_or(newest);
         self.measured = Some(newest + (held - newest) * (1.0 - SPEED_WEIGHT).powf(steps));
         self.given += steps;
