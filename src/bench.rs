@@ -1,6 +1,6 @@
 //! `muster bench`: how fast models are served, and what the services around them cost.
 //!
-//! Four benches, with the tools they share: [`figures`] and [`histogram`] are the arithmetic, [`process`] is what the
+//! Five benches, with the tools they share: [`figures`] and [`histogram`] are the arithmetic, [`process`] is what the
 //! system says of a process, [`http`] the protocol, [`report`] the printing.
 //!
 //! `engine`: how fast text is generated. [`local`] runs a model without HTTP ([`load`] gets it); [`remote`] drives a
@@ -10,6 +10,8 @@
 //! [`embed`]: how fast texts are embedded, by the pool and by ONNX Runtime alone.
 //!
 //! [`gateway`]: what a gateway costs, before workers that cost nothing: [`fake`].
+//!
+//! [`policies`]: what a dispatch policy makes of a fleet, in virtual time.
 
 mod client;
 mod embed;
@@ -21,6 +23,7 @@ mod http;
 mod level;
 mod load;
 mod local;
+mod policies;
 mod probes;
 mod process;
 mod prompts;
@@ -36,6 +39,7 @@ pub(crate) async fn run(args: BenchArgs) -> anyhow::Result<()> {
         BenchVerb::Embed(args) => embed::run(args).await,
         BenchVerb::Gateway(args) => gateway::run(*args).await,
         BenchVerb::FakeWorker(args) => fake::run(args).await,
+        BenchVerb::Policies(args) => tokio::task::spawn_blocking(move || policies::run(&args)).await?,
     }
 }
 

@@ -26,7 +26,7 @@ use muster_shared::secret::Secret;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 pub(crate) use attach::{AttachConfig, AttachSection, Offer, Target};
-pub(crate) use controller::ControllerSection;
+pub(crate) use controller::{ControllerSection, policy_help};
 pub(crate) use file::File;
 pub(crate) use gateway::{GatewaySection, GrpcPort};
 pub(crate) use share::Share;

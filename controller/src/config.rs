@@ -197,6 +197,11 @@ impl PolicyName {
         dispatch::names().map(Self)
     }
 
+    /// The name as it is listed.
+    pub fn as_str(self) -> &'static str {
+        self.0
+    }
+
     /// The policy of this name.
     pub(crate) fn policy(self) -> &'static dyn Policy {
         dispatch::by_name(self.0).expect("a policy name is made from the table only")
@@ -249,7 +254,8 @@ mod tests {
         let error = "coin".parse::<PolicyName>().expect_err("no such policy");
         assert_eq!(
             error.to_string(),
-            "unknown dispatch policy `coin`; expected one of: lottery, shortest_queue, round_robin"
+            "unknown dispatch policy `coin`; expected one of: lottery, shortest_queue, round_robin, power_of_two, \
+             prefix_affinity, resource_score, load_score, latency_feedback, latency_feedback_linear"
         );
     }
 

@@ -18,7 +18,7 @@
 //! * `registration`: what is checked before the registry sees a worker; `outbound`: calls to workers.
 //! * `http`: every route, and our own handlers; `link`: a gateway's connection; `fastchat`: FastChat's routes.
 //! * `metrics`: what is counted.
-//! * [`offline`]: the rules alone, for simulations and measurements.
+//! * [`offline`]: the rules alone, for simulations and measurements; [`simulator`]: a fleet around them, in virtual time.
 
 pub mod config;
 mod desk;
@@ -38,6 +38,7 @@ mod queue;
 mod registration;
 mod registry;
 mod service;
+pub mod simulator;
 
 use std::sync::Arc;
 

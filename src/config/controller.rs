@@ -7,7 +7,7 @@ use anyhow::Context as _;
 use bytesize::ByteSize;
 use clap::Args;
 use muster_controller::Config;
-use muster_controller::config::{BreakerConfig, LeaseConfig, Mark, PressureConfig, QueueConfig};
+use muster_controller::config::{BreakerConfig, LeaseConfig, Mark, PolicyName, PressureConfig, QueueConfig};
 use muster_shared::secret::Secret;
 use serde::{Deserialize, Serialize};
 
@@ -30,7 +30,7 @@ pub(crate) struct ControllerSection {
     #[arg(long, env = "MUSTER_CONTROLLER_PORT")]
     pub(crate) port: Option<u16>,
     /// Rule by which a worker is picked.
-    #[arg(long, visible_alias = "dispatch-method", env = "MUSTER_CONTROLLER_POLICY")]
+    #[arg(long, visible_alias = "dispatch-method", env = "MUSTER_CONTROLLER_POLICY", help = policy_help())]
     #[serde(alias = "dispatch_method")]
     pub(crate) policy: Option<String>,
     /// A name that stands for models by weight, as `chat=old-model:90,new-model:10`; may be given several times.
@@ -125,6 +125,12 @@ pub(crate) struct ControllerSection {
         default_missing_value = "true",
     )]
     pub(crate) insecure: Option<bool>,
+}
+
+/// What `--help` says of the flag that names a policy.
+pub(crate) fn policy_help() -> String {
+    let names: Vec<_> = PolicyName::all().map(PolicyName::as_str).collect();
+    format!("Rule by which a worker is picked, in any case: {}", names.join(", "))
 }
 
 impl ControllerSection {
