@@ -1,0 +1,7 @@
+//! `muster bench fleet`.
+
+use crate::cli::FleetArgs;
+
+pub(super) async fn run(_args: FleetArgs) -> anyhow::Result<()> {
+    Ok(())
+}
