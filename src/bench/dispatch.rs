@@ -25,10 +25,6 @@ use super::standins::StandIns;
 use crate::cli::{DispatchArgs, Over};
 use crate::config::base_url;
 
-/// The fleets whose costs are compared at the end, where both are measured.
-const SMALL: u32 = 100;
-const LARGE: u32 = 10_000;
-
 /// Measures round after round, and prints.
 pub(super) async fn run(args: DispatchArgs) -> anyhow::Result<()> {
     check(&args)?;

@@ -5,10 +5,12 @@ use std::time::Duration;
 
 use serde::{Serialize, Serializer};
 
-use super::{LARGE, SMALL};
 use crate::bench::figures::{Rates, rate};
 use crate::bench::histogram::Histogram;
 use crate::bench::report::Record;
+
+/// A fleet is compared at the end with one that is so many times as large, where both are measured.
+const TIMES: u32 = 100;
 
 /// What a controller is asked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -173,19 +175,20 @@ pub(super) struct Growth<'a> {
 }
 
 impl<'a> Growth<'a> {
-    /// Of a small fleet's series, if it is one, and its large brother among all.
+    /// Of a small fleet's series, and its large brother among all.
     pub(super) fn of(small: &'a Series, all: &[Series]) -> Option<Self> {
         let same = |large: &&Series| {
-            large.workers == LARGE && (large.over, &large.policy, large.what) == (small.over, &small.policy, small.what)
+            large.workers == small.workers.saturating_mul(TIMES)
+                && (large.over, &large.policy, large.what) == (small.over, &small.policy, small.what)
         };
-        let large = all.iter().find(same).filter(|_| small.workers == SMALL)?;
+        let large = all.iter().find(same)?;
         let median = |series: &Series| Rates::of(series.rates.clone()).median;
         Some(Self {
             over: small.over,
             policy: &small.policy,
             what: small.what,
-            from_workers: SMALL,
-            to_workers: LARGE,
+            from_workers: small.workers,
+            to_workers: large.workers,
             time_ratio: rounded(median(small) / median(large), 3),
             cpu_ratio: small.cpu_us().zip(large.cpu_us()).map(|(small, large)| rounded(large / small, 3)),
         })
@@ -230,7 +233,7 @@ mod tests {
 
     #[test]
     fn costs_are_compared_between_the_small_and_the_large_fleet() {
-        let all = [series(SMALL, &[900, 1000, 1100], Some(10)), series(LARGE, &[800, 200, 500], Some(15))];
+        let all = [series(100, &[900, 1000, 1100], Some(10)), series(10_000, &[800, 200, 500], Some(15))];
         let growth = Growth::of(&all[0], &all).expect("both are there");
         assert_eq!((growth.time_ratio, growth.cpu_ratio), (2.0, Some(1.5)));
         assert!(Growth::of(&all[1], &all).is_none() && Growth::of(&all[0], &all[..1]).is_none());
