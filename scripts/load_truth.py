@@ -32,7 +32,10 @@ SLACK_S = 0.5
 GATEWAY_TERM_S = 15
 # Nothing takes that long on a machine that works.
 PATIENCE_S = 60
-CONTEXT = 512
+# A fake model's context lasts for minutes at this pace, so that streams outlive their round.
+TOKEN_MS = 40
+# Longer than that context, which is of 4096 tokens.
+TOO_LONG = "river " * 3000
 ROUNDS = ["nothing", "workers", "gateway", "controller", "everything"]
 
 
@@ -40,7 +43,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("muster", type=Path, help="the binary")
     parser.add_argument("--requests", type=int, default=100_000, help="of all rounds together (default: %(default)s)")
-    parser.add_argument("--clients", type=int, default=96, help="default: %(default)s")
+    parser.add_argument("--clients", type=int, default=128, help="default: %(default)s")
     parser.add_argument("--workers", type=int, default=3, help="muster's own (default: %(default)s)")
     parser.add_argument("--held", type=int, default=12, help="streams held open in each round (default: %(default)s)")
     parser.add_argument("--every", type=float, default=2, help="seconds between two kills (default: %(default)s)")
@@ -64,10 +67,10 @@ class Fleet:
     def __enter__(self) -> "Fleet":
         self.controller = self.service("controller", "--heartbeat", f"{HEARTBEAT_S:.0f}s")
         address = ["--controller-address", f"http://{self.controller.host}"]
-        fake = ["--model", f"{SAY}=fake", "--fake-token-time", "5ms", "--fake-answer", "1000000"]
-        flags = [*address, *fake, "--model", EMBED, "--context-length", str(CONTEXT), "--slots", "32", "--waiting", "64"]
+        fake = ["--model", f"{SAY}=fake", "--fake-token-time", f"{TOKEN_MS}ms", "--fake-answer", "1000000"]
+        flags = [*address, *fake, "--model", EMBED, "--slots", "64", "--waiting", "64"]
         self.workers = [self.service("worker", *flags) for _ in range(self.count)]
-        fast = ["--transport", "fastchat", "--model", FAST, "--token-time", "5ms"]
+        fast = ["--transport", "fastchat", "--model", FAST, "--token-time", f"{TOKEN_MS}ms"]
         self.fast = self.service("bench", "fake-worker", *fast, *address)
         self.gateways = [self.service("gateway", *address) for _ in range(2)]
         return self
@@ -117,10 +120,6 @@ class Truth:
         began = time.monotonic()
         for number, what in enumerate(ROUNDS):
             await self.round(what, self.args.requests * (number + 1) // len(ROUNDS))
-        for held in self.held:
-            held.leave()
-        self.held = []
-        await self.compare("when all have ended", 0)
         kinds = ", ".join(f"{count} {kind}" for kind, count in sorted(self.kinds.items()))
         kills = ", ".join(f"{count} of a {name}" for name, count in sorted(self.kills.items()))
         print(f"{self.sent} requests in {time.monotonic() - began:.0f} s: {kinds}")
@@ -146,7 +145,7 @@ class Truth:
                 self.held.append(held)
             else:
                 self.wrong.append(f"a stream could not be opened: {held.end}")
-        began, before = time.monotonic(), self.sent
+        began, before, kinds = time.monotonic(), self.sent, self.kinds.copy()
         clients = [asyncio.create_task(self.client(number, until)) for number in range(self.args.clients)]
         killing = asyncio.create_task(self.kill(what, until))
         await asyncio.gather(*clients)
@@ -156,8 +155,15 @@ class Truth:
             self.held.remove(held)
             if held.gateway.process is held.process:  # the gateway that had it was not killed
                 self.wrong.append(f"a held stream broke off, {what}: {held.end}")
+        refused = {kind: count for kind, count in (self.kinds - kinds).items() if kind.startswith(("status", "broken"))}
+        if refused and what == "nothing":
+            self.wrong.append(f"requests failed though nothing was killed: {refused}")
         rate = (self.sent - before) / took
         await self.compare(f"{what} killed, {self.sent - before} requests at {rate:.0f}/s", len(self.held))
+        for held in self.held:
+            held.leave()
+        self.held = []
+        await self.compare("all have ended", 0)
 
     async def compare(self, when: str, running: int) -> None:
         """Looks until both counts are equal and right, and says how long that took."""
@@ -237,12 +243,12 @@ class Client:
                 return self.leave("left while sending")
             self.writer.write(request)
             if way == "before":
-                await asyncio.sleep(random.choice([0, 0.002, 0.01]))
+                await asyncio.sleep(random.choice([0, 0.005, 0.05]))
                 return self.leave("left before the answer")
             if way == "within":
                 await asyncio.wait_for(self.reader.read(random.randrange(1, 2000)), PATIENCE_S)
                 return self.leave("left within the answer")
-            patience = random.uniform(0.001, 0.03) if way == "late" else PATIENCE_S
+            patience = random.uniform(0.001, 0.1) if way == "late" else PATIENCE_S
             status = await asyncio.wait_for(answer(self.reader), patience)
             return kind if status in (200, 400, 404) else f"status {status}"
         except TimeoutError:
@@ -264,7 +270,7 @@ class Client:
 def question(random: Random) -> tuple[str, str, dict]:
     model = FAST if random.random() < 0.1 else SAY
     words = " ".join(random.choices(["river", "castle", "lamp", "violin"], k=random.randrange(1, 20)))
-    length = {"max_tokens": random.randrange(1, 9)}
+    length = {"max_tokens": random.randrange(1, 4)}
     messages = [{"role": "user", "content": words}]
     drawn = random.random()
     if drawn < 0.35:
@@ -276,8 +282,8 @@ def question(random: Random) -> tuple[str, str, dict]:
     if drawn < 0.93:
         return "embeddings", "/v1/embeddings", {"model": EMBED, "input": words}
     if drawn < 0.97:
-        long = [{"role": "user", "content": words * CONTEXT}]
-        return "too long prompts", "/v1/chat/completions", {"model": SAY, "messages": long} | length
+        messages = [{"role": "user", "content": TOO_LONG}]
+        return "too long prompts", "/v1/chat/completions", {"model": SAY, "messages": messages} | length
     return "unknown models", "/v1/chat/completions", {"model": "nobody", "messages": messages}
 
 
@@ -292,7 +298,7 @@ class Held:
     async def begin(self) -> bool:
         host, port = self.gateway.host.split(":")
         # As the FastChat worker understands it; others take the length from their own flags.
-        words = "fake:n=1000000,d=5000; go on" if self.model == FAST else "go on"
+        words = "fake:n=1000,d=500000; go on" if self.model == FAST else "go on"
         body = {"model": self.model, "messages": [{"role": "user", "content": words}], "stream": True}
         body |= {"max_tokens": 100_000} if self.model == FAST else {}
         try:
