@@ -16,8 +16,8 @@ use muster_shared::secret::Secret;
 use muster_shared::telemetry::{self, LogFormat};
 
 pub(crate) use bench::{
-    BenchArgs, BenchVerb, EmbedArgs, EngineArgs, FakeTransport, FakeWorkerArgs, LoadArgs, LoadKind, PoliciesArgs,
-    PromptKind,
+    BenchArgs, BenchVerb, DispatchArgs, EmbedArgs, EngineArgs, FakeTransport, FakeWorkerArgs, FleetArgs, LoadArgs,
+    LoadKind, Over, PoliciesArgs, PromptKind,
 };
 
 use crate::config::{

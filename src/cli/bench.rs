@@ -1,5 +1,7 @@
 //! The flags of `muster bench`.
 
+mod dispatch;
+
 use std::num::{NonZeroU32, NonZeroUsize};
 use std::path::PathBuf;
 use std::time::Duration;
@@ -12,6 +14,7 @@ use muster_shared::secret::Secret;
 use muster_shared::transport::Transport;
 use muster_worker::model::onnx::spin::Spin;
 
+pub(crate) use self::dispatch::{DispatchArgs, FleetArgs, Over};
 use crate::config::{SecretParser, Span};
 
 /// Flags of `muster bench`.
@@ -34,6 +37,10 @@ pub(crate) enum BenchVerb {
     FakeWorker(FakeWorkerArgs),
     /// Compare dispatch policies: a simulated fleet in virtual time, with the real controller's rules.
     Policies(PoliciesArgs),
+    /// Measure what a controller's decisions cost, by the size of its fleet: in this process, and over HTTP.
+    Dispatch(Box<DispatchArgs>),
+    /// Simulate a fleet of workers that beat over HTTP, some of which fall silent, and check what the controller does.
+    Fleet(FleetArgs),
 }
 
 /// Flags of `muster bench engine`.
