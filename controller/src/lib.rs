@@ -35,6 +35,8 @@ mod queue;
 mod registration;
 mod registry;
 mod service;
+#[cfg(test)]
+mod simulation;
 
 use std::sync::Arc;
 

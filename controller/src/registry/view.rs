@@ -83,6 +83,19 @@ impl Registry {
         counts
     }
 
+    /// Whether a ticket lives.
+    #[cfg(test)]
+    pub(crate) fn knows(&self, ticket: muster_shared::id::TicketId) -> bool {
+        self.tickets.contains_key(&ticket)
+    }
+
+    /// Requests that are counted for a worker's model; 0 where it is not offered.
+    #[cfg(test)]
+    pub(crate) fn load_of(&self, worker: &WorkerId, model: &str) -> u32 {
+        let offer = self.workers.get(worker).and_then(|worker| worker.offer(model));
+        offer.map_or(0, super::load::Offer::load)
+    }
+
     fn status(&self, worker: &Worker, held: Option<u32>, now: Instant) -> WorkerStatus {
         let state = worker.state(now);
         let age = self.lease.fastchat_expiration;
