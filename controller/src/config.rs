@@ -1,5 +1,6 @@
 //! What a controller can be told at its start.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::num::NonZeroU32;
 use std::str::FromStr;
@@ -7,7 +8,8 @@ use std::time::Duration;
 
 use muster_shared::secret::Secret;
 
-use crate::dispatch::{self, Policy};
+use crate::dispatch::{self, Policies, Policy};
+use crate::registry::Rules;
 
 /// How a controller behaves. The defaults serve a fleet on one machine or one network.
 #[derive(Debug, Clone)]
@@ -39,6 +41,14 @@ impl Default for Config {
             body_limit: 1 << 20,
             drain: Duration::from_secs(5),
         }
+    }
+}
+
+impl Config {
+    /// What the registry goes by.
+    pub(crate) fn rules(&self) -> Rules {
+        let policies = Policies::new(self.policy.policy(), BTreeMap::new());
+        Rules { lease: self.lease, breaker: self.breaker, policies }
     }
 }
 
@@ -169,7 +179,10 @@ mod tests {
     #[test]
     fn an_unknown_policy_is_refused_with_the_legal_names() {
         let error = "coin".parse::<PolicyName>().expect_err("no such policy");
-        assert_eq!(error.to_string(), "unknown dispatch policy `coin`; expected one of: lottery, shortest_queue");
+        assert_eq!(
+            error.to_string(),
+            "unknown dispatch policy `coin`; expected one of: lottery, shortest_queue, round_robin"
+        );
     }
 
     #[test]

@@ -12,9 +12,8 @@ use muster_shared::problem::{Kind, Problem};
 use rand::rngs::StdRng;
 
 use crate::config::QueueConfig;
-use crate::dispatch::Policy;
 use crate::queue::{Place, Queue, Waiter};
-use crate::registry::{Asker, Chooser, Denial, Holder, Registry, millis};
+use crate::registry::{Asker, Denial, Holder, Lack, Registry, millis};
 
 /// Time between two looks for what may be forgotten, if not a shorter heartbeat. A controller that runs looks at the clock
 /// as often.
@@ -33,7 +32,6 @@ pub(crate) struct Desk<R> {
     /// Workers and tickets, to be read; changes go through [`Desk::change`].
     registry: Registry,
     queue: Queue<Waiting<R>>,
-    policy: &'static dyn Policy,
     rng: StdRng,
     max_wait: Duration,
     /// When one without a live worker shall ask again: a heartbeat, in which workers come back.
@@ -51,9 +49,7 @@ pub(crate) struct Setup {
     pub(crate) queue: QueueConfig,
     /// Time between two heartbeats.
     pub(crate) heartbeat: Duration,
-    /// The rule that chooses.
-    pub(crate) policy: &'static dyn Policy,
-    /// Its random numbers.
+    /// Random numbers for those who choose.
     pub(crate) rng: StdRng,
 }
 
@@ -90,7 +86,6 @@ impl<R> Desk<R> {
         Self {
             registry,
             queue: Queue::new(setup.queue.limit, now),
-            policy: setup.policy,
             rng: setup.rng,
             max_wait: setup.queue.max_wait,
             retry_absent: setup.heartbeat,
@@ -132,16 +127,16 @@ impl<R> Desk<R> {
             self.registry.renew(gateway, now);
         }
         self.serve_waiting(now);
-        let denial = match self.try_grant(&asker, now) {
+        let lack = match self.registry.grant(&asker, &mut self.rng, now) {
             Ok(grant) => {
                 self.answers.push((reply, Ok(grant)));
                 return None;
             }
-            Err(denial) => denial,
+            Err(lack) => lack,
         };
         let wait = patience.wait.min(self.max_wait);
-        if self.closed || wait.is_zero() || !matches!(denial, Denial::NoRoom { .. }) {
-            let problem = if self.closed { closing() } else { self.problem(&asker, denial, Duration::ZERO, now) };
+        if self.closed || wait.is_zero() || lack == Lack::Worker {
+            let problem = if self.closed { closing() } else { self.problem(&asker, Duration::ZERO, now) };
             self.answers.push((reply, Err(problem)));
             return None;
         }
@@ -150,7 +145,7 @@ impl<R> Desk<R> {
         match self.queue.push(&model, patience.priority, waiter) {
             Ok(place) => Some(place),
             Err(Waiting { asker, reply }) => {
-                let mut problem = self.problem(&asker, denial, Duration::ZERO, now);
+                let mut problem = self.problem(&asker, Duration::ZERO, now);
                 problem.message +=
                     &format!(", and {} requests wait already, the most there may be", self.queue.limit());
                 self.answers.push((reply, Err(problem)));
@@ -173,8 +168,7 @@ impl<R> Desk<R> {
     /// Names a worker's address to one who will not say how the request ended.
     pub(crate) fn lookup(&mut self, model: &str, now: Instant) -> Option<String> {
         self.serve_waiting(now);
-        let mut chooser = Chooser { policy: self.policy, rng: &mut self.rng };
-        self.registry.lookup(model, &mut chooser, now)
+        self.registry.lookup(model, &mut self.rng, now)
     }
 
     /// Changes the registry, and serves those for whom the change makes room.
@@ -192,7 +186,8 @@ impl<R> Desk<R> {
     /// The next moment at which time alone changes something for those who wait.
     pub(crate) fn next_tick(&self, now: Instant) -> Option<Instant> {
         let deadline = self.queue.next_deadline()?;
-        Some(self.registry.next_change(now).map_or(deadline, |change| change.min(deadline)))
+        // What the registry has put down may turn out to be no change, so the moment may be too early, but not past.
+        Some(self.registry.next_change().map_or(deadline, |change| change.min(deadline)).max(now))
     }
 
     /// Answers all who wait, and lets nobody wait any more: the controller stops.
@@ -203,21 +198,15 @@ impl<R> Desk<R> {
         }
     }
 
-    fn try_grant(&mut self, asker: &Asker, now: Instant) -> Result<Grant, Denial> {
-        let mut chooser = Chooser { policy: self.policy, rng: &mut self.rng };
-        self.registry.grant(asker, &mut chooser, now)
-    }
-
     /// Answers those for whom there is room, in their order, then those whose wait is over.
     fn serve_waiting(&mut self, now: Instant) {
         self.registry.settle(now);
-        for model in self.queue.models() {
+        for model in self.registry.take_changed() {
             self.serve_model(&model, now);
         }
         while let Some((_, waiter)) = self.queue.pop_expired(now) {
             let Waiting { asker, reply } = waiter.item;
-            let denial = self.registry.denial(&asker.request, now).expect("whoever could be served has been");
-            let problem = self.problem(&asker, denial, now - waiter.since, now);
+            let problem = self.problem(&asker, now.saturating_duration_since(waiter.since), now);
             self.answers.push((reply, Err(problem)));
         }
     }
@@ -225,27 +214,27 @@ impl<R> Desk<R> {
     fn serve_model(&mut self, model: &str, now: Instant) {
         let mut passed: Option<Place> = None;
         while let Some((place, waiter)) = self.queue.next(model, passed.as_ref()) {
-            let mut chooser = Chooser { policy: self.policy, rng: &mut self.rng };
             let asker = &waiter.item.asker;
-            let answer = match self.registry.grant(asker, &mut chooser, now) {
+            let answer = match self.registry.grant(asker, &mut self.rng, now) {
                 Ok(grant) => Ok(grant),
                 // Without room for one who takes any worker, there is none for those behind. One of them may exclude
                 // every worker that is left; it hears so when it is its turn, or at its deadline.
-                Err(Denial::NoRoom { .. }) if asker.request.takes_any_worker() => return,
-                Err(Denial::NoRoom { .. }) => {
+                Err(Lack::Room) if asker.request.takes_any_worker() => return,
+                Err(Lack::Room) => {
                     passed = Some(place);
                     continue;
                 }
-                Err(denial) => Err(self.problem(asker, denial, now - waiter.since, now)),
+                Err(Lack::Worker) => Err(self.problem(asker, now.saturating_duration_since(waiter.since), now)),
             };
             let waiter = self.queue.remove(&place).expect("it was found a moment ago");
             self.answers.push((waiter.item.reply, answer));
         }
     }
 
-    fn problem(&self, asker: &Asker, denial: Denial, waited: Duration, now: Instant) -> Problem {
+    /// Why a request is refused, in words.
+    fn problem(&self, asker: &Asker, waited: Duration, now: Instant) -> Problem {
         let model = &asker.request.model;
-        match denial {
+        match self.registry.denial(&asker.request, now).expect("whoever could be served has been") {
             Denial::UnknownModel => self.unknown_model(model, now),
             Denial::NoWorker { excluded: 0 } => {
                 let message = format!("no live worker serves the model `{model}` at the moment");

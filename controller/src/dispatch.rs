@@ -1,31 +1,30 @@
-//! Dispatch policies: the rules that pick one of the live candidates for a request, and do nothing else.
+//! Dispatch policies: the rules that pick one of the candidates for a request, and do nothing else.
 //!
 //! A new policy is one file beside `lottery.rs` and one line in the table below.
 
+use std::collections::BTreeMap;
 use std::fmt;
 
-use muster_shared::id::WorkerId;
 use rand::Rng;
 
+mod candidates;
 mod lottery;
+mod ranking;
+mod ring;
+mod round_robin;
 mod shortest_queue;
 
+pub(crate) use candidates::LANES;
+pub use candidates::{Candidate, Candidates, Seat};
 pub use lottery::Lottery;
+pub(crate) use ranking::Ranking;
+pub use ranking::Summary;
+pub(crate) use ring::Ring;
+pub use round_robin::RoundRobin;
 pub use shortest_queue::ShortestQueue;
 
 /// Every policy there is.
-static POLICIES: [&dyn Policy; 2] = [&Lottery, &ShortestQueue];
-
-/// A worker that has room for the request.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Candidate<'a> {
-    /// Its name.
-    pub worker: &'a WorkerId,
-    /// Tokens per second it produces for one request, relative to its peers; finite, not below zero.
-    pub speed: f64,
-    /// Requests it has of all its models: the controller's tickets, and traffic that bypassed the controller.
-    pub load: u32,
-}
+static POLICIES: [&dyn Policy; 3] = [&Lottery, &ShortestQueue, &RoundRobin];
 
 /// What a policy may know of the request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -41,8 +40,17 @@ pub trait Policy: fmt::Debug + Send + Sync {
     /// Its name in configuration files and flags: lower case, words joined by `_`.
     fn name(&self) -> &'static str;
 
-    /// The index of the candidate that shall take the request. `candidates` is never empty.
-    fn pick(&self, candidates: &[Candidate<'_>], request: &PolicyRequest<'_>, rng: &mut dyn Rng) -> usize;
+    /// The number by which candidates are compared ([`Candidates::least`]) or drawn ([`Candidates::drawn`]). It depends
+    /// on nothing but the candidate, since it is computed when that changes.
+    fn key(&self, candidate: &Candidate) -> f64;
+
+    /// The candidate that shall take the request; `None` where there is no candidate, and only then.
+    fn pick(&self, candidates: &Candidates<'_>, request: &PolicyRequest<'_>, rng: &mut dyn Rng) -> Option<Seat>;
+
+    /// Whether it asks for candidates in the order of a ring ([`Candidates::after`]).
+    fn wants_ring(&self) -> bool {
+        false
+    }
 }
 
 /// The names of all policies, in the order in which they are listed to users.
@@ -55,6 +63,25 @@ pub fn by_name(name: &str) -> Option<&'static dyn Policy> {
     POLICIES.into_iter().find(|policy| policy.name() == name)
 }
 
+/// Which policy picks for which model.
+#[derive(Debug, Clone)]
+pub(crate) struct Policies {
+    usual: &'static dyn Policy,
+    by_model: BTreeMap<String, &'static dyn Policy>,
+}
+
+impl Policies {
+    /// One for all models but those that have their own.
+    pub(crate) fn new(usual: &'static dyn Policy, by_model: BTreeMap<String, &'static dyn Policy>) -> Self {
+        Self { usual, by_model }
+    }
+
+    /// That of a model.
+    pub(crate) fn of(&self, model: &str) -> &'static dyn Policy {
+        self.by_model.get(model).copied().unwrap_or(self.usual)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use rand::SeedableRng;
@@ -63,19 +90,28 @@ mod tests {
     use super::*;
 
     /// How often each candidate is picked in `rounds`, where a pick adds one to its load if `held`.
-    pub(super) fn picks(policy: &dyn Policy, workers: &[(f64, u32)], rounds: usize, held: bool) -> Vec<usize> {
-        let id = WorkerId::new("http://worker");
-        let mut candidates: Vec<_> =
-            workers.iter().map(|&(speed, load)| Candidate { worker: &id, speed, load }).collect();
+    pub(super) fn picks(policy: &dyn Policy, mut candidates: Vec<Candidate>, rounds: usize, held: bool) -> Vec<usize> {
+        let mut ranking = Ranking::default();
+        let put =
+            |ranking: &mut Ranking, place, candidate| ranking.set(place, Some((candidate, policy.key(&candidate))));
+        candidates.iter().enumerate().for_each(|(place, &candidate)| put(&mut ranking, place, candidate));
         let request = PolicyRequest { model: "m", affinity: None };
         let mut rng = StdRng::seed_from_u64(7);
-        let mut counts = vec![0; workers.len()];
-        for _ in 0..rounds {
-            let index = policy.pick(&candidates, &request, &mut rng);
-            counts[index] += 1;
-            candidates[index].load += u32::from(held);
+        let mut counts = vec![0; candidates.len()];
+        for round in 1..=rounds {
+            let view = Candidates::new([Some(&ranking), None, None, None], None);
+            let place = policy.pick(&view, &request, &mut rng).expect("there are candidates").place as usize;
+            counts[place] += 1;
+            candidates[place].load += u32::from(held);
+            candidates[place].turn = round as u64;
+            put(&mut ranking, place, candidates[place]);
         }
         counts
+    }
+
+    /// A candidate of that speed and load.
+    pub(super) fn candidate(speed: f64, load: u32) -> Candidate {
+        Candidate { speed, load, ..Candidate::IDLE }
     }
 
     #[test]
@@ -87,9 +123,25 @@ mod tests {
     }
 
     #[test]
-    fn every_policy_picks_the_only_candidate() {
+    fn every_policy_picks_the_only_candidate_and_none_where_there_is_none() {
+        let request = PolicyRequest { model: "m", affinity: Some(1) };
         for policy in POLICIES {
-            assert_eq!(picks(policy, &[(0.0, 9)], 10, true), [10], "{policy:?}");
+            assert_eq!(picks(policy, vec![candidate(0.1, 9)], 10, true), [10], "{policy:?}");
+            let nobody = Candidates::new([None; LANES], None);
+            assert_eq!(policy.pick(&nobody, &request, &mut StdRng::seed_from_u64(7)), None, "{policy:?}");
+        }
+    }
+
+    #[test]
+    fn every_policy_picks_from_any_kind_of_candidates() {
+        let request = PolicyRequest { model: "m", affinity: None };
+        for policy in POLICIES {
+            let mut ranking = Ranking::default();
+            ranking.set(5, Some((candidate(1.0, 0), policy.key(&candidate(1.0, 0)))));
+            let empty = Ranking::default();
+            let view = Candidates::new([Some(&empty), None, Some(&ranking), Some(&empty)], None);
+            let picked = policy.pick(&view, &request, &mut StdRng::seed_from_u64(7));
+            assert_eq!(picked, Some(Seat { lane: 2, place: 5 }), "{policy:?}");
         }
     }
 }

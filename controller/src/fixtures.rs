@@ -6,7 +6,13 @@ use muster_shared::control::{Capacity, Heartbeat, Leave, ModelCard, ModelLoad, O
 use muster_shared::id::{GatewayId, TicketId, WorkerId};
 use muster_shared::transport::Transport;
 
-use crate::registry::{Asker, Holder, Origin, Request};
+use crate::config::Config;
+use crate::registry::{Asker, Holder, Origin, Request, Rules};
+
+/// The usual rules.
+pub(crate) fn rules() -> Rules {
+    Config::default().rules()
+}
 
 /// A FastChat worker that beats and has nothing to do.
 pub(crate) const FASTCHAT: Origin = Origin::FastChat { beats: true, multimodal: false, queue_length: 0 };

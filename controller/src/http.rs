@@ -125,7 +125,7 @@ pub(crate) fn question(dispatch: Dispatch) -> (Asker, Patience) {
         priority: dispatch.priority,
         key_priority: dispatch.key_priority,
     };
-    (Asker { holder: Holder::Gateway(gateway), key, request }, patience)
+    (Asker { holder: Holder::Gateway(gateway), key: key.map(Arc::from), request }, patience)
 }
 
 async fn release(State(service): Shared, Body(Releases { gateway, releases }): Body<Releases>) -> Json<Value> {

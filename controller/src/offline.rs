@@ -24,13 +24,8 @@ pub struct Offline {
 impl Offline {
     /// A controller that knows no worker. Checks that need a network are left out; all else is as configured.
     pub fn new(config: &Config, seed: u64, now: Instant) -> Self {
-        let setup = Setup {
-            queue: config.queue,
-            heartbeat: config.lease.heartbeat,
-            policy: config.policy.policy(),
-            rng: StdRng::seed_from_u64(seed),
-        };
-        Self { desk: Desk::new(Registry::new(config.lease, config.breaker), setup, now) }
+        let setup = Setup { queue: config.queue, heartbeat: config.lease.heartbeat, rng: StdRng::seed_from_u64(seed) };
+        Self { desk: Desk::new(Registry::new(config.rules()), setup, now) }
     }
 
     /// `POST /register`.

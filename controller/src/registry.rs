@@ -11,19 +11,32 @@
 //! ```
 //!
 //! Leases are judged when they are read; a method that takes `&self` changes nothing, a listing least of all.
+//!
+//! A fleet may have ten thousand workers, so nothing that comes by the thousand looks at all of them: workers of one model
+//! are kept in order (`pool`), what time alone changes is put down by its moment (`agenda`), and tickets are known to
+//! their worker and to their gateway. Whoever changes a worker calls [`Registry::refresh`], which keeps all that true.
 
 use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use muster_shared::control::{Heartbeat, HeartbeatReply, Lease, Leave, Registration, Renewal};
 use muster_shared::fastchat::WorkerStatus;
-use muster_shared::id::{GatewayId, TicketId, WorkerId};
+use muster_shared::id::{TicketId, WorkerId};
 use muster_shared::problem::{Kind, Problem};
 
-use crate::config::{BreakerConfig, LeaseConfig};
+use slab::Slab;
 
+use crate::config::{BreakerConfig, LeaseConfig};
+use crate::dispatch::Policies;
+
+mod agenda;
+#[cfg(test)]
+mod audit;
 mod breaker;
+mod gateways;
 mod load;
+mod pool;
 mod tickets;
 mod view;
 mod worker;
@@ -31,8 +44,11 @@ mod worker;
 #[cfg(test)]
 mod tests;
 
+use agenda::Agenda;
+use gateways::Gateways;
+use pool::Pools;
 use tickets::Ticket;
-pub(crate) use tickets::{Asker, Chooser, Denial, Holder, Request};
+pub(crate) use tickets::{Asker, Denial, Holder, Lack, Request};
 pub(crate) use view::bare_card;
 pub(crate) use worker::Origin;
 use worker::Worker;
@@ -40,22 +56,45 @@ use worker::Worker;
 /// How long a gone worker is remembered, so that its models are known to have existed.
 const TOMBSTONE: Duration = Duration::from_secs(600);
 
+/// Number of a worker while it is known.
+type Slot = usize;
+
 /// Workers, their leases and their tickets.
 #[derive(Debug)]
 pub(crate) struct Registry {
-    lease: LeaseConfig,
-    breaker: BreakerConfig,
-    workers: BTreeMap<WorkerId, Worker>,
+    rules: Rules,
+    workers: Slab<Worker>,
+    by_id: BTreeMap<WorkerId, Slot>,
+    pools: Pools,
+    agenda: Agenda,
     /// Every held ticket. Anonymous ones are counted in their worker's offers only, since nobody can name them.
     tickets: HashMap<TicketId, Ticket>,
-    /// When each holder of tickets was last heard of.
-    gateways: HashMap<GatewayId, Instant>,
+    gateways: Gateways,
+}
+
+/// What a registry goes by.
+#[derive(Debug, Clone)]
+pub(crate) struct Rules {
+    /// How long a worker or a gateway may be silent.
+    pub(crate) lease: LeaseConfig,
+    /// When a failing worker is spared.
+    pub(crate) breaker: BreakerConfig,
+    /// Who picks.
+    pub(crate) policies: Policies,
 }
 
 impl Registry {
     /// An empty registry.
-    pub(crate) fn new(lease: LeaseConfig, breaker: BreakerConfig) -> Self {
-        Self { lease, breaker, workers: BTreeMap::new(), tickets: HashMap::new(), gateways: HashMap::new() }
+    pub(crate) fn new(rules: Rules) -> Self {
+        Self {
+            pools: Pools::new(rules.policies.clone()),
+            gateways: Gateways::new(rules.lease.gateway_term()),
+            rules,
+            workers: Slab::new(),
+            by_id: BTreeMap::new(),
+            agenda: Agenda::default(),
+            tickets: HashMap::new(),
+        }
     }
 
     /// Takes a worker in, in place of what was known under its name.
@@ -75,8 +114,8 @@ impl Registry {
         self.settle(now);
         let term = self.lease_of(origin);
         let mut worker = Worker::new(registration, origin, term, now);
-        let known = self.workers.get(&worker.id).filter(|_| origin == Origin::Native);
-        if let Some(known) = known {
+        let slot = self.by_id.get(&worker.id).copied();
+        if let Some(known) = slot.map(|slot| &self.workers[slot]).filter(|_| origin == Origin::Native) {
             if known.gone_since.is_none() {
                 refuse_stale(known, worker.incarnation)?; // one that has gone may have had a clock that ran ahead
             }
@@ -84,14 +123,35 @@ impl Registry {
                 worker.carry_over(known);
             }
         }
-        let id = worker.id.clone();
-        tracing::info!(worker = %id, address = %worker.address, transport = %worker.transport, models = worker.offers.len(),
-            speed = worker.speed, "a worker registered");
-        let keeps =
-            |ticket: &Ticket| ticket.worker != id || worker.offer(&ticket.model).is_some_and(|offer| offer.held > 0);
-        self.tickets.retain(|_, ticket| keeps(ticket));
-        self.workers.insert(id, worker);
-        Ok(self.lease_for(term.unwrap_or(self.lease.fastchat_expiration)))
+        tracing::info!(worker = %worker.id, address = %worker.address, transport = %worker.transport,
+            models = worker.offers.len(), speed = worker.speed, "a worker registered");
+        match slot {
+            Some(slot) => self.replace(slot, worker, now),
+            None => {
+                let id = worker.id.clone();
+                let slot = self.workers.insert(worker);
+                self.by_id.insert(id, slot);
+                self.seat(slot, now);
+            }
+        }
+        Ok(self.lease_for(term.unwrap_or(self.rules.lease.fastchat_expiration)))
+    }
+
+    /// Puts a worker in the place of another of its name; tickets that it does not know end.
+    fn replace(&mut self, slot: Slot, mut worker: Worker, now: Instant) {
+        let places = self.take_places(slot);
+        worker.due = self.workers[slot].due;
+        for (given, id) in std::mem::take(&mut self.workers[slot].tickets) {
+            let model = &self.tickets[&id].model;
+            if worker.offer(model).is_some_and(|offer| offer.held > 0) {
+                worker.tickets.insert((given, id));
+            } else {
+                self.forget(id);
+            }
+        }
+        self.workers[slot] = worker;
+        self.seat(slot, now);
+        self.leave(slot, places);
     }
 
     /// Takes a worker's heartbeat: its lease goes on, and its load is what it says, if it says any.
@@ -100,34 +160,38 @@ impl Registry {
     /// [`Kind::Stale`] when a younger process has registered under that name.
     pub(crate) fn heartbeat(&mut self, beat: &Heartbeat, now: Instant) -> Result<HeartbeatReply, Problem> {
         self.settle(now);
-        let reply = self.lease_for(self.lease.term());
-        let settled = self.settled_tickets(&beat.id, now);
-        let Some(worker) = self.workers.get_mut(&beat.id) else { return Ok(HeartbeatReply::Unknown) };
-        if worker.gone_since.is_some() {
-            return Ok(HeartbeatReply::Unknown); // an older process may take over from a younger one that left
-        }
+        let reply = self.lease_for(self.rules.lease.term());
+        let Some(slot) = self.known(&beat.id) else { return Ok(HeartbeatReply::Unknown) };
+        let settled = self.settled_tickets(slot, now);
+        let worker = &mut self.workers[slot];
         refuse_stale(worker, beat.incarnation)?;
         if worker.origin != Origin::Native || worker.incarnation != beat.incarnation {
             return Ok(HeartbeatReply::Unknown);
         }
+        worker.take_sequence(beat.sequence)?;
         worker.renew(now);
-        if let Some(speed) = beat.speed.filter(|speed| speed.is_finite() && *speed > 0.0) {
-            worker.speed = speed;
-        }
+        worker.take_measures(beat);
         for (model, count) in worker.take_load(beat.load.as_deref(), &settled) {
-            self.end_lost(&beat.id, Some(&model), count);
+            self.end_lost(slot, Some(&model), count, now);
         }
+        self.refresh(slot, now);
         Ok(HeartbeatReply::Renewed(Renewal { lease: reply, shed: false }))
+    }
+
+    /// The slot of a worker that has not gone.
+    fn known(&self, id: &WorkerId) -> Option<Slot> {
+        // An older process may take over from a younger one that left, so what has gone is as good as unknown.
+        self.by_id.get(id).copied().filter(|&slot| self.workers[slot].gone_since.is_none())
     }
 
     /// Takes a FastChat worker's heartbeat, and says whether the worker is known.
     pub(crate) fn fastchat_beat(&mut self, id: &WorkerId, queue_length: u32, now: Instant) -> bool {
         self.settle(now);
-        let settled = self.settled_tickets(id, now).values().sum();
-        let Some(worker) = self.workers.get_mut(id) else { return false };
-        if worker.origin == Origin::Native || worker.gone_since.is_some() {
+        let Some(slot) = self.known(id).filter(|&slot| self.workers[slot].origin != Origin::Native) else {
             return false;
-        }
+        };
+        let settled = self.settled_tickets(slot, now).values().sum();
+        let worker = &mut self.workers[slot];
         worker.renew(now);
         let vouched = worker.offers.iter_mut().map(load::Offer::end_anonymous).sum();
         let excess = queue_length.saturating_sub(worker.tickets());
@@ -135,8 +199,9 @@ impl Registry {
         worker.report_total(queue_length);
         let lost = worker.missing.beat(queue_length, settled);
         if lost > 0 {
-            self.end_lost(id, None, lost);
+            self.end_lost(slot, None, lost, now);
         }
+        self.refresh(slot, now);
         true
     }
 
@@ -145,14 +210,23 @@ impl Registry {
         if !self.fastchat_beat(id, clamp(status.queue_length), now) {
             return;
         }
-        let Some(worker) = self.workers.get_mut(id) else { return };
+        let Some(slot) = self.known(id) else { return };
+        let places = self.take_places(slot);
+        let worker = &mut self.workers[slot];
         worker.speed = status.speed;
         let old = std::mem::take(&mut worker.offers);
         for card in status.model_names.into_iter().map(view::bare_card) {
             let known = old.iter().find(|offer| offer.card.name == card.name);
             worker.offers.push(known.cloned().unwrap_or_else(|| load::Offer::new(card)));
         }
-        self.tickets.retain(|_, ticket| ticket.worker != *id || worker.offer(&ticket.model).is_some());
+        let tickets: Vec<TicketId> = worker.tickets.iter().map(|&(_, id)| id).collect();
+        for id in tickets {
+            if self.workers[slot].offer(&self.tickets[&id].model).is_none() {
+                self.end(id, now);
+            }
+        }
+        self.seat(slot, now);
+        self.leave(slot, places);
     }
 
     /// Stops requests to a worker; those that run go on.
@@ -160,11 +234,13 @@ impl Registry {
     /// # Errors
     /// [`Kind::NotFound`] when it is not known, [`Kind::Stale`] when the caller means an older process.
     pub(crate) fn drain(&mut self, leave: &Leave, now: Instant) -> Result<(), Problem> {
-        let worker = self.leaving(leave, now)?;
+        let slot = self.leaving(leave, now)?;
+        let worker = &mut self.workers[slot];
         if worker.gone_since.is_none() && !worker.draining {
             tracing::info!(worker = %leave.id, "a worker drains");
             worker.draining = true;
         }
+        self.refresh(slot, now);
         Ok(())
     }
 
@@ -173,80 +249,134 @@ impl Registry {
     /// # Errors
     /// [`Kind::NotFound`] when it is not known, [`Kind::Stale`] when the caller means an older process.
     pub(crate) fn deregister(&mut self, leave: &Leave, now: Instant) -> Result<(), Problem> {
-        let worker = self.leaving(leave, now)?;
+        let slot = self.leaving(leave, now)?;
+        let worker = &mut self.workers[slot];
         if worker.gone_since.is_none() {
             tracing::info!(worker = %leave.id, "a worker deregistered");
             worker.gone_since = Some(now);
         }
         worker.draining = false;
-        self.end_tickets_of(&leave.id);
+        self.end_tickets_of(slot, now);
         Ok(())
     }
 
     /// Ends what has lapsed by `now`: leases of workers, and tickets of gateways that fell silent.
     pub(crate) fn settle(&mut self, now: Instant) {
         self.lapse_gateways(now);
-        let mut gone = Vec::new();
-        for worker in self.workers.values_mut().filter(|worker| worker.gone_since.is_none()) {
-            for offer in &mut worker.offers {
-                offer.lapse_anonymous(self.lease.fastchat_expiration, now);
-            }
-            if let Some(end) = worker.lease_end().filter(|&end| end <= now) {
-                worker.gone_since = Some(end);
-                gone.push(worker.id.clone());
+        while let Some((at, slot)) = self.agenda.pop_due(now) {
+            if self.workers.get(slot).is_some_and(|worker| worker.due == Some(at)) {
+                self.workers[slot].due = None;
+                self.look_at(slot, now);
             }
         }
-        for id in gone {
-            tracing::warn!(worker = %id, "a worker's lease is over: no heartbeat came");
-            self.end_tickets_of(&id);
+    }
+
+    /// Does what time has brought about for a worker.
+    fn look_at(&mut self, slot: Slot, now: Instant) {
+        let worker = &mut self.workers[slot];
+        if worker.gone_since.is_some() {
+            return;
+        }
+        for offer in &mut worker.offers {
+            offer.lapse_anonymous(self.rules.lease.fastchat_expiration, now);
+        }
+        if let Some(end) = worker.lease_end().filter(|&end| end <= now) {
+            tracing::warn!(worker = %worker.id, "a worker's lease is over: no heartbeat came");
+            worker.gone_since = Some(end);
+            self.end_tickets_of(slot, now);
+        } else {
+            self.refresh(slot, now);
         }
     }
 
     /// Lets leases go on by so long: nobody could be heard.
     pub(crate) fn excuse_silence(&mut self, silence: Duration) {
-        let live = self.workers.values_mut().filter(|worker| worker.gone_since.is_none());
+        let live = self.workers.iter_mut().map(|(_, worker)| worker).filter(|worker| worker.gone_since.is_none());
         live.for_each(|worker| worker.excuse_silence(silence));
-        self.gateways.values_mut().for_each(|heard| *heard += silence);
+        self.gateways.excuse_silence(silence);
     }
 
     /// Forgets workers that have been gone for long. Tidies memory; no answer about a live worker depends on it.
     pub(crate) fn sweep(&mut self, now: Instant) {
         self.settle(now);
-        self.workers.retain(|_, worker| worker.gone_since.is_none_or(|since| now < since + TOMBSTONE));
+        let workers = self.workers.iter();
+        let old = workers.filter(|(_, worker)| worker.gone_since.is_some_and(|since| now >= since + TOMBSTONE));
+        let old: Vec<Slot> = old.map(|(slot, _)| slot).collect();
+        for slot in old {
+            let places = self.take_places(slot);
+            self.leave(slot, places);
+            let worker = self.workers.remove(slot);
+            self.by_id.remove(&worker.id);
+        }
     }
 
-    /// The next moment after `now` at which the passing of time alone makes room or ends a lease.
-    pub(crate) fn next_change(&self, now: Instant) -> Option<Instant> {
-        let age = self.lease.fastchat_expiration;
-        let workers = self.workers.values().filter(|worker| worker.gone_since.is_none()).flat_map(|worker| {
-            let anonymous = worker.offers.iter().filter_map(|offer| offer.anonymous_lapses_at(age)).min();
-            [worker.lease_end(), worker.breaker.reopens_at(), worker.full_until, anonymous]
-        });
-        let gateways = self.gateways.values().map(|&heard| Some(heard + self.lease.gateway_term()));
-        workers.chain(gateways).flatten().filter(|&at| at > now).min()
+    /// A moment before which the passing of time alone neither makes room nor ends a lease. After [`Registry::settle`] it
+    /// lies in the future.
+    pub(crate) fn next_change(&self) -> Option<Instant> {
+        [self.agenda.next(), self.gateways.next()].into_iter().flatten().min()
     }
 
-    fn leaving(&mut self, leave: &Leave, now: Instant) -> Result<&mut Worker, Problem> {
+    /// Models of which a worker has got room, or is no more there, since the last call.
+    pub(crate) fn take_changed(&mut self) -> Vec<Arc<str>> {
+        self.pools.take_changed()
+    }
+
+    /// Gives a worker a seat among those of each of its models.
+    fn seat(&mut self, slot: Slot, now: Instant) {
+        let worker = &mut self.workers[slot];
+        for offer in &mut worker.offers {
+            let (model, seat) = self.pools.join(&offer.card.name, slot, &worker.id, worker.transport);
+            offer.place = Some(load::Place { model, seat });
+        }
+        self.refresh(slot, now);
+    }
+
+    /// Takes a worker's places from its offers. They are given up last ([`Registry::leave`]): a model of which it is the
+    /// only worker would be forgotten in between, and who holds its tickets with it.
+    fn take_places(&mut self, slot: Slot) -> Vec<load::Place> {
+        self.workers[slot].offers.iter_mut().filter_map(|offer| offer.place.take()).collect()
+    }
+
+    fn leave(&mut self, slot: Slot, places: Vec<load::Place>) {
+        let worker = &self.workers[slot].id;
+        places.iter().for_each(|place| self.pools.leave(&place.model, worker, place.seat));
+    }
+
+    /// Tells all who depend on a worker how it is now. Ends every change of a worker.
+    fn refresh(&mut self, slot: Slot, now: Instant) {
+        let worker = &mut self.workers[slot];
+        worker.forget_past(now);
+        let about = worker.about(now);
+        for offer in &worker.offers {
+            if let Some(place) = &offer.place {
+                self.pools.update(&place.model, place.seat, about.standing(offer));
+            }
+        }
+        let next = worker.next_change(self.rules.lease.fastchat_expiration, now);
+        self.agenda.put(slot, next, &mut worker.due);
+    }
+
+    fn leaving(&mut self, leave: &Leave, now: Instant) -> Result<Slot, Problem> {
         self.settle(now);
-        let worker = self.workers.get_mut(&leave.id).ok_or_else(|| {
+        let slot = self.by_id.get(&leave.id).copied().ok_or_else(|| {
             Problem::new(Kind::NotFound, format!("no worker `{}` is known", leave.id)).with_param("id")
         })?;
         if let Some(incarnation) = leave.incarnation {
-            refuse_stale(worker, incarnation)?;
+            refuse_stale(&self.workers[slot], incarnation)?;
         }
-        Ok(worker)
+        Ok(slot)
     }
 
     fn lease_of(&self, origin: Origin) -> Option<Duration> {
         match origin {
-            Origin::Native => Some(self.lease.term()),
-            Origin::FastChat { beats: true, .. } => Some(self.lease.fastchat_expiration),
+            Origin::Native => Some(self.rules.lease.term()),
+            Origin::FastChat { beats: true, .. } => Some(self.rules.lease.fastchat_expiration),
             Origin::FastChat { beats: false, .. } => None,
         }
     }
 
     fn lease_for(&self, term: Duration) -> Lease {
-        Lease { lease_ms: millis(term), heartbeat_ms: millis(self.lease.heartbeat) }
+        Lease { lease_ms: millis(term), heartbeat_ms: millis(self.rules.lease.heartbeat) }
     }
 }
 

@@ -77,14 +77,9 @@ impl Service {
     /// A service that knows no worker yet.
     pub(crate) fn new(config: &Config, shutdown: CancellationToken) -> Self {
         let started = Instant::now();
-        let setup = Setup {
-            queue: config.queue,
-            heartbeat: config.lease.heartbeat,
-            policy: config.policy.policy(),
-            rng: rand::make_rng(),
-        };
+        let setup = Setup { queue: config.queue, heartbeat: config.lease.heartbeat, rng: rand::make_rng() };
         Self {
-            desk: Mutex::new(Desk::new(Registry::new(config.lease, config.breaker), setup, started)),
+            desk: Mutex::new(Desk::new(Registry::new(config.rules()), setup, started)),
             links: Links::default(),
             wake: Notify::new(),
             refresh: Notify::new(),

@@ -49,7 +49,7 @@ const MODELS: [&str; 2] = ["a", "b"];
 /// Time between two heartbeats, as the controller wishes it.
 const HEARTBEAT: Duration = Duration::from_secs(5);
 /// Whether a heartbeat that comes after a later one is refused.
-const LATE_BEATS_ARE_REFUSED: bool = false;
+const LATE_BEATS_ARE_REFUSED: bool = true;
 
 /// Who acts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]

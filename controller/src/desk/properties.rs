@@ -8,8 +8,7 @@ use proptest::prelude::*;
 use rand::SeedableRng;
 
 use super::*;
-use crate::config::{BreakerConfig, LeaseConfig};
-use crate::fixtures::{FASTCHAT, beat, fastchat_worker, leave, release, secs, silent_beat, worker};
+use crate::fixtures::{FASTCHAT, beat, fastchat_worker, leave, release, rules, secs, silent_beat, worker};
 use crate::registry::{Origin, Request};
 
 /// Workers `w0` to `w3`: one place for `m`; two for `m`; one each for `m` and `n`; FastChat's, without a limit.
@@ -134,10 +133,9 @@ impl World {
         let setup = Setup {
             queue: QueueConfig { limit: 3, max_wait: secs(6) },
             heartbeat: secs(5),
-            policy: &crate::dispatch::ShortestQueue,
             rng: StdRng::seed_from_u64(1),
         };
-        let registry = Registry::new(LeaseConfig::default(), BreakerConfig::default());
+        let registry = Registry::new(rules());
         Self {
             desk: Desk::new(registry, setup, now),
             now,
@@ -295,6 +293,7 @@ impl World {
             assert!(worker.state != WorkerState::Gone || worker.tickets == 0, "a gone worker has tickets: {worker:?}");
         }
         assert_eq!(self.desk.waiting(), self.waiting.len());
+        self.desk.registry().audit(self.now);
     }
 }
 

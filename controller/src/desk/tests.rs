@@ -5,9 +5,7 @@ use muster_shared::id::{GatewayId, WorkerId};
 use rand::SeedableRng;
 
 use super::*;
-use crate::config::{BreakerConfig, LeaseConfig};
-use crate::dispatch::ShortestQueue;
-use crate::fixtures::{asker, leave, release, secs, worker};
+use crate::fixtures::{asker, leave, release, rules, secs, worker};
 use crate::registry::Origin;
 
 struct Fixture {
@@ -23,10 +21,9 @@ impl Fixture {
         let setup = Setup {
             queue: QueueConfig { limit: 2, max_wait: secs(10) },
             heartbeat: secs(5),
-            policy: &ShortestQueue,
             rng: StdRng::seed_from_u64(1),
         };
-        let registry = Registry::new(LeaseConfig::default(), BreakerConfig::default());
+        let registry = Registry::new(rules());
         let mut f = Self { desk: Desk::new(registry, setup, now), gateway: GatewayId::new(), now };
         f.register(worker("w", 1));
         f
@@ -205,7 +202,7 @@ fn who_waits_for_a_suspended_worker_gets_it_when_the_pause_is_over() {
     f.release(ticket, Outcome::Unreachable);
     f.ask("a", secs(5)).expect("it waits");
     let over = f.desk.next_tick(f.now).expect("the pause ends");
-    assert_eq!(over, f.now + BreakerConfig::default().pause);
+    assert_eq!(over, f.now + crate::config::BreakerConfig::default().pause);
     f.now = over;
     f.desk.tick(over);
     f.granted("a");

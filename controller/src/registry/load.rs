@@ -1,9 +1,12 @@
 //! What a worker has to do: the controller's own tickets, and traffic that bypassed the controller.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use muster_shared::control::ModelCard;
+
+use crate::dispatch::Seat;
 
 /// Traffic that bypassed the controller, as far as heartbeats prove it.
 ///
@@ -62,6 +65,10 @@ impl Missing {
 pub(crate) struct Offer {
     /// The model as the worker states it.
     pub(crate) card: ModelCard,
+    /// Where it stands among the workers of the model.
+    pub(super) place: Option<Place>,
+    /// Number of the last request that it was given; 0: none yet.
+    pub(super) turn: u64,
     /// Live tickets that someone holds.
     pub(crate) held: u32,
     /// When each anonymous ticket was given, oldest first.
@@ -71,15 +78,31 @@ pub(crate) struct Offer {
     missing: Missing,
 }
 
+/// A seat among the workers of a model.
+#[derive(Debug, Clone)]
+pub(super) struct Place {
+    /// The model's name, as all who speak of it share it.
+    pub(super) model: Arc<str>,
+    pub(super) seat: Seat,
+}
+
 impl Offer {
     /// An offer without load.
     pub(crate) fn new(card: ModelCard) -> Self {
-        Self { card, held: 0, anonymous: VecDeque::new(), foreign: Foreign::default(), missing: Missing::default() }
+        Self {
+            card,
+            place: None,
+            turn: 0,
+            held: 0,
+            anonymous: VecDeque::new(),
+            foreign: Foreign::default(),
+            missing: Missing::default(),
+        }
     }
 
     /// The load of `old` under the card of `self`.
     pub(crate) fn carry_over(&mut self, old: &Self) {
-        *self = Self { card: self.card.clone(), ..old.clone() };
+        *self = Self { card: self.card.clone(), place: self.place.take(), ..old.clone() };
     }
 
     /// Live tickets.
@@ -97,9 +120,9 @@ impl Offer {
         self.card.capacity.is_some_and(|capacity| self.load() >= capacity.total())
     }
 
-    /// Counts a request that another run of the controller dispatched, or none: heartbeats have told of it perhaps.
-    pub(crate) fn adopt(&mut self) {
-        self.held += 1;
+    /// A request that another run of the controller dispatched, or none, has got a ticket: heartbeats have told of it
+    /// perhaps.
+    pub(crate) fn explain_one(&mut self) {
         self.foreign.explain_one();
     }
 

@@ -1,13 +1,13 @@
 //! The registry's rules, with made-up clocks.
 
 use muster_shared::control::{Grant, Held, Outcome, WorkerState, WorkerStatus};
+use muster_shared::id::GatewayId;
 use muster_shared::transport::Transport;
 use rand::SeedableRng;
 use rand::rngs::StdRng;
 
 use super::*;
-use crate::dispatch::ShortestQueue;
-use crate::fixtures::{FASTCHAT, asker, beat, fastchat_worker, leave, release, secs, silent_beat, worker};
+use crate::fixtures::{FASTCHAT, asker, beat, fastchat_worker, leave, release, rules, secs, silent_beat, worker};
 
 struct Fixture {
     registry: Registry,
@@ -18,7 +18,7 @@ struct Fixture {
 
 impl Fixture {
     fn new() -> Self {
-        let registry = Registry::new(LeaseConfig::default(), BreakerConfig::default());
+        let registry = Registry::new(rules());
         Self { registry, gateway: GatewayId::new(), rng: StdRng::seed_from_u64(1), now: Instant::now() }
     }
 
@@ -34,13 +34,20 @@ impl Fixture {
     }
 
     fn grant(&mut self) -> Result<Grant, Denial> {
-        let mut chooser = Chooser { policy: &ShortestQueue, rng: &mut self.rng };
-        self.registry.grant(&asker(self.gateway), &mut chooser, self.now)
+        self.grant_to(&asker(self.gateway))
+    }
+
+    fn grant_to(&mut self, asker: &Asker) -> Result<Grant, Denial> {
+        let grant = self.registry.grant(asker, &mut self.rng, self.now);
+        grant.map_err(|lack| {
+            let denial = self.registry.denial(&asker.request, self.now).expect("it was denied");
+            assert_eq!(lack == Lack::Room, matches!(denial, Denial::NoRoom { .. }), "{denial:?}");
+            denial
+        })
     }
 
     fn lookup(&mut self) -> Option<String> {
-        let mut chooser = Chooser { policy: &ShortestQueue, rng: &mut self.rng };
-        self.registry.lookup("m", &mut chooser, self.now)
+        self.registry.lookup("m", &mut self.rng, self.now)
     }
 
     fn granted(&mut self) -> TicketId {
@@ -247,7 +254,7 @@ fn a_worker_that_says_it_is_full_is_spared_until_it_beats() {
     let ticket = f.granted();
     f.release(ticket, Outcome::Overloaded);
     assert_eq!(f.grant(), Err(FULL));
-    assert_eq!(f.registry.next_change(f.now), Some(f.now + Duration::from_millis(250)));
+    assert_eq!(f.registry.next_change(), Some(f.now + Duration::from_millis(250)));
     f.beat(0);
     let ticket = f.granted();
     f.release(ticket, Outcome::Overloaded);
@@ -260,8 +267,7 @@ fn excluded_workers_are_not_chosen() {
     let mut f = Fixture::with_worker(4);
     let mut picky = asker(f.gateway);
     picky.request.exclude.push(WorkerId::new("w"));
-    let mut chooser = Chooser { policy: &ShortestQueue, rng: &mut f.rng };
-    assert_eq!(f.registry.grant(&picky, &mut chooser, f.now), Err(Denial::NoWorker { excluded: 1 }));
+    assert_eq!(f.grant_to(&picky), Err(Denial::NoWorker { excluded: 1 }));
 }
 
 #[test]
@@ -524,8 +530,7 @@ fn a_request_goes_only_to_workers_that_speak_one_of_its_transports() {
     let ask = |f: &mut Fixture, transports: &[Transport]| {
         let mut asker = asker(f.gateway);
         asker.request.transports = transports.to_vec();
-        let mut chooser = Chooser { policy: &ShortestQueue, rng: &mut f.rng };
-        f.registry.grant(&asker, &mut chooser, f.now).map(|grant| grant.transport)
+        f.grant_to(&asker).map(|grant| grant.transport)
     };
     let ours = [Transport::Http, Transport::Grpc];
     assert_eq!(ask(&mut f, &ours), Ok(Transport::Http));

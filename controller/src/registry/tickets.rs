@@ -1,16 +1,18 @@
 //! Tickets: who is given which worker, and what the end of a request tells about it.
 
 use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use muster_shared::control::{Grant, Held, Outcome, Release, WorkerState};
 use muster_shared::id::{GatewayId, TicketId, WorkerId};
 use muster_shared::transport::Transport;
-use rand::Rng;
+use rand::{Rng, RngExt as _};
 
-use super::Registry;
+use super::pool::{Choice, Key};
 use super::worker::Worker;
-use crate::dispatch::{Candidate, Policy, PolicyRequest};
+use super::{Registry, Slot};
+use crate::dispatch::Seat;
 
 /// How long a worker that refused for want of room is spared, unless a heartbeat comes sooner.
 const FULL: Duration = Duration::from_millis(250);
@@ -30,9 +32,10 @@ pub(crate) enum Holder {
 /// One held ticket.
 #[derive(Debug)]
 pub(super) struct Ticket {
-    pub(super) worker: WorkerId,
-    pub(super) model: String,
-    holder: Holder,
+    pub(super) worker: Slot,
+    pub(super) model: Arc<str>,
+    key: Key,
+    pub(super) holder: Holder,
     given: Instant,
 }
 
@@ -72,17 +75,18 @@ pub(crate) struct Asker {
     /// Who will hold the ticket.
     pub(crate) holder: Holder,
     /// On whose behalf.
-    pub(crate) key: Option<String>,
+    pub(crate) key: Key,
     /// What is asked for.
     pub(crate) request: Request,
 }
 
-/// The rule that chooses, with its source of chance.
-pub(crate) struct Chooser<'a> {
-    /// The rule.
-    pub(crate) policy: &'a dyn Policy,
-    /// Its random numbers.
-    pub(crate) rng: &'a mut dyn Rng,
+/// What there is none of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Lack {
+    /// Live workers would take the request, and none can now.
+    Room,
+    /// No live worker would.
+    Worker,
 }
 
 /// Why no worker is given.
@@ -105,21 +109,17 @@ pub(crate) enum Denial {
 }
 
 impl Registry {
-    /// Gives a ticket of a worker that has room.
-    pub(crate) fn grant(&mut self, asker: &Asker, chooser: &mut Chooser<'_>, now: Instant) -> Result<Grant, Denial> {
+    /// Gives a ticket of a worker that has room. What there is none of is known at once; [`Registry::denial`] has the
+    /// details.
+    pub(crate) fn grant(&mut self, asker: &Asker, rng: &mut dyn Rng, now: Instant) -> Result<Grant, Lack> {
         self.settle(now);
-        let id = self.choose(&asker.request, chooser, now)?;
-        let worker = self.workers.get_mut(&id).expect("candidates come from the map");
-        let offer = worker.offer_mut(&asker.request.model).expect("a candidate offers the model");
-        offer.held += 1;
-        let ticket = TicketId::new();
-        let grant = worker.grant(ticket);
-        let model = asker.request.model.clone();
-        self.tickets.insert(ticket, Ticket { worker: id, model, holder: asker.holder, given: now });
-        if let Holder::Gateway(gateway) = asker.holder {
-            // A request that has waited is answered over a connection that is open: a sign of life.
-            self.gateways.insert(gateway, now);
-        }
+        let slot = self.choose(&asker.request, rng)?;
+        let ticket = TicketId::from_random(rng.random());
+        let grant = self.workers[slot].grant(ticket);
+        self.workers[slot].given += 1;
+        self.hold(slot, &asker.request.model, ticket, asker.holder, &asker.key, now);
+        self.take_turn(slot, &asker.request.model);
+        self.refresh(slot, now);
         Ok(grant)
     }
 
@@ -128,18 +128,43 @@ impl Registry {
     ///
     /// When all are full, the least loaded is named without a ticket: FastChat's gateways look addresses up for every
     /// little call, and their own workers decide what to do with a request too many.
-    pub(crate) fn lookup(&mut self, model: &str, chooser: &mut Chooser<'_>, now: Instant) -> Option<String> {
+    pub(crate) fn lookup(&mut self, model: &str, rng: &mut dyn Rng, now: Instant) -> Option<String> {
         self.settle(now);
         let request = Request::of_fastchat(model.to_owned());
-        match self.choose(&request, chooser, now) {
-            Ok(id) => {
-                let worker = self.workers.get_mut(&id).expect("candidates come from the map");
+        match self.choose(&request, rng) {
+            Ok(slot) => {
+                let worker = &mut self.workers[slot];
+                worker.given += 1;
                 worker.offer_mut(model).expect("a candidate offers the model").give_anonymous(now);
-                Some(worker.address.clone())
+                self.take_turn(slot, model);
+                self.refresh(slot, now);
+                Some(self.workers[slot].address.clone())
             }
-            Err(Denial::NoRoom { .. }) => self.choose_full(&request, chooser, now),
-            Err(Denial::UnknownModel | Denial::NoWorker { .. }) => None,
+            Err(Lack::Room) => self.choose_full(&request, rng, now),
+            Err(Lack::Worker) => None,
         }
+    }
+
+    /// Counts a ticket everywhere; [`Registry::refresh`] must follow.
+    fn hold(&mut self, slot: Slot, model: &str, id: TicketId, holder: Holder, key: &Key, now: Instant) {
+        let pool = self.pools.get_mut(model).expect("a model with a member has a pool");
+        pool.hold(key);
+        let model = Arc::clone(&pool.model);
+        let worker = &mut self.workers[slot];
+        worker.offer_mut(&model).expect("it offers the model").held += 1;
+        worker.tickets.insert((now, id));
+        if let Holder::Gateway(gateway) = holder {
+            // A request that has waited is answered over a connection that is open: a sign of life.
+            self.gateways.hold(gateway, id, now);
+        }
+        self.tickets.insert(id, Ticket { worker: slot, model, key: key.clone(), holder, given: now });
+    }
+
+    fn take_turn(&mut self, slot: Slot, model: &str) {
+        let pool = self.pools.get_mut(model).expect("a model with a member has a pool");
+        pool.turn += 1;
+        let offer = self.workers[slot].offer_mut(model).expect("it offers the model");
+        offer.turn = pool.turn;
     }
 
     /// Ends a ticket, and learns about its worker. An unknown ticket is no error: its lease may have lapsed.
@@ -148,28 +173,27 @@ impl Registry {
         if self.tickets.get(&release.ticket).is_none_or(|ticket| ticket.holder != holder) {
             return;
         }
-        let Some(ticket) = self.tickets.remove(&release.ticket) else { return };
-        let Some(worker) = self.workers.get_mut(&ticket.worker) else { return };
-        if let Some(offer) = worker.offer_mut(&ticket.model) {
-            offer.held -= 1;
-        }
+        let Some(ticket) = self.forget(release.ticket) else { return };
+        let worker = &mut self.workers[ticket.worker];
         if release.outcome == Outcome::Overloaded {
             worker.full_until = Some(now + FULL);
         }
+        if release.outcome == Outcome::Done {
+            worker.take_response(now.saturating_duration_since(ticket.given));
+        }
         let before = worker.state(now);
-        worker.breaker.record(release.outcome, &self.breaker, now);
+        worker.breaker.record(release.outcome, &self.rules.breaker, now);
         let after = worker.state(now);
         if before != after {
             tracing::warn!(worker = %worker.id, ?before, ?after, outcome = ?release.outcome, "a worker's state changed");
         }
+        self.refresh(ticket.worker, now);
     }
 
     /// Takes a sign of life from a gateway: its tickets live on.
     pub(crate) fn renew(&mut self, gateway: GatewayId, now: Instant) {
         self.settle(now);
-        if let Some(heard) = self.gateways.get_mut(&gateway) {
-            *heard = now;
-        }
+        self.gateways.renew(gateway, now);
     }
 
     /// Takes a gateway's word for every request it has in flight: what it does not name never reached it, or has ended
@@ -177,13 +201,11 @@ impl Registry {
     pub(crate) fn reconcile(&mut self, gateway: GatewayId, held: &[Held], now: Instant) -> Vec<TicketId> {
         self.settle(now);
         let named: HashSet<TicketId> = held.iter().map(|held| held.ticket).collect();
-        let holder = Holder::Gateway(gateway);
-        let lost = self.tickets.iter().filter(|(id, ticket)| ticket.holder == holder && !named.contains(id));
-        let lost: Vec<TicketId> = lost.map(|(&id, _)| id).collect();
+        let lost: Vec<TicketId> = self.gateways.tickets(gateway).filter(|id| !named.contains(id)).collect();
         if !lost.is_empty() {
             tracing::info!(%gateway, tickets = lost.len(), "a gateway came back without some of its tickets; they end");
         }
-        lost.into_iter().for_each(|id| self.end(id));
+        lost.into_iter().for_each(|id| self.end(id, now));
         self.adopt(gateway, held, now)
     }
 
@@ -191,7 +213,7 @@ impl Registry {
     /// not known.
     pub(crate) fn adopt(&mut self, gateway: GatewayId, held: &[Held], now: Instant) -> Vec<TicketId> {
         self.settle(now);
-        self.gateways.insert(gateway, now);
+        self.gateways.hear(gateway, now);
         let unknown = held.iter().filter(|held| !self.adopt_one(gateway, held, now));
         unknown.map(|held| held.ticket).collect()
     }
@@ -200,11 +222,12 @@ impl Registry {
         if self.tickets.contains_key(&held.ticket) {
             return true;
         }
-        let worker = self.workers.get_mut(&held.worker).filter(|worker| worker.gone_since.is_none());
-        let Some(offer) = worker.and_then(|worker| worker.offer_mut(&held.model)) else { return false };
-        offer.adopt();
-        let (worker, model) = (held.worker.clone(), held.model.clone());
-        self.tickets.insert(held.ticket, Ticket { worker, model, holder: Holder::Gateway(gateway), given: now });
+        let Some(slot) = self.known(&held.worker) else { return false };
+        let Some(offer) = self.workers[slot].offer_mut(&held.model) else { return false };
+        offer.explain_one();
+        let key = held.key.as_deref().map(Arc::from);
+        self.hold(slot, &held.model, held.ticket, Holder::Gateway(gateway), &key, now);
+        self.refresh(slot, now);
         true
     }
 
@@ -213,93 +236,91 @@ impl Registry {
         self.tickets.len()
     }
 
-    fn choose(&self, request: &Request, chooser: &mut Chooser<'_>, now: Instant) -> Result<WorkerId, Denial> {
-        let mut candidates = Vec::new();
-        let mut seen = Seen::default();
-        for worker in self.workers.values() {
-            if seen.admits(worker, request, now) {
-                candidates.push(candidate(worker));
-            }
-        }
-        if candidates.is_empty() {
-            return Err(seen.denial());
-        }
-        Ok(candidates[pick(&candidates, request, chooser)].worker.clone())
+    /// Held tickets of a key, of one model.
+    pub(crate) fn held_by(&self, model: &str, key: &Key) -> u32 {
+        self.pools.get(model).map_or(0, |pool| pool.held_by(key))
     }
 
-    /// Why a request would be given no worker; `None` when it would be given one.
+    fn choose(&mut self, request: &Request, rng: &mut dyn Rng) -> Result<Slot, Lack> {
+        let exclude = self.seats(request);
+        let pool = self.pools.get_mut(&request.model).ok_or(Lack::Worker)?;
+        match pool.choose(&exclude, &request.transports, request.affinity, rng) {
+            Choice::Slot(slot) => Ok(slot),
+            Choice::NoRoom => Err(Lack::Room),
+            Choice::Nobody => Err(Lack::Worker),
+        }
+    }
+
+    /// Where those sit that the request excludes, each once.
+    fn seats(&self, request: &Request) -> Vec<Seat> {
+        let slots = request.exclude.iter().filter_map(|id| self.by_id.get(id));
+        let offers = slots.filter_map(|&slot| self.workers[slot].offer(&request.model));
+        let mut seats: Vec<Seat> = offers.filter_map(|offer| offer.place.as_ref().map(|place| place.seat)).collect();
+        seats.sort_unstable();
+        seats.dedup();
+        seats
+    }
+
+    /// Why a request would be given no worker; `None` when it would be given one. A look at all workers of the model.
     pub(crate) fn denial(&self, request: &Request, now: Instant) -> Option<Denial> {
         let mut seen = Seen::default();
-        let admitted = self.workers.values().filter(|worker| seen.admits(worker, request, now)).count();
-        (admitted == 0).then(|| seen.denial())
+        let mut slots = self.pools.get(&request.model).into_iter().flat_map(|pool| pool.slots());
+        let is_admitted = slots.any(|slot| seen.admits(&self.workers[slot], request, now));
+        (!is_admitted).then(|| seen.denial())
     }
 
     /// The address of a worker that is alive, be it full.
-    fn choose_full(&self, request: &Request, chooser: &mut Chooser<'_>, now: Instant) -> Option<String> {
-        let live: Vec<_> = self
-            .workers
-            .values()
-            .filter(|worker| worker.offer(&request.model).is_some() && request.is_spoken_by(worker))
-            .filter(|worker| matches!(worker.state(now), WorkerState::Ready | WorkerState::Suspect))
+    fn choose_full(&self, request: &Request, rng: &mut dyn Rng, now: Instant) -> Option<String> {
+        let pool = self.pools.get(&request.model)?;
+        let workers = pool.slots().map(|slot| (slot, &self.workers[slot]));
+        let live: Vec<_> = workers
+            .filter(|(_, worker)| request.is_spoken_by(worker))
+            .filter(|(_, worker)| matches!(worker.state(now), WorkerState::Ready | WorkerState::Suspect))
+            .filter_map(|(slot, worker)| Some((slot, worker.about(now).candidate(worker.offer(&request.model)?))))
             .collect();
-        if live.is_empty() {
-            return None;
-        }
-        let candidates: Vec<_> = live.iter().copied().map(candidate).collect();
-        Some(live[pick(&candidates, request, chooser)].address.clone())
+        let slot = pool.pick_of(&live, request.affinity, rng)?;
+        Some(self.workers[slot].address.clone())
     }
 
-    pub(super) fn end_tickets_of(&mut self, id: &WorkerId) {
-        self.tickets.retain(|_, ticket| ticket.worker != *id);
-        let offers = self.workers.get_mut(id).into_iter().flat_map(|worker| &mut worker.offers);
-        offers.for_each(super::load::Offer::clear);
+    pub(super) fn end_tickets_of(&mut self, slot: Slot, now: Instant) {
+        let tickets: Vec<TicketId> = self.workers[slot].tickets.iter().map(|&(_, id)| id).collect();
+        for id in tickets {
+            self.forget(id);
+        }
+        self.workers[slot].offers.iter_mut().for_each(super::load::Offer::clear);
+        self.refresh(slot, now);
     }
 
     /// Held tickets of a worker, by model, that had time to become requests: two heartbeats.
-    pub(super) fn settled_tickets(&self, id: &WorkerId, now: Instant) -> HashMap<String, u32> {
+    pub(super) fn settled_tickets(&self, slot: Slot, now: Instant) -> HashMap<String, u32> {
         let mut counts = HashMap::new();
-        if self.workers.get(id).is_none_or(|worker| worker.offers.iter().all(|offer| offer.held == 0)) {
-            return counts;
-        }
-        for ticket in self.tickets.values().filter(|ticket| ticket.worker == *id) {
-            if ticket.given + 2 * self.lease.heartbeat <= now {
-                *counts.entry(ticket.model.clone()).or_default() += 1;
-            }
+        let settled = |given: Instant| given + 2 * self.rules.lease.heartbeat <= now;
+        // Oldest first.
+        for (_, id) in self.workers[slot].tickets.iter().take_while(|(given, _)| settled(*given)) {
+            *counts.entry(self.tickets[id].model.to_string()).or_default() += 1;
         }
         counts
     }
 
-    /// Ends tickets that stand for no request of the worker. Which ones cannot be known, but their number is right;
-    /// should the release of one come after all, it is unknown, and no error.
+    /// Ends tickets that stand for no request of the worker, the oldest. Which ones cannot be known, but their number is
+    /// right; should the release of one come after all, it is unknown, and no error.
     ///
     /// `model`: theirs, or `None` where the worker does not tell its models apart.
-    pub(super) fn end_lost(&mut self, id: &WorkerId, model: Option<&str>, count: u32) {
-        tracing::warn!(worker = %id, ?model, count, "tickets are lost: two heartbeats do not know their requests");
-        let mut ids: Vec<_> = self
-            .tickets
-            .iter()
-            .filter(|(_, ticket)| ticket.worker == *id && model.is_none_or(|model| ticket.model == model))
-            .map(|(&id, ticket)| (ticket.given, id))
-            .collect();
-        ids.sort_unstable();
-        for (_, lost) in ids.into_iter().take(count as usize) {
-            self.end(lost);
-        }
+    pub(super) fn end_lost(&mut self, slot: Slot, model: Option<&str>, count: u32, now: Instant) {
+        let worker = &self.workers[slot];
+        tracing::warn!(worker = %worker.id, ?model, count, "tickets are lost: two heartbeats do not know their requests");
+        let is_meant = |id: &TicketId| model.is_none_or(|model| *self.tickets[id].model == *model);
+        let ids = worker.tickets.iter().map(|&(_, id)| id).filter(is_meant);
+        let lost: Vec<TicketId> = ids.take(count as usize).collect();
+        lost.into_iter().for_each(|id| self.end(id, now));
     }
 
     pub(super) fn lapse_gateways(&mut self, now: Instant) {
-        let term = self.lease.gateway_term();
-        let silent: Vec<_> =
-            self.gateways.iter().filter(|(_, heard)| **heard + term <= now).map(|(&id, _)| id).collect();
-        for gateway in silent {
-            self.gateways.remove(&gateway);
-            let holder = Holder::Gateway(gateway);
-            let lapsed: Vec<_> =
-                self.tickets.iter().filter(|(_, ticket)| ticket.holder == holder).map(|(&id, _)| id).collect();
-            if !lapsed.is_empty() {
-                tracing::warn!(%gateway, tickets = lapsed.len(), "a gateway fell silent; its tickets lapse");
+        for (gateway, tickets) in self.gateways.take_silent(now) {
+            if !tickets.is_empty() {
+                tracing::warn!(%gateway, tickets = tickets.len(), "a gateway fell silent; its tickets lapse");
             }
-            lapsed.into_iter().for_each(|id| self.end(id));
+            tickets.into_iter().for_each(|id| self.end(id, now));
         }
     }
 
@@ -307,28 +328,32 @@ impl Registry {
     pub(super) fn is_held_at(&self, ticket: &Ticket, now: Instant) -> bool {
         match ticket.holder {
             Holder::Relay => true,
-            Holder::Gateway(gateway) => {
-                self.gateways.get(&gateway).is_some_and(|&heard| heard + self.lease.gateway_term() > now)
-            }
+            Holder::Gateway(gateway) => self.gateways.is_alive(gateway, now),
         }
     }
 
-    fn end(&mut self, id: TicketId) {
-        let Some(ticket) = self.tickets.remove(&id) else { return };
-        let worker = self.workers.get_mut(&ticket.worker);
-        if let Some(offer) = worker.and_then(|worker| worker.offer_mut(&ticket.model)) {
+    pub(super) fn end(&mut self, id: TicketId, now: Instant) {
+        if let Some(ticket) = self.forget(id) {
+            self.refresh(ticket.worker, now);
+        }
+    }
+
+    /// Counts a ticket nowhere any more; [`Registry::refresh`] must follow.
+    pub(super) fn forget(&mut self, id: TicketId) -> Option<Ticket> {
+        let ticket = self.tickets.remove(&id)?;
+        let worker = &mut self.workers[ticket.worker];
+        worker.tickets.remove(&(ticket.given, id));
+        if let Some(offer) = worker.offer_mut(&ticket.model) {
             offer.held -= 1;
         }
+        if let Some(pool) = self.pools.get_mut(&ticket.model) {
+            pool.let_go(&ticket.key);
+        }
+        if let Holder::Gateway(gateway) = ticket.holder {
+            self.gateways.let_go(gateway, id);
+        }
+        Some(ticket)
     }
-}
-
-fn candidate(worker: &Worker) -> Candidate<'_> {
-    Candidate { worker: &worker.id, speed: worker.speed, load: worker.load() }
-}
-
-fn pick(candidates: &[Candidate<'_>], request: &Request, chooser: &mut Chooser<'_>) -> usize {
-    let about = PolicyRequest { model: &request.model, affinity: request.affinity };
-    chooser.policy.pick(candidates, &about, chooser.rng)
 }
 
 /// What the workers of a model were like that are no candidates.

@@ -14,17 +14,13 @@ use super::{Origin, Registry, millis};
 impl Registry {
     /// Every worker, by id.
     pub(crate) fn workers(&self, now: Instant) -> Vec<WorkerStatus> {
-        let mut held: HashMap<&WorkerId, u32> = HashMap::new();
-        for ticket in self.tickets.values().filter(|ticket| self.is_held_at(ticket, now)) {
-            *held.entry(&ticket.worker).or_default() += 1;
-        }
-        self.workers.values().map(|worker| self.status(worker, held.get(&worker.id).copied(), now)).collect()
+        self.all().map(|worker| self.status(worker, now)).collect()
     }
 
     /// Every model of a live worker, by name.
     pub(crate) fn models(&self, now: Instant) -> Vec<ModelStatus> {
         let mut models: BTreeMap<&str, ModelStatus> = BTreeMap::new();
-        for worker in self.workers.values().filter(|worker| worker.state(now) != WorkerState::Gone) {
+        for worker in self.all().filter(|worker| worker.state(now) != WorkerState::Gone) {
             let takes_requests = u32::from(worker.is_live(now));
             for card in worker.offers.iter().map(|offer| &offer.card) {
                 let model = models.entry(&card.name).or_insert_with(|| ModelStatus {
@@ -43,7 +39,7 @@ impl Registry {
 
     /// Names of the models that someone would take a request for.
     pub(crate) fn served(&self, now: Instant) -> Vec<String> {
-        names(self.workers.values().filter(|worker| worker.is_live(now)))
+        names(self.all().filter(|worker| worker.is_live(now)))
     }
 
     /// The same as FastChat lists them: those of workers that speak its protocol. `multimodal`: only those of workers
@@ -54,7 +50,7 @@ impl Registry {
 
     fn live_fastchat(&self, now: Instant) -> impl Iterator<Item = &Worker> {
         let speaks = |worker: &&Worker| SPEAK_FASTCHAT.contains(&worker.transport);
-        self.workers.values().filter(speaks).filter(move |worker| worker.is_live(now))
+        self.all().filter(speaks).filter(move |worker| worker.is_live(now))
     }
 
     /// All workers that speak FastChat's protocol as if they were one.
@@ -70,35 +66,29 @@ impl Registry {
 
     /// Live workers that registered through FastChat's interface.
     pub(crate) fn fastchat_workers(&self, now: Instant) -> Vec<WorkerId> {
-        let workers = self.workers.values().filter(|worker| worker.origin != Origin::Native);
+        let workers = self.all().filter(|worker| worker.origin != Origin::Native);
         workers.filter(|worker| worker.state(now) != WorkerState::Gone).map(|worker| worker.id.clone()).collect()
     }
 
     /// Number of workers in each state.
     pub(crate) fn count_by_state(&self, now: Instant) -> HashMap<WorkerState, u32> {
         let mut counts = HashMap::new();
-        for worker in self.workers.values() {
+        for worker in self.all() {
             *counts.entry(worker.state(now)).or_default() += 1;
         }
         counts
     }
 
-    /// Whether a ticket lives.
-    #[cfg(test)]
-    pub(crate) fn knows(&self, ticket: muster_shared::id::TicketId) -> bool {
-        self.tickets.contains_key(&ticket)
+    /// Every worker, by id.
+    fn all(&self) -> impl Iterator<Item = &Worker> {
+        self.by_id.values().map(|&slot| &self.workers[slot])
     }
 
-    /// Requests that are counted for a worker's model; 0 where it is not offered.
-    #[cfg(test)]
-    pub(crate) fn load_of(&self, worker: &WorkerId, model: &str) -> u32 {
-        let offer = self.workers.get(worker).and_then(|worker| worker.offer(model));
-        offer.map_or(0, super::load::Offer::load)
-    }
-
-    fn status(&self, worker: &Worker, held: Option<u32>, now: Instant) -> WorkerStatus {
+    fn status(&self, worker: &Worker, now: Instant) -> WorkerStatus {
         let state = worker.state(now);
-        let age = self.lease.fastchat_expiration;
+        let age = self.rules.lease.fastchat_expiration;
+        let held = worker.tickets.iter().filter(|(_, id)| self.is_held_at(&self.tickets[id], now)).count();
+        let held = u32::try_from(held).unwrap_or(u32::MAX);
         let anonymous: u32 = worker.offers.iter().map(|offer| offer.anonymous_at(age, now)).sum();
         WorkerStatus {
             id: worker.id.clone(),
@@ -108,13 +98,13 @@ impl Registry {
             state,
             models: worker.offers.iter().map(|offer| offer.card.clone()).collect(),
             speed: worker.speed,
-            tickets: if state == WorkerState::Gone { 0 } else { held.unwrap_or(0) + anonymous },
+            tickets: if state == WorkerState::Gone { 0 } else { held + anonymous },
             reported: worker.reported.clone(),
-            resources: None,
+            resources: worker.resources,
             paused: None,
-            tokens_per_second: None,
-            ttft_ms: None,
-            response_ms: None,
+            tokens_per_second: worker.tokens_per_second,
+            ttft_ms: worker.ttft_ms,
+            response_ms: worker.response_ms,
             lease_ms: worker.lease_end().map(|end| match state {
                 WorkerState::Gone => 0,
                 _ => millis(end.saturating_duration_since(now)),

@@ -1,14 +1,20 @@
 //! One worker as the registry knows it.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::time::{Duration, Instant};
 
-use muster_shared::control::{Grant, ModelLoad, Registration, WorkerState};
+use muster_shared::control::{Grant, Heartbeat, ModelLoad, Registration, Resources, WorkerState};
 use muster_shared::id::{TicketId, WorkerId};
+use muster_shared::problem::{Kind, Problem};
 use muster_shared::transport::Transport;
 
 use super::breaker::{Breaker, Circuit};
 use super::load::{Foreign, Missing, Offer};
+use super::pool::Standing;
+use crate::dispatch::Candidate;
+
+/// Weight of the newest response in the moving average of their times.
+const NEWEST: f64 = 0.1;
 
 /// Through which interface a worker registered.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -37,6 +43,22 @@ pub(crate) struct Worker {
     pub(crate) version: String,
     pub(crate) speed: f64,
     pub(crate) offers: Vec<Offer>,
+    /// Its held tickets, oldest first.
+    pub(super) tickets: BTreeSet<(Instant, TicketId)>,
+    /// The moment for which the agenda has it.
+    pub(super) due: Option<Instant>,
+    /// Number of the last heartbeat, where they have numbers.
+    sequence: Option<u64>,
+    /// Requests it was given since its last heartbeat.
+    pub(super) given: u32,
+    /// Moving average of the time from a grant to its release, in milliseconds.
+    pub(crate) response_ms: Option<f64>,
+    /// Its machine in its own words.
+    pub(crate) resources: Option<Resources>,
+    /// Tokens per second of all its requests, in its own words.
+    pub(crate) tokens_per_second: Option<f64>,
+    /// Time to its first token in milliseconds, in its own words.
+    pub(crate) ttft_ms: Option<f64>,
     /// Foreign requests whose model is not known: a FastChat worker tells one number for all its models.
     pub(crate) unattributed: Foreign,
     /// Tickets that a FastChat worker's beats do not know, whatever their models.
@@ -66,6 +88,14 @@ impl Worker {
             version: registration.version,
             speed: registration.speed,
             offers: registration.models.into_iter().map(Offer::new).collect(),
+            tickets: BTreeSet::new(),
+            due: None,
+            sequence: None,
+            given: 0,
+            response_ms: None,
+            resources: None,
+            tokens_per_second: None,
+            ttft_ms: None,
             unattributed: Foreign::default(),
             missing: Missing::default(),
             reported: Vec::new(),
@@ -95,11 +125,89 @@ impl Worker {
         self.breaker = old.breaker.clone();
         self.breaker.beat();
         self.draining = old.draining;
+        self.sequence = old.sequence;
+        self.given = old.given;
+        self.response_ms = old.response_ms;
+        self.resources = old.resources;
+        self.tokens_per_second = old.tokens_per_second;
+        self.ttft_ms = old.ttft_ms;
+    }
+
+    /// Takes a heartbeat's number.
+    ///
+    /// # Errors
+    /// [`Kind::Stale`] when a later one has come before.
+    pub(crate) fn take_sequence(&mut self, sequence: Option<u64>) -> Result<(), Problem> {
+        if let (Some(number), Some(last)) = (sequence, self.sequence)
+            && number <= last
+        {
+            let message =
+                format!("heartbeat {number} of worker `{}` comes after {last}: what it tells is past", self.id);
+            return Err(Problem::new(Kind::Stale, message).with_param("sequence"));
+        }
+        self.sequence = sequence.or(self.sequence);
+        Ok(())
+    }
+
+    /// Takes what a heartbeat tells besides the load.
+    pub(crate) fn take_measures(&mut self, beat: &Heartbeat) {
+        if let Some(speed) = beat.speed.filter(|speed| speed.is_finite() && *speed > 0.0) {
+            self.speed = speed;
+        }
+        self.resources = beat.resources;
+        self.tokens_per_second = beat.tokens_per_second;
+        self.ttft_ms = beat.ttft_ms;
+    }
+
+    /// Takes the time of a request that succeeded.
+    pub(crate) fn take_response(&mut self, took: Duration) {
+        let took = took.as_secs_f64() * 1000.0;
+        self.response_ms = Some(self.response_ms.map_or(took, |usual| usual + NEWEST * (took - usual)));
+    }
+
+    /// Forgets what held until a moment that has passed.
+    pub(crate) fn forget_past(&mut self, now: Instant) {
+        self.full_until = self.full_until.filter(|&until| until > now);
+    }
+
+    /// The next moment after `now` at which time alone changes how it stands. `age`: that at which an anonymous ticket
+    /// lapses.
+    pub(crate) fn next_change(&self, age: Duration, now: Instant) -> Option<Instant> {
+        if self.gone_since.is_some() {
+            return None;
+        }
+        let anonymous = self.offers.iter().filter_map(|offer| offer.anonymous_lapses_at(age)).min();
+        let changes = [self.lease_end(), self.breaker.reopens_at(), self.full_until, anonymous];
+        changes.into_iter().flatten().filter(|&at| at > now).min()
+    }
+
+    /// How it stands to requests, whatever the model.
+    pub(super) fn about(&self, now: Instant) -> About {
+        let is_open = match self.breaker.circuit(now) {
+            Circuit::Closed => true,
+            // One request at a time decides, and those sent before the failure count too.
+            Circuit::HalfOpen => self.tickets() == 0,
+            Circuit::Open => false,
+        };
+        About {
+            live: self.is_live(now),
+            paused: self.state(now) == WorkerState::Paused,
+            has_room: is_open && self.full_until.is_none_or(|until| until <= now),
+            candidate: Candidate {
+                speed: self.speed,
+                load: self.load(),
+                given: self.given,
+                resources: self.resources.unwrap_or_default(),
+                response_ms: self.response_ms,
+                ..Candidate::IDLE
+            },
+        }
     }
 
     /// Takes a sign of life from the worker itself.
     pub(crate) fn renew(&mut self, now: Instant) {
         self.renewed = now;
+        self.given = 0;
         self.full_until = None;
         self.breaker.beat();
     }
@@ -156,7 +264,7 @@ impl Worker {
 
     /// Whether it would take a request for its models, now or when it has room.
     pub(crate) fn is_live(&self, now: Instant) -> bool {
-        matches!(self.state(now), WorkerState::Ready | WorkerState::Suspect | WorkerState::Open)
+        !matches!(self.state(now), WorkerState::Draining | WorkerState::Gone)
     }
 
     /// Its offer of a model.
@@ -197,6 +305,30 @@ impl Worker {
     /// A grant of this worker.
     pub(crate) fn grant(&self, ticket: TicketId) -> Grant {
         Grant { ticket, worker: self.id.clone(), address: self.address.clone(), transport: self.transport, model: None }
+    }
+}
+
+/// How a worker stands to requests, before it is asked for which model.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct About {
+    live: bool,
+    paused: bool,
+    /// Whether it takes a request of a model that is not full.
+    has_room: bool,
+    candidate: Candidate,
+}
+
+impl About {
+    /// How it stands to requests for a model that it offers.
+    pub(super) fn standing(&self, offer: &Offer) -> Standing {
+        let is_candidate = self.live && self.has_room && !offer.is_full();
+        Standing { live: self.live, paused: self.paused, candidate: is_candidate.then(|| self.candidate(offer)) }
+    }
+
+    /// What policies see of it, room or not.
+    pub(super) fn candidate(&self, offer: &Offer) -> Candidate {
+        let capacity = offer.card.capacity.map(|capacity| capacity.total());
+        Candidate { capacity, turn: offer.turn, ..self.candidate }
     }
 }
 

@@ -1,6 +1,7 @@
 //! Those who ask the controller: each is answered once, in its time, and in its turn.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use muster_shared::control::Grant;
@@ -25,7 +26,7 @@ pub(super) struct Asked {
     pub(super) gateway: GatewayId,
     pub(super) model: String,
     exclude: Vec<WorkerId>,
-    key: Option<String>,
+    key: Option<Arc<str>>,
     priority: i8,
     key_priority: i8,
     came: Instant,

@@ -75,10 +75,15 @@ pub(super) enum Word {
 
 /// A message over a link, after it has been bytes.
 pub(super) fn through_link<M: Message + PartialEq + std::fmt::Debug>(message: &M) -> Result<M, String> {
+    let read = read_again(message)?;
+    if read == *message { Ok(read) } else { Err(format!("{message:?} was read as {read:?}")) }
+}
+
+/// The same, where something else may come of it.
+pub(super) fn read_again<M: Message + std::fmt::Debug>(message: &M) -> Result<M, String> {
     let mut bytes = BytesMut::new();
     message.write(&mut bytes);
-    let read = M::read(&bytes).map_err(|error| format!("{message:?} cannot be read: {error}"))?;
-    if read == *message { Ok(read) } else { Err(format!("{message:?} was read as {read:?}")) }
+    M::read(&bytes).map_err(|error| format!("{message:?} cannot be read: {error}"))
 }
 
 /// A message over HTTP, after it has been JSON.

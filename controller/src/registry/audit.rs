@@ -1,0 +1,52 @@
+//! Whether all that is kept in order agrees with a look at every worker. For tests.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Instant;
+
+use muster_shared::id::{TicketId, WorkerId};
+
+use super::Registry;
+
+impl Registry {
+    /// Whether a ticket lives.
+    pub(crate) fn knows(&self, ticket: TicketId) -> bool {
+        self.tickets.contains_key(&ticket)
+    }
+
+    /// Requests that are counted for a worker's model; 0 where it is not offered.
+    pub(crate) fn load_of(&self, worker: &WorkerId, model: &str) -> u32 {
+        let worker = self.by_id.get(worker).map(|&slot| &self.workers[slot]);
+        worker.and_then(|worker| worker.offer(model)).map_or(0, super::load::Offer::load)
+    }
+
+    /// Panics where an index says something else than the workers themselves.
+    pub(crate) fn audit(&self, now: Instant) {
+        let mut seats = BTreeMap::new();
+        for (slot, worker) in &self.workers {
+            assert_eq!(self.by_id.get(&worker.id), Some(&slot));
+            let about = worker.about(now);
+            for offer in &worker.offers {
+                let place = offer.place.as_ref().expect("every offer has its place");
+                let pool = self.pools.get(&place.model).expect("a model with a member has a pool");
+                assert_eq!(pool.standing(place.seat), about.standing(offer), "{} of {worker:?}", place.model);
+                assert!(seats.insert((place.model.clone(), place.seat), slot).is_none(), "two on one seat");
+                let held = worker.tickets.iter().filter(|(_, id)| self.tickets[id].model == place.model).count();
+                assert_eq!(offer.held as usize, held, "tickets of {} of {worker:?}", place.model);
+            }
+            let next = worker.next_change(self.rules.lease.fastchat_expiration, now);
+            assert!(
+                next.is_none() || worker.due.is_some_and(|due| Some(due) <= next),
+                "nobody will look at {worker:?}"
+            );
+        }
+        self.pools.audit(seats.len());
+        let of_workers: BTreeSet<_> =
+            self.workers.iter().flat_map(|(_, worker)| worker.tickets.iter().map(|&(_, id)| id)).collect();
+        let all: BTreeSet<_> = self.tickets.keys().copied().collect();
+        assert_eq!(of_workers, all, "tickets of workers, and all tickets");
+        assert!(self.tickets.iter().all(|(&id, ticket)| match ticket.holder {
+            super::Holder::Relay => true,
+            super::Holder::Gateway(gateway) => self.gateways.tickets(gateway).any(|held| held == id),
+        }));
+    }
+}
