@@ -39,6 +39,8 @@ pub(super) struct Worker {
     pause: Duration,
     /// Says less than it has, in its heartbeats. Only where the checks shall be seen to fail.
     pub(super) lies: bool,
+    /// Requests that it had no room for.
+    pub(super) refusals: u64,
 }
 
 #[derive(Debug)]
@@ -67,6 +69,7 @@ impl Worker {
             turn: 0,
             pause: BACKOFF[0],
             lies: false,
+            refusals: 0,
         }
     }
 
@@ -260,6 +263,7 @@ impl Worker {
             return self.tell(sim, attempt, from, Word::Unknown);
         };
         if self.drains || card.capacity.is_some_and(|capacity| self.load(Some(&model)) >= capacity.total()) {
+            self.refusals += 1;
             return self.tell(sim, attempt, from, Word::Full);
         }
         let request = Request { model: model.clone(), from, takes, fails, runs: false };

@@ -23,6 +23,8 @@ use crate::config::{Config, PolicyName, QueueConfig};
 const HEALING: Duration = Duration::from_secs(110);
 /// For so long after a storm clients may still leave by themselves.
 const RESTLESS: Duration = Duration::from_secs(30);
+/// Mean time that a worker takes for a request, in milliseconds.
+const MEAN: u64 = 760;
 /// One of so many events is followed by a look whether a client is kept waiting.
 const SAMPLE: u64 = 64;
 
@@ -346,7 +348,11 @@ impl World {
         self.storm += 1;
         self.calm_since = None;
         let storm = self.storm;
-        self.arrivals = [80, 150, 300, 600][self.sim.index(4)];
+        // Of what the fleet can do, in per cent.
+        let wanted = [40, 80, 110, 160][self.sim.index(4)];
+        let slots = self.workers.iter().flat_map(|worker| &worker.models).filter_map(|card| card.capacity);
+        let slots: u64 = slots.map(|capacity| u64::from(capacity.running)).sum();
+        self.arrivals = MEAN * self.gateways.len() as u64 * 100 / (slots.max(1) * wanted);
         for gateway in 0..self.gateways.len() {
             let pause = self.sim.millis(0, 200);
             self.sim.after(pause, Event::Arrive { gateway, storm });
