@@ -259,7 +259,8 @@ impl World {
     }
 
     fn list(&self) {
-        let before = format!("{:?}", self.desk);
+        // `:#?`, since a slab tells its entries in that form only.
+        let before = format!("{:#?}", self.desk);
         let registry = self.desk.registry();
         let (now, later) = (self.now, self.now + secs(3600));
         for moment in [now, later] {
@@ -268,7 +269,7 @@ impl World {
             registry.model_names(None, moment);
             registry.as_one_worker(moment);
         }
-        assert_eq!(format!("{:?}", self.desk), before, "a listing changed something");
+        assert_eq!(format!("{:#?}", self.desk), before, "a listing changed something");
     }
 
     /// Takes the answers of the last command, and checks what must hold after each.

@@ -117,3 +117,47 @@ impl Asks {
         self.open.len()
     }
 }
+
+mod tests {
+    use muster_shared::id::TicketId;
+    use muster_shared::transport::Transport;
+
+    use super::*;
+    use crate::fixtures::{asker, secs};
+
+    fn grant() -> Grant {
+        let (ticket, worker) = (TicketId::from_random(1), WorkerId::new("w"));
+        Grant { ticket, worker, address: String::new(), transport: Transport::Http, model: None }
+    }
+
+    /// Two who ask at these seconds with these priorities.
+    fn two(seconds: [u64; 2], priorities: [i8; 2]) -> (Asks, Instant) {
+        let (mut asks, start) = (Asks::default(), Instant::now());
+        for number in [0, 1] {
+            let patience = Patience { priority: priorities[number], ..Patience::usual(secs(9)) };
+            let asker = asker(GatewayId::from_random(1));
+            asks.ask(number as u64, &asker, &patience, secs(9), start + secs(seconds[number]));
+        }
+        (asks, start)
+    }
+
+    #[test]
+    fn whoever_is_served_out_of_turn_is_seen() {
+        two([0, 1], [0, 0]).0.grant(0, &grant()).expect("the first");
+        two([0, 1], [0, 0]).0.grant(1, &grant()).expect_err("not before the first");
+        two([0, 1], [0, 2]).0.grant(1, &grant()).expect("it is of a higher class");
+        two([0, 3], [0, 2]).0.grant(1, &grant()).expect_err("the first has aged");
+    }
+
+    #[test]
+    fn whoever_is_answered_twice_or_too_late_or_not_at_all_is_seen() {
+        let (mut asks, start) = two([0, 0], [0, 0]);
+        asks.grant(0, &grant()).expect("once");
+        asks.grant(0, &grant()).expect_err("twice");
+        asks.check_room(&WorkerId::new("w"), "m").expect_err("one waits");
+        asks.check_time(start + secs(8)).expect("there is time");
+        asks.check_time(start + secs(9)).expect_err("there is none");
+        let full = Problem::new(Kind::Overloaded, "full");
+        asks.refuse(1, &full, start + secs(8)).expect_err("it would have waited longer");
+    }
+}

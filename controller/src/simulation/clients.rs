@@ -1,6 +1,7 @@
 //! What clients are owed: an end, once, in time.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::time::Instant;
 
 /// Every request of a client that has no end yet.
@@ -54,4 +55,23 @@ impl Clients {
     pub(super) fn flowing(&self) -> usize {
         self.open.values().filter(|until| until.is_none()).count()
     }
+}
+
+impl fmt::Display for Clients {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} of {} requests answered", self.answered, self.ended)
+    }
+}
+
+#[test]
+fn an_end_that_comes_twice_or_too_late_is_seen() {
+    let now = Instant::now();
+    let later = now + std::time::Duration::from_secs(1);
+    let mut clients = Clients::default();
+    (0..2).for_each(|request| clients.begin(request, now));
+    clients.flow(0);
+    clients.end(0, true).expect("once");
+    clients.end(0, true).expect_err("twice");
+    clients.check(now).expect("it is not late yet");
+    clients.check(later).expect_err("nobody has heard of the other");
 }

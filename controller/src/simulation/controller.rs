@@ -262,9 +262,9 @@ impl Controller {
             return self.change(sim, change);
         }
         self.settle(sim);
-        let before = format!("{:?}", self.desk);
+        let before = format!("{:#?}", self.desk);
         let result = self.change(sim, change);
-        if format!("{:?}", self.desk) != before {
+        if format!("{:#?}", self.desk) != before {
             sim.claim(Err("a message that is refused has changed something".to_owned()));
         }
         result
@@ -409,11 +409,8 @@ impl Controller {
 
     /// Gives up a place. What the same read has brought before may have made the answer already, which then goes out.
     fn abandon(&mut self, place: &Place, ask: u64) {
-        let waiting = self.desk.waiting();
+        self.books.asks.abandon(ask);
         self.desk.abandon(place);
-        if self.desk.waiting() < waiting {
-            self.books.asks.abandon(ask);
-        }
     }
 
     // Time.
@@ -539,12 +536,12 @@ impl Controller {
 
     /// The listing tells the truth and changes nothing; nobody waits where there is room.
     fn check_listing(&self, sim: &mut Sim) {
-        let before = (self.changes.is_multiple_of(SAMPLE * 8)).then(|| format!("{:?}", self.desk));
+        let before = (self.changes.is_multiple_of(SAMPLE * 8)).then(|| format!("{:#?}", self.desk));
         let fleet = self.fleet(sim.now);
         let later = sim.now + Duration::from_secs(3600);
         if let Some(before) = before {
             drop((self.fleet(later), self.desk.registry().as_one_worker(later)));
-            if format!("{:?}", self.desk) != before {
+            if format!("{:#?}", self.desk) != before {
                 sim.claim(Err("a listing has changed something".to_owned()));
             }
         }

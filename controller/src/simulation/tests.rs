@@ -45,12 +45,15 @@ fn storm(seed: u64, events: u64) -> Result<World, Violation> {
 }
 
 fn storms(test: u64) {
+    let (mut ended, mut answered) = (0, 0);
     for seed in seeds(test) {
         let world = storm(seed, EVENTS).unwrap_or_else(|Violation(why)| panic!("{why}"));
-        let (ended, answered) = (world.sim.clients.ended, world.sim.clients.answered);
-        println!("seed {seed}: {ended} requests, {answered} answered, {} times at rest", world.confirmed);
-        assert!(world.confirmed > 1 && answered > ended / 6, "too little came of it to prove anything");
+        let clients = &world.sim.clients;
+        println!("seed {seed}: {clients}, {} times at rest", world.confirmed);
+        assert!(world.confirmed > 1, "too little came of seed {seed} to prove anything");
+        (ended, answered) = (ended + clients.ended, answered + clients.answered);
     }
+    assert!(answered >= ended / 5, "too little came of it to prove anything: {answered} of {ended} are answered");
 }
 
 #[test]

@@ -144,7 +144,7 @@ impl Worker {
             sim.note(self.actor(), "leaves", [self.life, 0]);
             sim.post(self.actor(), Actor::Controller, Wire::Deregister(self.farewell()));
             self.stop();
-            let pause = sim.millis(500, 20_000);
+            let pause = if sim.chance(0.5) { sim.millis(20, 1000) } else { sim.millis(1000, 20_000) };
             sim.after(pause, Event::Timer(self.actor(), Timer::Start));
         }
     }
