@@ -70,8 +70,16 @@ async fn register(State(service): Shared, body: Result<Body<Registration>, Probl
 
 async fn try_register(service: &Service, mut registration: Registration) -> Result<Lease, Problem> {
     registration.address.truncate(registration.address.trim_end_matches('/').len());
-    registration::check(&service.outbound, &registration).await?;
-    service.change(|registry, now| registry.register(registration, Origin::Native, now))
+    let is_vouched = registration::check(&service.outbound, &registration).await?;
+    if let Some(elsewhere) = service.read(|registry, now| registry.elsewhere(&registration, now)) {
+        registration::check_alone(&service.outbound, &elsewhere).await?;
+    }
+    service.change(|registry, now| {
+        if is_vouched {
+            registry.believe(&registration, now);
+        }
+        registry.register(registration, Origin::Native, now)
+    })
 }
 
 /// Counts a registration, and logs why it was refused.
@@ -83,11 +91,13 @@ pub(crate) fn report_registration<T>(result: &Result<T, Problem>) {
 }
 
 async fn heartbeat(State(service): Shared, Body(beat): Body<Heartbeat>) -> Reply<HeartbeatReply> {
-    let reply = service.change(|registry, now| registry.heartbeat(&beat, now));
+    let reply =
+        registration::check_beat(&beat).and_then(|()| service.change(|registry, now| registry.heartbeat(&beat, now)));
     metrics::beaten(match &reply {
         Ok(HeartbeatReply::Renewed(_)) => "renewed",
         Ok(HeartbeatReply::Unknown) => "unknown",
-        Err(_) => "stale",
+        Err(problem) if problem.kind == Kind::Stale => "stale",
+        Err(_) => "refused",
     });
     if let Err(problem) = &reply {
         tracing::warn!(%problem, "a heartbeat was refused");

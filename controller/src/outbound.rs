@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use muster_shared::client::{Timeouts, http_client};
+use muster_shared::control::{Health, Identity};
 use muster_shared::fastchat::WorkerStatus;
 use muster_shared::problem::chain;
 use muster_shared::secret::Secret;
@@ -15,6 +16,8 @@ const REACHABLE: Duration = Duration::from_secs(2);
 const STATUS: Duration = Duration::from_secs(5);
 /// Longest state that is read, in bytes.
 const STATUS_LIMIT: usize = 1 << 20;
+/// Longest answer of `/health` that is read, in bytes.
+const HEALTH_LIMIT: usize = 1 << 16;
 
 /// Calls workers.
 #[derive(Debug)]
@@ -40,6 +43,18 @@ impl Outbound {
         answered(self.http.get(&url).timeout(REACHABLE), &url).await.map(drop)
     }
 
+    /// Who answers at an address; `None` where it does not say.
+    ///
+    /// # Errors
+    /// The reason why nobody answers.
+    pub(crate) async fn identify(&self, address: &str) -> Result<Option<Identity>, String> {
+        let url = format!("{address}/health");
+        let response = answered(self.http.get(&url).timeout(REACHABLE), &url).await?;
+        let body = whole(response, HEALTH_LIMIT, &url).await?;
+        // A worker of another make says what it likes.
+        Ok(serde_json::from_slice(&body).ok().and_then(|Health { worker, .. }| worker))
+    }
+
     /// Whether something listens at a worker's address.
     ///
     /// # Errors
@@ -63,14 +78,8 @@ impl Outbound {
     /// The reason why there is none.
     pub(crate) async fn ask_status(&self, address: &str) -> Result<WorkerStatus, String> {
         let url = format!("{address}/worker_get_status");
-        let mut response = answered(self.post(&url).timeout(STATUS), &url).await?;
-        let mut body = Vec::new();
-        while let Some(chunk) = response.chunk().await.map_err(|error| format!("{url} broke off: {}", chain(&error)))? {
-            body.extend_from_slice(&chunk);
-            if body.len() > STATUS_LIMIT {
-                return Err(format!("{url} answered with more than {STATUS_LIMIT} bytes"));
-            }
-        }
+        let response = answered(self.post(&url).timeout(STATUS), &url).await?;
+        let body = whole(response, STATUS_LIMIT, &url).await?;
         serde_json::from_slice(&body)
             .map_err(|error| format!("{url} answered with something else than a state: {error}"))
     }
@@ -86,6 +95,18 @@ impl Outbound {
             None => request,
         }
     }
+}
+
+/// A body of at most `limit` bytes.
+async fn whole(mut response: Response, limit: usize, url: &str) -> Result<Vec<u8>, String> {
+    let mut body = Vec::new();
+    while let Some(chunk) = response.chunk().await.map_err(|error| format!("{url} broke off: {}", chain(&error)))? {
+        body.extend_from_slice(&chunk);
+        if body.len() > limit {
+            return Err(format!("{url} answered with more than {limit} bytes"));
+        }
+    }
+    Ok(body)
 }
 
 async fn answered(request: RequestBuilder, url: &str) -> Result<Response, String> {

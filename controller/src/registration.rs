@@ -2,25 +2,100 @@
 
 use std::collections::HashSet;
 
-use muster_shared::control::{ModelCard, Registration};
+use muster_shared::control::{Heartbeat, Identity, ModelCard, Registration};
 use muster_shared::fastchat::WorkerStatus;
-use muster_shared::problem::Problem;
+use muster_shared::problem::{Kind, Problem};
 use muster_shared::transport::Transport;
 use reqwest::Url;
 
 use crate::outbound::Outbound;
+use crate::registry::Known;
 
-/// Checks a registration by itself, and then that its worker can be reached.
+/// Longest name of a worker or a model, in bytes.
+const LONGEST_NAME: usize = 512;
+/// Longest address, in bytes.
+const LONGEST_ADDRESS: usize = 2048;
+/// Most models that one worker offers: each costs the controller at every change of the worker.
+const MOST_MODELS: usize = 4096;
+
+/// Checks a registration by itself, and then that its worker can be reached. Says whether the worker itself has told, at
+/// its address, that it is the one who registers.
 ///
 /// # Errors
 /// [`muster_shared::problem::Kind::Invalid`] with the field at fault.
-pub(crate) async fn check(outbound: &Outbound, registration: &Registration) -> Result<(), Problem> {
-    if registration.id.as_str().is_empty() {
-        return Err(Problem::invalid("id", "the worker's id is empty"));
+pub(crate) async fn check(outbound: &Outbound, registration: &Registration) -> Result<bool, Problem> {
+    check_words(registration)?;
+    if registration.transport != Transport::Http {
+        return reach(outbound, registration).await.map(|()| false);
     }
+    let identity = outbound.identify(&registration.address).await;
+    let identity = identity.map_err(|reason| Problem::invalid("address", reason))?;
+    let Some(Identity { id, incarnation }) = identity else { return Ok(false) };
+    if id != registration.id {
+        let message =
+            format!("the worker at {} says that it is `{id}`, not `{}`", registration.address, registration.id);
+        return Err(Problem::invalid("address", message));
+    }
+    if incarnation != registration.incarnation {
+        let message = format!(
+            "the worker at {} says that it is incarnation {incarnation}, not {}",
+            registration.address, registration.incarnation
+        );
+        return Err(Problem::invalid("incarnation", message));
+    }
+    Ok(true)
+}
+
+/// Checks that no other process that still lives goes by the same name: `elsewhere` is where one was known.
+///
+/// # Errors
+/// [`muster_shared::problem::Kind::Stale`] when there is one.
+pub(crate) async fn check_alone(outbound: &Outbound, elsewhere: &Known) -> Result<(), Problem> {
+    let Known { id, address, incarnation } = elsewhere;
+    match outbound.identify(address).await {
+        Ok(Some(identity)) if identity.id == *id && identity.incarnation == *incarnation => {
+            let message = format!(
+                "another worker at {address} goes by the id `{id}`, and lives: give each an id of its own, or stop that \
+                 one first"
+            );
+            Err(Problem::new(Kind::Stale, message).with_param("id"))
+        }
+        // It has gone, or is a server that does not say who it is, which an operator may have moved.
+        _ => Ok(()),
+    }
+}
+
+/// Checks a heartbeat by itself.
+///
+/// # Errors
+/// [`muster_shared::problem::Kind::Invalid`] with the field at fault.
+pub(crate) fn check_beat(beat: &Heartbeat) -> Result<(), Problem> {
+    if let Some(speed) = beat.speed {
+        check_speed(speed, "speed")?;
+    }
+    for (value, param) in [(beat.tokens_per_second, "tokens_per_second"), (beat.ttft_ms, "ttft_ms")] {
+        if let Some(value) = value.filter(|value| !value.is_finite() || *value < 0.0) {
+            return Err(Problem::invalid(param, format!("{param} is {value}; it must be a number from 0 on")));
+        }
+    }
+    let told = beat.load.as_ref().map_or(0, Vec::len);
+    if told > MOST_MODELS {
+        return Err(Problem::invalid(
+            "load",
+            format!("the load of {told} models is told; a worker offers {MOST_MODELS} at most"),
+        ));
+    }
+    Ok(())
+}
+
+fn check_words(registration: &Registration) -> Result<(), Problem> {
+    check_name(registration.id.as_str(), "id", "the worker's id")?;
     check_address(&registration.address, "address")?;
     check_speed(registration.speed, "speed")?;
-    check_models(&registration.models)?;
+    check_models(&registration.models)
+}
+
+async fn reach(outbound: &Outbound, registration: &Registration) -> Result<(), Problem> {
     match registration.transport {
         Transport::Http => outbound.reach(&registration.address, "/health").await,
         Transport::OpenAi => outbound.reach(&registration.address, "/v1/models").await,
@@ -43,10 +118,9 @@ pub(crate) fn check_status(status: &mut WorkerStatus) -> Result<(), Problem> {
     if status.model_names.is_empty() {
         return Err(Problem::invalid("worker_status.model_names", "the worker offers no model"));
     }
-    if status.model_names.iter().any(String::is_empty) {
-        return Err(Problem::invalid("worker_status.model_names", "the name of a model is empty"));
-    }
-    Ok(())
+    check_count(status.model_names.len(), "worker_status.model_names")?;
+    let mut names = status.model_names.iter();
+    names.try_for_each(|name| check_name(name, "worker_status.model_names", "the name of a model"))
 }
 
 /// Checks that an address is one that requests can be sent to.
@@ -54,6 +128,10 @@ pub(crate) fn check_status(status: &mut WorkerStatus) -> Result<(), Problem> {
 /// # Errors
 /// [`muster_shared::problem::Kind::Invalid`], naming `param`.
 pub(crate) fn check_address(address: &str, param: &str) -> Result<(), Problem> {
+    if address.len() > LONGEST_ADDRESS {
+        let message = format!("the address has {} bytes; {LONGEST_ADDRESS} are the most", address.len());
+        return Err(Problem::invalid(param, message));
+    }
     let reason = match Url::parse(address) {
         Ok(url) if matches!(url.scheme(), "http" | "https") && url.has_host() => return Ok(()),
         Ok(url) => format!("its scheme is `{}`", url.scheme()),
@@ -69,13 +147,32 @@ fn check_speed(speed: f64, param: &str) -> Result<(), Problem> {
     Err(Problem::invalid(param, format!("the speed is {speed}; it must be a number above 0")))
 }
 
+fn check_name(name: &str, param: &str, what: &str) -> Result<(), Problem> {
+    let problem = if name.is_empty() {
+        format!("{what} is empty")
+    } else if name.len() > LONGEST_NAME {
+        format!("{what} has {} bytes; {LONGEST_NAME} are the most", name.len())
+    } else if name.chars().any(char::is_control) {
+        format!("{what}, {name:?}, has control characters")
+    } else {
+        return Ok(());
+    };
+    Err(Problem::invalid(param, problem))
+}
+
+fn check_count(models: usize, param: &str) -> Result<(), Problem> {
+    if models <= MOST_MODELS {
+        return Ok(());
+    }
+    Err(Problem::invalid(param, format!("the worker offers {models} models; {MOST_MODELS} are the most")))
+}
+
 /// None is fine: gateways have such a worker load some.
 fn check_models(models: &[ModelCard]) -> Result<(), Problem> {
+    check_count(models.len(), "models")?;
     let mut seen = HashSet::new();
     for ModelCard { name, capacity, .. } in models {
-        if name.is_empty() {
-            return Err(Problem::invalid("models", "the name of a model is empty"));
-        }
+        check_name(name, "models", "the name of a model")?;
         if !seen.insert(name) {
             return Err(Problem::invalid("models", format!("the model `{name}` is offered twice")));
         }
@@ -105,6 +202,35 @@ mod tests {
         check_speed(0.001, "speed").expect("above zero");
         for bad in [0.0, -1.0, f64::NAN, f64::INFINITY] {
             check_speed(bad, "speed").expect_err("not a speed");
+        }
+    }
+
+    #[test]
+    fn names_and_numbers_have_bounds() {
+        let card = |name: &str| crate::registry::bare_card(name.to_owned());
+        let many: Vec<_> = (0..=MOST_MODELS).map(|number| card(&number.to_string())).collect();
+        let refused = check_models(&many).expect_err("too many");
+        assert_eq!(refused.message, "the worker offers 4097 models; 4096 are the most");
+        check_models(&many[1..]).expect("as many as there may be");
+        for bad in ["", "a\nb", "\0", &"x".repeat(LONGEST_NAME + 1)] {
+            check_models(&[card(bad)]).expect_err(bad);
+            check_name(bad, "id", "the worker's id").expect_err(bad);
+        }
+        let long = format!("http://{}", "x".repeat(LONGEST_ADDRESS));
+        check_address(&long, "address").expect_err("too long");
+    }
+
+    #[test]
+    fn a_heartbeat_tells_numbers() {
+        let good = Heartbeat { speed: Some(3.5), ttft_ms: Some(0.0), ..crate::fixtures::beat("w", 1) };
+        check_beat(&good).expect("it is fine");
+        for (bad, param) in [
+            (Heartbeat { speed: Some(-1.0), ..good.clone() }, "speed"),
+            (Heartbeat { speed: Some(f64::NAN), ..good.clone() }, "speed"),
+            (Heartbeat { ttft_ms: Some(-0.1), ..good.clone() }, "ttft_ms"),
+            (Heartbeat { tokens_per_second: Some(f64::INFINITY), ..good.clone() }, "tokens_per_second"),
+        ] {
+            assert_eq!(check_beat(&bad).expect_err("it is none").param.as_deref(), Some(param));
         }
     }
 

@@ -65,11 +65,24 @@ pub(crate) struct Registry {
     rules: Rules,
     workers: Slab<Worker>,
     by_id: BTreeMap<WorkerId, Slot>,
+    /// Who registered each address last; it may have gone, or moved.
+    by_address: HashMap<String, Slot>,
     pools: Pools,
     agenda: Agenda,
     /// Every held ticket. Anonymous ones are counted in their worker's offers only, since nobody can name them.
     tickets: HashMap<TicketId, Ticket>,
     gateways: Gateways,
+}
+
+/// A process as it is known.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Known {
+    /// Its name.
+    pub(crate) id: WorkerId,
+    /// Where it was.
+    pub(crate) address: String,
+    /// Which run it is.
+    pub(crate) incarnation: u64,
 }
 
 /// What a registry goes by.
@@ -92,6 +105,7 @@ impl Registry {
             rules,
             workers: Slab::new(),
             by_id: BTreeMap::new(),
+            by_address: HashMap::new(),
             agenda: Agenda::default(),
             tickets: HashMap::new(),
         }
@@ -104,7 +118,8 @@ impl Registry {
     /// registrations counts as new.
     ///
     /// # Errors
-    /// [`Kind::Stale`] when a younger process has registered under that name.
+    /// [`Kind::Stale`] when a younger process has registered under that name; [`Kind::Invalid`] when another live worker
+    /// has that address.
     pub(crate) fn register(
         &mut self,
         registration: Registration,
@@ -123,6 +138,7 @@ impl Registry {
                 worker.carry_over(known);
             }
         }
+        self.refuse_taken(&worker)?;
         tracing::info!(worker = %worker.id, address = %worker.address, transport = %worker.transport,
             models = worker.offers.len(), speed = worker.speed, "a worker registered");
         match slot {
@@ -137,6 +153,53 @@ impl Registry {
         Ok(self.lease_for(term.unwrap_or(self.rules.lease.fastchat_expiration)))
     }
 
+    /// Refuses a worker at the address of another that lives.
+    fn refuse_taken(&self, worker: &Worker) -> Result<(), Problem> {
+        match self.at_address(&worker.address) {
+            Some(other) if self.workers[other].id != worker.id => {
+                let other = &self.workers[other].id;
+                let message = format!(
+                    "the address {} is that of the worker `{other}`, which lives; that one must leave first",
+                    worker.address
+                );
+                Err(Problem::invalid("address", message))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Who has that address and has not gone.
+    fn at_address(&self, address: &str) -> Option<Slot> {
+        let slot = *self.by_address.get(address)?;
+        self.workers.get(slot).filter(|worker| worker.address == address && worker.gone_since.is_none()).map(|_| slot)
+    }
+
+    /// Where a process is known to live that goes by the name of the one who registers, at another address and not on
+    /// its way out.
+    pub(crate) fn elsewhere(&self, registration: &Registration, now: Instant) -> Option<Known> {
+        let worker = &self.workers[*self.by_id.get(&registration.id)?];
+        let is_other = worker.address != registration.address && worker.incarnation != registration.incarnation;
+        (is_other && worker.is_live(now)).then(|| Known {
+            id: worker.id.clone(),
+            address: worker.address.clone(),
+            incarnation: worker.incarnation,
+        })
+    }
+
+    /// Takes the word of the worker at that address for who it is: whoever was known there has gone, be it another, or
+    /// an older or younger process of the same name (its clock may have been set back).
+    pub(crate) fn believe(&mut self, registration: &Registration, now: Instant) {
+        self.settle(now);
+        let Some(slot) = self.at_address(&registration.address) else { return };
+        let worker = &mut self.workers[slot];
+        if worker.id == registration.id && worker.incarnation == registration.incarnation {
+            return;
+        }
+        tracing::info!(worker = %worker.id, address = %worker.address, by = %registration.id, "a worker was replaced");
+        worker.gone_since = Some(now);
+        self.end_tickets_of(slot, now);
+    }
+
     /// Puts a worker in the place of another of its name; tickets that it does not know end.
     fn replace(&mut self, slot: Slot, mut worker: Worker, now: Instant) {
         let places = self.take_places(slot);
@@ -149,7 +212,10 @@ impl Registry {
                 self.forget(id);
             }
         }
-        self.workers[slot] = worker;
+        let old = std::mem::replace(&mut self.workers[slot], worker);
+        if self.by_address.get(&old.address) == Some(&slot) {
+            self.by_address.remove(&old.address);
+        }
         self.seat(slot, now);
         self.leave(slot, places);
     }
@@ -307,6 +373,9 @@ impl Registry {
             self.leave(slot, places);
             let worker = self.workers.remove(slot);
             self.by_id.remove(&worker.id);
+            if self.by_address.get(&worker.address) == Some(&slot) {
+                self.by_address.remove(&worker.address);
+            }
         }
     }
 
@@ -324,6 +393,7 @@ impl Registry {
     /// Gives a worker a seat among those of each of its models.
     fn seat(&mut self, slot: Slot, now: Instant) {
         let worker = &mut self.workers[slot];
+        self.by_address.insert(worker.address.clone(), slot);
         for offer in &mut worker.offers {
             let (model, seat) = self.pools.join(&offer.card.name, slot, &worker.id, worker.transport);
             offer.place = Some(load::Place { model, seat });

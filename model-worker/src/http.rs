@@ -10,7 +10,7 @@ use axum::routing::{get, post};
 use axum::{Json, Router, middleware};
 use bytes::Bytes;
 use futures_util::StreamExt as _;
-use muster_shared::control::ModelCard;
+use muster_shared::control::{Health, ModelCard};
 use muster_shared::embed::{EmbedRequest, EmbedResponse};
 use muster_shared::generate::GenerateRequest;
 use muster_shared::problem::Problem;
@@ -58,8 +58,8 @@ pub(crate) fn router(state: Arc<State>, token: Option<Secret>, body_limit: usize
         .with_state(state)
 }
 
-async fn alive() -> Json<serde_json::Value> {
-    Json(serde_json::json!({ "status": "alive" }))
+async fn alive(Shared(state): Shared<Arc<State>>) -> Json<Health> {
+    Json(Health { status: "alive".to_owned(), worker: state.identity.get().cloned() })
 }
 
 async fn ready(Shared(state): Shared<Arc<State>>) -> Result<Json<serde_json::Value>, Problem> {

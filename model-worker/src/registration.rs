@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use muster_shared::client::{ClientError, ControllerClient, Timeouts, http_client};
-use muster_shared::control::{Heartbeat, HeartbeatReply, Leave, Registration};
+use muster_shared::control::{Heartbeat, HeartbeatReply, Identity, Leave, Registration};
 use muster_shared::fastchat::{HeartBeat, HeartBeatReply, RegisterWorker};
 use muster_shared::id::WorkerId;
 use muster_shared::secret::Secret;
@@ -56,12 +56,15 @@ impl Registrar {
         let http = http_client(TIMEOUTS);
         let id = config.id.clone().unwrap_or_else(|| WorkerId::new(&state.addresses.http));
         let started = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let incarnation = u64::try_from(started.as_millis()).unwrap_or(u64::MAX);
+        // There is one registrar in a worker.
+        let _ = state.identity.set(Identity { id: id.clone(), incarnation });
         Self {
             client: ControllerClient::new(http.clone(), &config.controller, token),
             http,
             state,
             id,
-            incarnation: u64::try_from(started.as_millis()).unwrap_or(u64::MAX),
+            incarnation,
             config,
             membership: Mutex::new(None),
         }

@@ -3,6 +3,7 @@
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
+use muster_shared::control::Identity;
 use muster_shared::problem::{Kind, Problem};
 use muster_shared::secret::Secret;
 
@@ -55,6 +56,8 @@ pub(crate) struct State {
     told_changes: AtomicU64,
     /// Where peers reach the worker.
     pub(crate) addresses: Addresses,
+    /// Who it is to its controller, where it registers with one: so that no other can register its address.
+    pub(crate) identity: OnceLock<Identity>,
     /// The fleet's token.
     pub(crate) token: Option<Secret>,
     /// Relative speed as FastChat's peers are told.

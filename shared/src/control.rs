@@ -108,6 +108,25 @@ fn default_speed() -> f64 {
     1.0
 }
 
+/// `GET /health` of a worker: it runs.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Health {
+    /// `alive`.
+    pub status: String,
+    /// Who it is to its controller; absent while it has not registered.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub worker: Option<Identity>,
+}
+
+/// One run of a worker.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Identity {
+    /// The worker's name.
+    pub id: WorkerId,
+    /// That of its registration.
+    pub incarnation: u64,
+}
+
 /// A worker's right to be chosen, until it ends or is renewed by a heartbeat.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Lease {

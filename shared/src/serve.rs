@@ -295,9 +295,22 @@ impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for Body<T> {
                 Problem::new(Kind::Invalid, format!("cannot read the body: {rejection}"))
             }
         })?;
-        serde_json::from_slice(&bytes)
-            .map(Body)
-            .map_err(|error| Problem::new(Kind::Invalid, format!("the body is not what this path expects: {error}")))
+        serde_json::from_slice(&bytes).map(Body).map_err(|_| unexpected::<T>(&bytes))
+    }
+}
+
+/// Why a body is none, with the field at fault: a second look, which what is well pays nothing for.
+fn unexpected<T: DeserializeOwned>(bytes: &[u8]) -> Problem {
+    let mut json = serde_json::Deserializer::from_slice(bytes);
+    let read: Result<T, _> = serde_path_to_error::deserialize(&mut json);
+    let (field, error) = match read {
+        Ok(_) => (None, json.end().err()), // what is wrong comes after it
+        Err(error) => (Some(error.path().to_string()), Some(error.into_inner())),
+    };
+    let error = error.map(|error| error.to_string()).unwrap_or_default();
+    match field.filter(|field| field != ".") {
+        Some(field) => Problem::invalid(&*field, format!("the body is not what this path expects: {field}: {error}")),
+        None => Problem::new(Kind::Invalid, format!("the body is not what this path expects: {error}")),
     }
 }
 

@@ -144,7 +144,7 @@ impl Ranking {
         self.descend(|left, right| {
             let below = if left.count == 0 { 0.0 } else { weight(left) };
             // Rounding may carry a draw past the end of what is there.
-            let is_left = left.count > 0 && (draw < below || right.count == 0 || !(weight(right) > 0.0));
+            let is_left = left.count > 0 && (draw < below || right.count == 0 || weight(right) <= 0.0);
             if !is_left {
                 draw -= below;
             }

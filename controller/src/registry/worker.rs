@@ -206,7 +206,7 @@ impl Worker {
 
     /// Takes a sign of life from the worker itself.
     pub(crate) fn renew(&mut self, now: Instant) {
-        self.renewed = now;
+        self.renewed = self.renewed.max(now);
         self.given = 0;
         self.full_until = None;
         self.breaker.beat();

@@ -3,18 +3,19 @@
 
 use std::convert::Infallible;
 use std::future::Future;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use axum::body::Body;
+use axum::http::header;
 use axum::routing::{get, post};
 use axum::{Json, Router};
 use futures_util::stream::{self, StreamExt as _};
 use muster_controller::Config;
 use muster_shared::client::{ControllerClient, Timeouts, http_client};
 use muster_shared::control::{
-    Capacity, Dispatch, Fleet, Grant, Heartbeat, ModelCard, Outcome, Registration, Release, Releases,
+    Capacity, Dispatch, Fleet, Grant, Health, Heartbeat, Identity, ModelCard, Outcome, Registration, Release, Releases,
 };
 use muster_shared::id::{GatewayId, TicketId, WorkerId};
 use muster_shared::transport::Transport;
@@ -125,7 +126,8 @@ pub(crate) struct Worker {
     pub(crate) address: String,
     /// How often it was asked for its state.
     pub(crate) asked: Arc<AtomicUsize>,
-    _task: JoinHandle<()>,
+    identity: Arc<Mutex<Option<Identity>>>,
+    task: JoinHandle<()>,
 }
 
 impl Worker {
@@ -147,6 +149,13 @@ impl Worker {
     }
 
     async fn serve(answer: impl Fn() -> Body + Clone + Send + Sync + 'static, speed: f64) -> Self {
+        let identity = Arc::new(Mutex::new(None));
+        let told = Arc::clone(&identity);
+        let health = move || {
+            let worker = told.lock().expect("no panic while holding it").clone();
+            // Nobody keeps the connection, so that whoever is stopped is not heard any more.
+            async move { ([(header::CONNECTION, "close")], Json(Health { status: "alive".to_owned(), worker })) }
+        };
         let asked = Arc::new(AtomicUsize::new(0));
         let counter = Arc::clone(&asked);
         let status = move || {
@@ -154,18 +163,35 @@ impl Worker {
             async move { Json(json!({ "model_names": ["m"], "speed": speed, "queue_length": 2 })) }
         };
         let router = Router::new()
-            .route("/health", get(async || "alive"))
+            .route("/health", get(health))
             .route("/v1/models", get(async || "[]"))
             .route("/worker_get_status", post(status))
             .route("/worker_generate_stream", post(async move || answer()));
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("there is a free port");
         let address = format!("http://{}", listener.local_addr().expect("it is bound"));
         let task = tokio::spawn(async move { axum::serve(listener, router).await.expect("it serves") });
-        Self { address, asked, _task: task }
+        Self { address, asked, identity, task }
     }
 
     pub(crate) fn id(&self) -> WorkerId {
         WorkerId::new(self.address.clone())
+    }
+
+    /// Lets nobody connect any more.
+    pub(crate) async fn stop(self) {
+        self.task.abort();
+        let _ = self.task.await;
+    }
+
+    /// Says from now on who it is.
+    pub(crate) fn says(&self, id: &str, incarnation: u64) {
+        let identity = Identity { id: WorkerId::new(id), incarnation };
+        *self.identity.lock().expect("no panic while holding it") = Some(identity);
+    }
+
+    /// Its registration under that name and as that incarnation.
+    pub(crate) fn registration_as(&self, id: &str, incarnation: u64) -> Registration {
+        Registration { id: WorkerId::new(id), incarnation, ..self.registration(1) }
     }
 
     /// Its registration with room for that many requests.
