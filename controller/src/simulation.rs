@@ -90,10 +90,16 @@ enum Event {
     /// An end of a link hears that the other is gone.
     LinkEnds(u64, End),
     Timer(Actor, Timer),
-    Arrive { gateway: usize, storm: u64 },
+    Arrive {
+        gateway: usize,
+        storm: u64,
+    },
     Strike(Fault, u64),
     Heal(Actor, Actor),
-    BypassLeaves { worker: usize, attempt: u64 },
+    BypassLeaves {
+        worker: usize,
+        attempt: u64,
+    },
     Calm(u64),
     Confirm(u64),
 }
@@ -102,7 +108,9 @@ impl Event {
     fn is_for_the_controller(&self) -> bool {
         matches!(
             self,
-            Self::Deliver(Actor::Controller, _) | Self::LinkEnds(_, End::Controller) | Self::Timer(Actor::Controller, _)
+            Self::Deliver(Actor::Controller, _)
+                | Self::LinkEnds(_, End::Controller)
+                | Self::Timer(Actor::Controller, _)
         )
     }
 }

@@ -8,6 +8,11 @@ use muster_shared::id::{TicketId, WorkerId};
 use super::Registry;
 
 impl Registry {
+    /// Every worker with all that is known of it: a slab tells its entries only when it is printed at length.
+    pub(crate) fn portrait(&self) -> String {
+        format!("{:?}", self.workers.iter().collect::<Vec<_>>())
+    }
+
     /// Whether a ticket lives.
     pub(crate) fn knows(&self, ticket: TicketId) -> bool {
         self.tickets.contains_key(&ticket)

@@ -77,7 +77,10 @@ impl Books {
         let away = now - self.seen;
         self.seen = now;
         if away > SWEEP * 2 {
-            self.workers.values_mut().filter(|worker| worker.gone.is_none()).for_each(|worker| worker.lease_end += away);
+            self.workers
+                .values_mut()
+                .filter(|worker| worker.gone.is_none())
+                .for_each(|worker| worker.lease_end += away);
             self.heard.values_mut().for_each(|heard| *heard += away);
         }
     }
@@ -137,7 +140,12 @@ impl Books {
     }
 
     /// A heartbeat is taken; `knows` tells which tickets the controller has after it.
-    pub(super) fn beat(&mut self, beat: &Heartbeat, knows: impl Fn(TicketId) -> bool, now: Instant) -> Result<(), String> {
+    pub(super) fn beat(
+        &mut self,
+        beat: &Heartbeat,
+        knows: impl Fn(TicketId) -> bool,
+        now: Instant,
+    ) -> Result<(), String> {
         let known = self.workers.get_mut(&beat.id).expect("it is expected to be taken");
         known.lease_end = now + self.lease.term();
         known.spared_until = None;

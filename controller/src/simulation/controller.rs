@@ -202,9 +202,8 @@ impl Controller {
         if expected == Expected::Taken {
             self.books.register(registration.clone(), sim.now);
         }
-        let answer = self.refusable(expected, sim, |registry, now| {
-            registry.register(registration, Origin::Native, now)
-        });
+        let answer =
+            self.refusable(expected, sim, |registry, now| registry.register(registration, Origin::Native, now));
         let got = if answer.is_ok() { Expected::Taken } else { Expected::Refused };
         self.compare("a registration", expected, got, sim);
         sim.note(Actor::Controller, "hears a registration of", [from.index as u64, answer.is_ok().into()]);
@@ -262,9 +261,9 @@ impl Controller {
             return self.change(sim, change);
         }
         self.settle(sim);
-        let before = format!("{:#?}", self.desk);
+        let before = self.portrait();
         let result = self.change(sim, change);
-        if format!("{:#?}", self.desk) != before {
+        if self.portrait() != before {
             sim.claim(Err("a message that is refused has changed something".to_owned()));
         }
         result
@@ -536,12 +535,12 @@ impl Controller {
 
     /// The listing tells the truth and changes nothing; nobody waits where there is room.
     fn check_listing(&self, sim: &mut Sim) {
-        let before = (self.changes.is_multiple_of(SAMPLE * 8)).then(|| format!("{:#?}", self.desk));
+        let before = (self.changes.is_multiple_of(SAMPLE * 8)).then(|| self.portrait());
         let fleet = self.fleet(sim.now);
         let later = sim.now + Duration::from_secs(3600);
         if let Some(before) = before {
             drop((self.fleet(later), self.desk.registry().as_one_worker(later)));
-            if format!("{:#?}", self.desk) != before {
+            if self.portrait() != before {
                 sim.claim(Err("a listing has changed something".to_owned()));
             }
         }
@@ -577,6 +576,11 @@ impl Controller {
     /// Requests that it counts for a worker's model.
     pub(super) fn load(&self, worker: &WorkerId, model: &str) -> u32 {
         self.desk.registry().load_of(worker, model)
+    }
+
+    /// All that it knows.
+    fn portrait(&self) -> String {
+        format!("{:?} {}", self.desk, self.desk.registry().portrait())
     }
 
     pub(super) fn fleet(&self, now: Instant) -> Fleet {
@@ -616,4 +620,3 @@ impl Controller {
         self.finish(sim);
     }
 }
-

@@ -32,7 +32,9 @@ impl World {
         let (waiting, flowing) = (self.sim.clients.kept_waiting(), self.sim.clients.flowing());
         let in_flight: usize = self.gateways.iter().map(super::gateway::Gateway::in_flight).sum();
         if waiting > 0 || flowing != in_flight {
-            return Err(format!("{waiting} clients wait, {flowing} get answers, and gateways have {in_flight} requests"));
+            return Err(format!(
+                "{waiting} clients wait, {flowing} get answers, and gateways have {in_flight} requests"
+            ));
         }
         let asked = self.controller.as_ref().map_or(usize::MAX, |controller| controller.books.asks.len());
         if asked > 0 { Err(format!("{asked} wait at the controller")) } else { Ok(()) }
@@ -111,9 +113,8 @@ impl World {
         if controller.heard.drain(..).any(|(_, answer)| answer.is_ok()) {
             return Err(format!("workers have room for {room} of `{model}`, and one more is given"));
         }
-        let waiters: Vec<u64> = (0..WAITERS.min(room))
-            .map(|_| controller.probe(gateway, model, Duration::from_secs(5), sim))
-            .collect();
+        let waiters: Vec<u64> =
+            (0..WAITERS.min(room)).map(|_| controller.probe(gateway, model, Duration::from_secs(5), sim)).collect();
         let mut served = Vec::new();
         let mut held = given;
         while let Some(ticket) = held.pop() {
@@ -123,6 +124,10 @@ impl World {
                 held.extend(answer.ok().map(|grant| grant.ticket));
             }
         }
-        if served == waiters { Ok(()) } else { Err(format!("{waiters:?} wait for `{model}`, and served are {served:?}")) }
+        if served == waiters {
+            Ok(())
+        } else {
+            Err(format!("{waiters:?} wait for `{model}`, and served are {served:?}"))
+        }
     }
 }

@@ -1,9 +1,7 @@
 //! What actors say to each other: the shipped messages, each with what its connection would tell besides.
 
 use bytes::BytesMut;
-use muster_shared::control::{
-    Dispatch, Grant, Heartbeat, HeartbeatReply, Lease, Leave, Registration, Releases, Renew,
-};
+use muster_shared::control::{Dispatch, Grant, Heartbeat, HeartbeatReply, Lease, Leave, Registration, Releases, Renew};
 use muster_shared::link::{Ask, Message, Tell};
 use muster_shared::problem::Problem;
 use serde::Serialize;
@@ -21,31 +19,71 @@ pub(super) struct Run {
 /// A message.
 #[derive(Debug, Clone)]
 pub(super) enum Wire {
-    Register { from: Run, registration: Registration },
-    Lease { to: Run, answer: Result<Lease, Problem> },
-    Beat { from: Run, beat: Heartbeat },
-    Beaten { to: Run, answer: Result<HeartbeatReply, Problem> },
+    Register {
+        from: Run,
+        registration: Registration,
+    },
+    Lease {
+        to: Run,
+        answer: Result<Lease, Problem>,
+    },
+    Beat {
+        from: Run,
+        beat: Heartbeat,
+    },
+    Beaten {
+        to: Run,
+        answer: Result<HeartbeatReply, Problem>,
+    },
     Drain(Leave),
     Deregister(Leave),
     /// A dispatch over HTTP; `call` is numbered by its gateway.
-    Dispatch { from: Run, call: u32, dispatch: Dispatch },
+    Dispatch {
+        from: Run,
+        call: u32,
+        dispatch: Dispatch,
+    },
     /// The connection of that call is closed.
-    HangUp { from: Run, call: u32 },
-    Answer { to: Run, call: u32, answer: Result<Grant, Problem> },
+    HangUp {
+        from: Run,
+        call: u32,
+    },
+    Answer {
+        to: Run,
+        call: u32,
+        answer: Result<Grant, Problem>,
+    },
     Releases(Releases),
     Renew(Renew),
     /// `GET /link`.
-    Open { link: u64 },
+    Open {
+        link: u64,
+    },
     /// `101 Switching Protocols`.
-    Opened { link: u64 },
-    Asks { link: u64, asks: Vec<Ask> },
-    Tells { link: u64, tells: Vec<Tell> },
+    Opened {
+        link: u64,
+    },
+    Asks {
+        link: u64,
+        asks: Vec<Ask>,
+    },
+    Tells {
+        link: u64,
+        tells: Vec<Tell>,
+    },
     /// A request on its way to a worker; `from` is nobody's where it goes past the controller.
     Work(Work),
     /// The connection of a request is closed.
-    Cancel { attempt: u64, from: Option<Run> },
+    Cancel {
+        attempt: u64,
+        from: Option<Run>,
+    },
     /// What a gateway hears of its request.
-    Said { to: Run, attempt: u64, word: Word },
+    Said {
+        to: Run,
+        attempt: u64,
+        word: Word,
+    },
 }
 
 /// A request as a worker gets it.

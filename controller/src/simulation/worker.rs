@@ -3,9 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use muster_shared::control::{
-    Capacity, Heartbeat, HeartbeatReply, Lease, Leave, ModelCard, ModelLoad, Registration,
-};
+use muster_shared::control::{Capacity, Heartbeat, HeartbeatReply, Lease, Leave, ModelCard, ModelLoad, Registration};
 use muster_shared::id::WorkerId;
 use muster_shared::problem::Problem;
 use muster_shared::transport::Transport;

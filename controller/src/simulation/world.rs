@@ -61,7 +61,11 @@ impl World {
         let mut sim = Sim::new(seed);
         let policies: Vec<PolicyName> = PolicyName::all().collect();
         let policy = policies[sim.index(policies.len())];
-        let queue = QueueConfig { limit: [4, 16, 64][sim.index(3)], max_wait: Duration::from_secs(8), ..QueueConfig::default() };
+        let queue = QueueConfig {
+            limit: [4, 16, 64][sim.index(3)],
+            max_wait: Duration::from_secs(8),
+            ..QueueConfig::default()
+        };
         let config = Config { policy, queue, ..Config::default() };
         let workers = 3 + sim.index(5);
         let workers = (0..workers).map(|index| Worker::new(index, models(index, &mut sim))).collect();
