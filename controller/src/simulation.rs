@@ -85,6 +85,7 @@ impl std::fmt::Display for Actor {
 
 /// What happens.
 #[derive(Debug, Clone)]
+#[expect(clippy::large_enum_variant, reason = "there are few at a time, most of them messages")]
 enum Event {
     Deliver(Actor, Wire),
     /// An end of a link hears that the other is gone.

@@ -274,13 +274,10 @@ impl Worker {
         let capacity = self.models.iter().find(|card| card.name == model).and_then(|card| card.capacity);
         let most = capacity.map_or(usize::MAX, |Capacity { running, .. }| running as usize);
         let of_model = |request: &Request| request.model == model;
-        let mut running = self.requests.values().filter(|request| of_model(request) && request.runs).count();
+        let running = self.requests.values().filter(|request| of_model(request) && request.runs).count();
+        let waiting = self.requests.iter_mut().filter(|(_, request)| of_model(request) && !request.runs);
         let mut begun = Vec::new();
-        for (&attempt, request) in self.requests.iter_mut().filter(|(_, request)| of_model(request) && !request.runs) {
-            if running >= most {
-                break;
-            }
-            running += 1;
+        for (&attempt, request) in waiting.take(most.saturating_sub(running)) {
             request.runs = true;
             begun.push((attempt, request.from, request.takes));
         }

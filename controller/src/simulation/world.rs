@@ -17,7 +17,7 @@ use super::sim::Sim;
 use super::wire::{Wire, Work};
 use super::worker::Worker;
 use super::{Actor, Event, MODELS, Timer};
-use crate::config::{Config, PolicyName, QueueConfig};
+use crate::config::{Config, PolicyName};
 
 /// Time after a storm in which everything becomes true again: requests end, leases of the dead end, three heartbeats.
 const HEALING: Duration = Duration::from_secs(110);
@@ -61,12 +61,9 @@ impl World {
         let mut sim = Sim::new(seed);
         let policies: Vec<PolicyName> = PolicyName::all().collect();
         let policy = policies[sim.index(policies.len())];
-        let queue = QueueConfig {
-            limit: [4, 16, 64][sim.index(3)],
-            max_wait: Duration::from_secs(8),
-            ..QueueConfig::default()
-        };
-        let config = Config { policy, queue, ..Config::default() };
+        let mut config = Config { policy, ..Config::default() };
+        config.queue.limit = [4, 16, 64][sim.index(3)];
+        config.queue.max_wait = Duration::from_secs(8);
         let workers = 3 + sim.index(5);
         let workers = (0..workers).map(|index| Worker::new(index, models(index, &mut sim))).collect();
         let gateways = 2 + sim.index(3);
