@@ -40,6 +40,8 @@ mod queue;
 mod registration;
 mod registry;
 mod service;
+#[cfg(test)]
+mod simulation;
 pub mod simulator;
 
 use std::sync::Arc;

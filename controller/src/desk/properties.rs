@@ -295,7 +295,7 @@ impl World {
     }
 
     fn list(&self) {
-        let before = format!("{:?}", self.desk);
+        let before = self.portrait();
         let registry = self.desk.registry();
         let (now, later) = (self.now, self.now + secs(3600));
         for moment in [now, later] {
@@ -304,7 +304,11 @@ impl World {
             registry.model_names(None, moment);
             registry.as_one_worker(moment);
         }
-        assert_eq!(format!("{:?}", self.desk), before, "a listing changed something");
+        assert_eq!(self.portrait(), before, "a listing changed something");
+    }
+
+    fn portrait(&self) -> String {
+        format!("{:?} {}", self.desk, self.desk.registry().portrait())
     }
 
     /// Takes the answers of the last command, and checks what must hold after each.
