@@ -16,11 +16,12 @@ use muster_shared::secret::Secret;
 use muster_shared::telemetry::{self, LogFormat};
 
 pub(crate) use bench::{
-    BenchArgs, BenchVerb, EmbedArgs, EngineArgs, FakeTransport, FakeWorkerArgs, LoadArgs, LoadKind, PromptKind,
+    BenchArgs, BenchVerb, DispatchArgs, EmbedArgs, EngineArgs, FakeTransport, FakeWorkerArgs, FleetArgs, LoadArgs,
+    LoadKind, Over, PoliciesArgs, PromptKind,
 };
 
 use crate::config::{
-    AttachSection, ControllerSection, GatewaySection, ModelSection, PAIRS, SecretParser, WorkerSection,
+    AttachSection, ControllerSection, GatewaySection, ModelSection, PAIRS, SecretParser, WorkerSection, policy_help,
 };
 
 /// A fleet for ONNX models behind one OpenAI-compatible address.
@@ -128,7 +129,7 @@ pub(crate) struct UpArgs {
     #[command(flatten)]
     pub(crate) models: ModelSection,
     /// Rule by which a worker is picked.
-    #[arg(long, visible_alias = "dispatch-method", env = "MUSTER_CONTROLLER_POLICY")]
+    #[arg(long, visible_alias = "dispatch-method", env = "MUSTER_CONTROLLER_POLICY", help = policy_help())]
     pub(crate) policy: Option<String>,
 }
 

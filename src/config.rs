@@ -10,6 +10,7 @@ mod file;
 mod gateway;
 mod hub;
 mod names;
+mod share;
 mod worker;
 
 use std::ffi::OsStr;
@@ -25,9 +26,10 @@ use muster_shared::secret::Secret;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 pub(crate) use attach::{AttachConfig, AttachSection, Offer, Target};
-pub(crate) use controller::ControllerSection;
+pub(crate) use controller::{ControllerSection, policy_help};
 pub(crate) use file::File;
 pub(crate) use gateway::{GatewaySection, GrpcPort};
+pub(crate) use share::Share;
 pub(crate) use worker::{ModelSection, WorkerSection};
 
 /// `self`, and from `other` whatever it leaves open. Of two knobs that belong together, `(one, two)`, whoever says one
@@ -45,11 +47,13 @@ macro_rules! or {
 pub(crate) use or;
 
 /// Flags that belong together, by their names in `clap`, as in the sections' `or`.
-pub(crate) const PAIRS: [(&str, &str); 4] = [
+pub(crate) const PAIRS: [(&str, &str); 6] = [
     ("fleet_token", "fleet_token_file"),
     ("api_key", "api_key_file"),
     ("openai_key", "openai_key_file"),
     ("model", "model_names"),
+    ("pause_cpu", "resume_cpu"),
+    ("pause_memory", "resume_memory"),
 ];
 
 /// A duration as people write it: `15s`, `500ms`, `2m`.

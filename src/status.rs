@@ -34,14 +34,19 @@ fn table(fleet: &Fleet) -> String {
         text.push_str("no worker has registered\n");
         return text;
     }
-    let mut rows = vec![["WORKER", "STATE", "TRANSPORT", "TICKETS", "SPEED", "LEASE", "MODELS"].map(str::to_owned)];
+    let mut rows = vec![HEAD.map(str::to_owned)];
     rows.extend(fleet.workers.iter().map(row));
     text.push_str(&aligned(&rows));
-    let said: Vec<String> = fleet.models.iter().flat_map(said_of).collect();
+    let said: Vec<String> = fleet.workers.iter().filter_map(why).chain(fleet.models.iter().flat_map(said_of)).collect();
     if !said.is_empty() {
         text.push_str(&format!("\n{}\n", said.join("\n")));
     }
     text
+}
+
+/// Why a worker is paused, if it is.
+fn why(worker: &WorkerStatus) -> Option<String> {
+    worker.paused.as_ref().map(|reason| format!("{} is paused: {reason}", worker.id))
 }
 
 /// What the configuration says of a model, if anything.
@@ -53,8 +58,14 @@ fn said_of(model: &ModelStatus) -> impl Iterator<Item = String> {
     alias.into_iter().chain(others).chain(policy)
 }
 
-fn row(worker: &WorkerStatus) -> [String; 7] {
-    let lease = worker.lease_ms.map_or("-".to_owned(), |ms| format!("{:.1}s", ms as f64 / 1000.0));
+const HEAD: [&str; 11] =
+    ["WORKER", "STATE", "TRANSPORT", "TICKETS", "SPEED", "CPU", "MEMORY", "TOKENS/S", "TTFT", "LEASE", "MODELS"];
+
+fn row(worker: &WorkerStatus) -> [String; 11] {
+    let or_dash = |text: Option<String>| text.unwrap_or_else(|| "-".to_owned());
+    let percent = |share: Option<f64>| or_dash(share.map(|share| format!("{:.0}%", share * 100.0)));
+    let resources = worker.resources.unwrap_or_default();
+    let lease = or_dash(worker.lease_ms.map(|ms| format!("{:.1}s", ms as f64 / 1000.0)));
     let models: Vec<&str> = worker.models.iter().map(|model| model.name.as_str()).collect();
     [
         worker.id.to_string(),
@@ -62,6 +73,10 @@ fn row(worker: &WorkerStatus) -> [String; 7] {
         worker.transport.to_string(),
         worker.tickets.to_string(),
         format!("{:.1}", worker.speed),
+        percent(resources.cpu),
+        percent(resources.memory),
+        or_dash(worker.tokens_per_second.map(|tokens| format!("{tokens:.1}"))),
+        or_dash(worker.ttft_ms.map(|ms| format!("{ms:.0}ms"))),
         lease,
         models.join(", "),
     ]
@@ -108,5 +123,32 @@ mod tests {
         assert_eq!(said(ModelStatus { stands_for: names(&["a", "b"]), ..plain.clone() }), ["m stands for a, b"]);
         let both = ModelStatus { fallbacks: names(&["a"]), policy: Some("lottery".to_owned()), ..plain };
         assert_eq!(said(both), ["m falls back to a", "m has the policy lottery"]);
+    }
+
+    fn worker(id: &str) -> serde_json::Value {
+        serde_json::json!({
+            "id": id, "address": "http://w", "transport": "http", "source": "registered", "state": "ready",
+            "models": [], "speed": 1.0, "tickets": 3, "reported": [], "lease_ms": 14_200, "incarnation": 1, "version": "1",
+        })
+    }
+
+    #[test]
+    fn the_table_tells_how_busy_machines_are_and_why_one_is_paused() {
+        let mut paused = worker("a");
+        paused["state"] = "paused".into();
+        paused["paused"] = "memory 93 % is above 90 %, resumes below 85 %".into();
+        paused["resources"] = serde_json::json!({ "cpu": 0.514, "memory": 0.93 });
+        paused["tokens_per_second"] = 41.26.into();
+        paused["ttft_ms"] = 83.4.into();
+        let fleet = serde_json::json!({
+            "epoch": muster_shared::id::Epoch::new(), "version": "1", "uptime_ms": 61_000, "policy": "lottery", "waiting": 0,
+            "workers": [paused, worker("b")], "models": [],
+        });
+        let text = table(&serde_json::from_value(fleet).expect("a fleet"));
+        let lines: Vec<Vec<&str>> = text.lines().map(|line| line.split_whitespace().collect()).collect();
+        assert_eq!(lines[2], HEAD);
+        assert_eq!(lines[3], ["a", "paused", "http", "3", "1.0", "51%", "93%", "41.3", "83ms", "14.2s"]);
+        assert_eq!(lines[4], ["b", "ready", "http", "3", "1.0", "-", "-", "-", "-", "14.2s"]);
+        assert!(text.ends_with("\n\na is paused: memory 93 % is above 90 %, resumes below 85 %\n"), "{text}");
     }
 }

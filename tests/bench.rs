@@ -168,6 +168,21 @@ fn requests_that_fail_are_counted_and_make_the_command_fail() {
 }
 
 #[test]
+fn policies_stand_beside_round_robin_and_the_same_seed_gives_the_same_figures() {
+    let arguments =
+        ["bench", "policies", "--json", "--requests", "200", "--scenario", "Uniform,bursts", "--policy", "LOTTERY"];
+    let (status, printed, errors) = run(&arguments);
+    assert!(status.success() && errors.is_empty(), "{errors}");
+    let lines: Vec<Value> = printed.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect();
+    let names: Vec<_> = lines.iter().map(|line| (line["scenario"].as_str(), line["policy"].as_str())).collect();
+    let expected =
+        [("uniform", "round_robin"), ("uniform", "lottery"), ("bursts", "round_robin"), ("bursts", "lottery")];
+    assert_eq!(names, expected.map(|(scenario, policy)| (Some(scenario), Some(policy))));
+    assert_eq!(lines[0]["mean_better"], 1.0);
+    assert_eq!(run(&arguments).1, printed);
+}
+
+#[test]
 fn mistakes_are_explained() {
     let embedding = Path::new(env!("CARGO_MANIFEST_DIR")).join("model-worker/demo/embedding").display().to_string();
     let demo = demo();
@@ -192,6 +207,9 @@ fn mistakes_are_explained() {
         (&["bench", "embed", "--model", "/no/such/folder"], &["/no/such/folder does not exist"]),
         (&["bench", "embed", "--model", &embedding, "--rounds", "0"], &["--rounds", "0"]),
         (&["bench", "engine", "--model", "fake", "--batch", "0"], &["--batch", "0"]),
+        (&["bench", "policies", "--policy", "coin"], &["coin", "lottery, shortest_queue, round_robin, power_of_two"]),
+        (&["bench", "policies", "--scenario", "calm"], &["calm", "uniform, heterogeneous", "slow-and-failing"]),
+        (&["bench", "policies", "--requests", "0"], &["--requests", "0"]),
     ] {
         let (status, printed, errors) = run(arguments);
         assert!(!status.success() && printed.is_empty(), "{arguments:?}: {printed}");

@@ -24,6 +24,8 @@ pub struct Config {
     pub queue: QueueConfig,
     /// When a failing worker is spared.
     pub breaker: BreakerConfig,
+    /// When a worker is spared whose machine is short of something.
+    pub pressure: PressureConfig,
     /// The fleet token that every caller must show; `None` lets everyone in.
     pub token: Option<Secret>,
     /// Longest body of a request, in bytes.
@@ -40,6 +42,7 @@ impl Default for Config {
             names: Names::default(),
             queue: QueueConfig::default(),
             breaker: BreakerConfig::default(),
+            pressure: PressureConfig::default(),
             token: None,
             body_limit: 1 << 20,
             drain: Duration::from_secs(5),
@@ -52,7 +55,7 @@ impl Config {
     pub(crate) fn rules(&self) -> Rules {
         let own = self.names.policies().map(|(model, policy)| (model.to_owned(), policy.policy()));
         let policies = Policies::new(self.policy.policy(), own.collect());
-        Rules { lease: self.lease, breaker: self.breaker, policies }
+        Rules { lease: self.lease, breaker: self.breaker, pressure: self.pressure, policies }
     }
 }
 
@@ -128,6 +131,62 @@ impl Default for BreakerConfig {
     }
 }
 
+/// When a worker is spared whose machine is short of something. `None`: never for that.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct PressureConfig {
+    /// What others than the worker's own models take of its processors.
+    pub cpu: Option<Mark>,
+    /// Memory in use. A worker above hands over the requests that wait in it, besides.
+    pub memory: Option<Mark>,
+}
+
+impl Default for PressureConfig {
+    fn default() -> Self {
+        Self { cpu: Some(Mark { pause: 0.85, resume: 0.75 }), memory: Some(Mark { pause: 0.90, resume: 0.85 }) }
+    }
+}
+
+/// Two heights of one mark, as fractions: a worker is spared when it rises above the first, until it falls below the
+/// second.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Mark {
+    pause: f64,
+    resume: f64,
+}
+
+impl Mark {
+    /// A mark that can be crossed both ways.
+    ///
+    /// # Errors
+    /// [`BadMark`] unless both lie between 0 and 1 and `resume` below `pause`.
+    pub fn new(pause: f64, resume: f64) -> Result<Self, BadMark> {
+        let is_fine = pause > 0.0 && pause <= 1.0 && resume > 0.0 && resume < pause;
+        if is_fine { Ok(Self { pause, resume }) } else { Err(BadMark { pause, resume }) }
+    }
+
+    /// Above this a worker is spared.
+    pub fn pause(self) -> f64 {
+        self.pause
+    }
+
+    /// Below this it is spared no more.
+    pub fn resume(self) -> f64 {
+        self.resume
+    }
+}
+
+/// A mark that could not be crossed both ways.
+#[derive(Debug, Clone, Copy, PartialEq, thiserror::Error)]
+#[error(
+    "a pause from {pause} on cannot end below {resume}; both must be above 0 and at most 1, and the end below the beginning"
+)]
+pub struct BadMark {
+    /// Where the pause would begin.
+    pub pause: f64,
+    /// Where it would end.
+    pub resume: f64,
+}
+
 /// The name of a dispatch policy that exists.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct PolicyName(&'static str);
@@ -136,6 +195,11 @@ impl PolicyName {
     /// Every policy there is.
     pub fn all() -> impl Iterator<Item = Self> {
         dispatch::names().map(Self)
+    }
+
+    /// The name as it is listed.
+    pub fn as_str(self) -> &'static str {
+        self.0
     }
 
     /// The policy of this name.
@@ -190,8 +254,33 @@ mod tests {
         let error = "coin".parse::<PolicyName>().expect_err("no such policy");
         assert_eq!(
             error.to_string(),
-            "unknown dispatch policy `coin`; expected one of: lottery, shortest_queue, round_robin"
+            "unknown dispatch policy `coin`; expected one of: lottery, shortest_queue, round_robin, power_of_two, \
+             prefix_affinity, resource_score, load_score, latency_feedback, latency_feedback_linear"
         );
+    }
+
+    #[test]
+    fn a_pause_ends_below_where_it_begins() {
+        Mark::new(0.9, 0.85).expect("it can be crossed both ways");
+        Mark::new(1.0, 0.001).expect("it can be crossed both ways");
+        let bad = [
+            (0.85, 0.85),
+            (0.8, 0.9),
+            (0.0, 0.0),
+            (1.1, 0.5),
+            (0.5, 0.0),
+            (0.5, -1.0),
+            (f64::NAN, 0.5),
+            (0.5, f64::NAN),
+        ];
+        for (pause, resume) in bad {
+            let error = Mark::new(pause, resume).expect_err("no such mark").to_string();
+            assert!(error.contains(&pause.to_string()) && error.contains(&resume.to_string()), "{error}");
+        }
+        let PressureConfig { cpu, memory } = PressureConfig::default();
+        for mark in [cpu, memory].into_iter().flatten() {
+            assert_eq!(Mark::new(mark.pause, mark.resume), Ok(mark));
+        }
     }
 
     #[test]

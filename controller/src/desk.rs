@@ -24,8 +24,9 @@ use crate::config::QueueConfig;
 use crate::estimate::Estimates;
 use crate::names::Names;
 use crate::queue::{Newcomer, Place, Queue, Turn};
-use crate::registry::{Asker, Denial, Holder, Registry, millis};
-use wish::{Shortage, Wish};
+use crate::registry::{Asker, Denial, Holder, Lack, Registry, millis};
+use refusal::Crowd;
+use wish::Wish;
 
 /// Time between two looks for what may be forgotten, if not a shorter heartbeat. A controller that runs looks at the clock
 /// as often.
@@ -160,7 +161,7 @@ impl<R> Desk<R> {
             return None;
         }
         let wish = self.wish(asker, now);
-        let shortage = match self.grant(&wish, now) {
+        let lack = match self.grant(&wish, now) {
             Ok(grant) => {
                 self.answers.push((reply, Ok(grant)));
                 return None;
@@ -168,7 +169,7 @@ impl<R> Desk<R> {
             Err(shortage) => shortage,
         };
         let patience = Patience { wait: patience.wait.min(self.max_wait), ..patience };
-        if self.closed || patience.wait.is_zero() || shortage == Shortage::Worker {
+        if self.closed || patience.wait.is_zero() || lack == Lack::Worker {
             let problem = if self.closed { closing() } else { self.problem(&wish, Duration::ZERO, now) };
             self.answers.push((reply, Err(problem)));
             return None;
@@ -188,7 +189,7 @@ impl<R> Desk<R> {
             since: now,
             deadline: now + patience.deadline.map_or(patience.wait, |left| left.min(patience.wait)),
         };
-        if let Some(problem) = self.hopeless(&wish.asker, &newcomer, patience, now) {
+        if let Some(problem) = self.hopeless(&wish, &newcomer, patience, now) {
             self.answers.push((reply, Err(problem)));
             return None;
         }
@@ -198,8 +199,7 @@ impl<R> Desk<R> {
         match self.queue.push(&newcomer, Waiting { wish, reply, hurried }) {
             Ok(place) => Some(place),
             Err((full, Waiting { wish, reply, .. })) => {
-                let no_room = self.problem(&wish, Duration::ZERO, now);
-                let problem = refusal::bounded(full, &wish.asker, no_room);
+                let problem = refusal::bounded(full, &wish.asker, self.problem(&wish, Duration::ZERO, now));
                 self.answers.push((reply, Err(problem)));
                 None
             }
@@ -207,11 +207,14 @@ impl<R> Desk<R> {
     }
 
     /// Why a newcomer would wait in vain, if that is certain.
-    fn hopeless(&self, asker: &Asker, newcomer: &Newcomer<'_>, patience: Patience, now: Instant) -> Option<Problem> {
+    fn hopeless(&self, wish: &Wish, newcomer: &Newcomer<'_>, patience: Patience, now: Instant) -> Option<Problem> {
         let left = patience.deadline?;
+        if !wish.waits_for_one(&self.names) {
+            return None; // another model may have room at any moment
+        }
         let (model, ahead) = (newcomer.model, self.queue.ahead(newcomer));
         let expected = self.estimates.least(model, ahead, self.registry.held_of(model), now)?;
-        (expected.total() > left).then(|| refusal::hopeless(asker, ahead, expected, left))
+        (expected.total() > left).then(|| refusal::hopeless(&wish.asker, ahead, expected, left))
     }
 
     /// Forgets one who waits and has gone away.
@@ -309,11 +312,11 @@ impl<R> Desk<R> {
                     self.estimates.departed(model, now);
                     (self.queue.serve(&place, now), Ok(grant))
                 }
-                Err(Shortage::Room | Shortage::RoomElsewhere) => {
+                Err(Lack::Room) => {
                     denied.push(wish.clone());
                     continue;
                 }
-                Err(Shortage::Worker) => {
+                Err(Lack::Worker) => {
                     let problem = self.problem(wish, now.saturating_duration_since(waiter.since), now);
                     (self.queue.remove(&place), Err(problem))
                 }
@@ -335,13 +338,8 @@ impl<R> Desk<R> {
                 let message = format!("every live worker of the model `{model}` ({excluded}) has failed this request");
                 Problem::new(Kind::NoWorker, message).with_retry_after_ms(millis(self.retry_absent))
             }
-            Denial::NoRoom { full, open } => {
-                let mut message =
-                    format!("no worker of the model `{model}` has room: {full} full, {open} suspended after failures");
-                if !waited.is_zero() {
-                    message += &format!("; the request waited {} ms", millis(waited));
-                }
-                Problem::new(Kind::Overloaded, message).with_retry_after_ms(millis(RETRY_FULL))
+            Denial::NoRoom { full, open, paused } => {
+                refusal::overloaded(&format!("the model `{model}`"), Crowd { full, open, paused }, waited)
             }
         }
     }

@@ -8,23 +8,44 @@ use std::fmt;
 use rand::Rng;
 
 mod candidates;
+mod latency_feedback;
+mod load_score;
 mod lottery;
+mod power_of_two;
+mod prefix_affinity;
 mod ranking;
+mod resource_score;
 mod ring;
 mod round_robin;
 mod shortest_queue;
+mod usage;
 
 pub(crate) use candidates::LANES;
 pub use candidates::{Candidate, Candidates, Seat};
+pub use latency_feedback::{LatencyFeedback, LatencyFeedbackLinear};
+pub use load_score::LoadScore;
 pub use lottery::Lottery;
+pub use power_of_two::PowerOfTwo;
+pub use prefix_affinity::PrefixAffinity;
 pub(crate) use ranking::Ranking;
 pub use ranking::Summary;
-pub(crate) use ring::Ring;
+pub use resource_score::ResourceScore;
+pub(crate) use ring::{Ring, mix};
 pub use round_robin::RoundRobin;
 pub use shortest_queue::ShortestQueue;
 
 /// Every policy there is.
-static POLICIES: [&dyn Policy; 3] = [&Lottery, &ShortestQueue, &RoundRobin];
+static POLICIES: [&dyn Policy; 9] = [
+    &Lottery,
+    &ShortestQueue,
+    &RoundRobin,
+    &PowerOfTwo,
+    &PrefixAffinity,
+    &ResourceScore,
+    &LoadScore,
+    &LatencyFeedback,
+    &LatencyFeedbackLinear,
+];
 
 /// What a policy may know of the request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -84,6 +105,9 @@ impl Policies {
 
 #[cfg(test)]
 mod tests {
+    use muster_shared::control::Resources;
+    use muster_shared::id::WorkerId;
+    use proptest::prelude::*;
     use rand::SeedableRng;
     use rand::rngs::StdRng;
 
@@ -142,6 +166,57 @@ mod tests {
             let view = Candidates::new([Some(&empty), None, Some(&ranking), Some(&empty)], None);
             let picked = policy.pick(&view, &request, &mut StdRng::seed_from_u64(7));
             assert_eq!(picked, Some(Seat { lane: 2, place: 5 }), "{policy:?}");
+        }
+    }
+
+    prop_compose! {
+        /// A candidate of any kind.
+        fn any_candidate()(
+            (speed, load, given) in (0.1..100.0_f64, 0..100_u32, 0..100_u32),
+            capacity in proptest::option::of(0..200_u32),
+            fractions in proptest::array::uniform4(proptest::option::of(0.0..=1.0_f64)),
+            response_ms in proptest::option::of(0.0..1e6_f64),
+            turn in 0..50_u64,
+        ) -> Candidate {
+            let [cpu, memory, network, gpu] = fractions;
+            let resources = Resources { cpu, memory, network, gpu, ..Resources::default() };
+            Candidate { speed, load, capacity, given, resources, response_ms, turn }
+        }
+    }
+
+    /// Up to eight workers of each kind, of which some are no candidates.
+    fn any_lanes() -> impl Strategy<Value = [Vec<Option<Candidate>>; LANES]> {
+        proptest::array::uniform4(proptest::collection::vec(proptest::option::of(any_candidate()), 0..8))
+    }
+
+    proptest! {
+        #[test]
+        fn every_policy_picks_a_candidate_where_there_is_one_and_the_same_one_again(
+            lanes in any_lanes(),
+            affinity in proptest::option::of(any::<u64>()),
+            seed in any::<u64>(),
+        ) {
+            let mut ring = Ring::default();
+            for (lane, members) in (0..).zip(&lanes) {
+                for place in (0..).take(members.len()) {
+                    ring.add(&WorkerId::new(format!("http://w{lane}-{place}")), Seat { lane, place });
+                }
+            }
+            for policy in POLICIES {
+                let rankings = lanes.each_ref().map(|members| {
+                    let mut ranking = Ranking::default();
+                    for (place, candidate) in members.iter().enumerate() {
+                        ranking.set(place, candidate.map(|candidate| (candidate, policy.key(&candidate))));
+                    }
+                    ranking
+                });
+                let view = Candidates::new(rankings.each_ref().map(Some), policy.wants_ring().then_some(&ring));
+                let request = PolicyRequest { model: "m", affinity };
+                let picked = policy.pick(&view, &request, &mut StdRng::seed_from_u64(seed));
+                prop_assert_eq!(picked.is_none(), view.is_empty(), "{:?}", policy);
+                prop_assert!(picked.is_none_or(|seat| view.get(seat).is_some()), "{:?}", policy);
+                prop_assert_eq!(policy.pick(&view, &request, &mut StdRng::seed_from_u64(seed)), picked, "{:?}", policy);
+            }
         }
     }
 }

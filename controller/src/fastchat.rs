@@ -106,13 +106,13 @@ fn models(service: &Service, multimodal: Option<bool>) -> Json<ModelList> {
     Json(ModelList { models: service.read(|registry, now| registry.model_names(multimodal, now)) })
 }
 
-async fn get_worker_address(State(service): Shared, Body(query): Body<ModelQuery>) -> Json<WorkerAddress> {
+pub(crate) async fn get_worker_address(State(service): Shared, Body(query): Body<ModelQuery>) -> Json<WorkerAddress> {
     let address = service.lookup(&query.model);
     metrics::looked_up(address.is_some());
     Json(WorkerAddress { address: address.unwrap_or_default() })
 }
 
-async fn receive_heart_beat(State(service): Shared, Body(beat): Body<HeartBeat>) -> Json<HeartBeatReply> {
+pub(crate) async fn receive_heart_beat(State(service): Shared, Body(beat): Body<HeartBeat>) -> Json<HeartBeatReply> {
     let id = WorkerId::new(beat.worker_name);
     let exist = service.change(|registry, now| registry.fastchat_beat(&id, clamp(beat.queue_length), now));
     metrics::beaten(if exist { "renewed" } else { "unknown" });

@@ -90,7 +90,7 @@ pub(crate) fn report_registration<T>(result: &Result<T, Problem>) {
     }
 }
 
-async fn heartbeat(State(service): Shared, Body(beat): Body<Heartbeat>) -> Reply<HeartbeatReply> {
+pub(crate) async fn heartbeat(State(service): Shared, Body(beat): Body<Heartbeat>) -> Reply<HeartbeatReply> {
     let reply =
         registration::check_beat(&beat).and_then(|()| service.change(|registry, now| registry.heartbeat(&beat, now)));
     metrics::beaten(match &reply {
@@ -115,7 +115,7 @@ async fn deregister(State(service): Shared, Body(leave): Body<Leave>) -> Reply<V
     Ok(Json(json!({})))
 }
 
-async fn dispatch(State(service): Shared, Body(dispatch): Body<Dispatch>) -> Reply<Grant> {
+pub(crate) async fn dispatch(State(service): Shared, Body(dispatch): Body<Dispatch>) -> Reply<Grant> {
     let gateway = dispatch.gateway;
     let (asker, patience) = question(dispatch);
     let answer = service.dispatch(asker, patience).await;
@@ -138,7 +138,10 @@ pub(crate) fn question(dispatch: Dispatch) -> (Asker, Patience) {
     (Asker { holder: Holder::Gateway(gateway), key: key.map(Arc::from), request }, patience)
 }
 
-async fn release(State(service): Shared, Body(Releases { gateway, releases }): Body<Releases>) -> Json<Value> {
+pub(crate) async fn release(
+    State(service): Shared,
+    Body(Releases { gateway, releases }): Body<Releases>,
+) -> Json<Value> {
     service.with(|desk, now| {
         desk.change(now, |registry| registry.renew(gateway, now));
         for release in &releases {
@@ -175,6 +178,6 @@ async fn render_metrics(State(service): Shared) -> impl IntoResponse {
     serve::metrics().await
 }
 
-fn panicked(_panic: Box<dyn std::any::Any + Send>) -> Response {
+pub(crate) fn panicked(_panic: Box<dyn std::any::Any + Send>) -> Response {
     Problem::new(Kind::Bug, "something went wrong in the controller; its log says more").into_response()
 }

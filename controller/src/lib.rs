@@ -16,9 +16,10 @@
 //! * `desk`: the three together; every rule ends here, and none of it does I/O.
 //! * `service`: the lock, the replies to those who wait, and the clock.
 //! * `registration`: what is checked before the registry sees a worker; `outbound`: calls to workers.
-//! * `http`: every route, and our own handlers; `link`: a gateway's connection; `fastchat`: FastChat's routes.
+//! * `front`: the calls that come by the thousand; `http`: every route, and our own handlers; `link`: a gateway's
+//!   connection; `fastchat`: FastChat's routes.
 //! * `metrics`: what is counted.
-//! * [`offline`]: the rules alone, for simulations and measurements.
+//! * [`offline`]: the rules alone, for simulations and measurements; [`simulator`]: a fleet around them, in virtual time.
 
 pub mod config;
 mod desk;
@@ -28,6 +29,7 @@ mod estimate;
 mod fastchat;
 #[cfg(test)]
 mod fixtures;
+mod front;
 mod http;
 mod link;
 mod metrics;
@@ -38,15 +40,20 @@ mod queue;
 mod registration;
 mod registry;
 mod service;
+#[cfg(test)]
+mod simulation;
+pub mod simulator;
 
 use std::sync::Arc;
 
+use muster_shared::serve::{Patience, serve_requests};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
 pub use config::Config;
 pub use error::Error;
 
+use front::Front;
 use service::Service;
 
 /// Serves a controller on `listener` until `shutdown`; then answers all who wait, and gives running calls
@@ -58,9 +65,10 @@ pub async fn run(config: Config, listener: TcpListener, shutdown: CancellationTo
     metrics::describe();
     let service = Arc::new(Service::new(&config, shutdown.clone()));
     let router = http::router(&config, Arc::clone(&service));
+    let front = Front::new(&config, Arc::clone(&service), router);
     // Neither of the two companions ever ends; dropping this future drops them too.
     tokio::select! {
-        served = muster_shared::serve::serve(listener, router, shutdown, config.drain) => served.map_err(Error::Listener),
+        () = serve_requests(listener, front, shutdown, Patience::draining(config.drain)) => Ok(()),
         never = service.keep_time() => match never {},
         never = fastchat::refresh::run(&service) => match never {},
     }

@@ -24,6 +24,8 @@ const REGISTRATIONS: &str = "muster_controller_registrations_total";
 // What every request touches is looked up once.
 static GRANTED: LazyLock<Counter> = LazyLock::new(|| counter!(DISPATCHES, "outcome" => "granted"));
 static WAITED: LazyLock<Histogram> = LazyLock::new(|| histogram!(DISPATCH_WAIT));
+static ADDRESS: LazyLock<Counter> = LazyLock::new(|| counter!(DISPATCHES, "outcome" => "address"));
+static RENEWED: LazyLock<Counter> = LazyLock::new(|| counter!(HEARTBEATS, "result" => "renewed"));
 static DONE: LazyLock<Counter> = LazyLock::new(|| counter!(RELEASES, "outcome" => "done"));
 
 /// States with their label; every one is told each time, so that none sticks at an old value.
@@ -82,7 +84,11 @@ pub(crate) fn dispatch_cancelled() {
 
 /// Counts one lookup through FastChat's interface.
 pub(crate) fn looked_up(found: bool) {
-    counter!(DISPATCHES, "outcome" => if found { "address" } else { "no_worker" }).increment(1);
+    if found {
+        ADDRESS.increment(1);
+    } else {
+        counter!(DISPATCHES, "outcome" => "no_worker").increment(1);
+    }
 }
 
 /// Counts one ticket given back.
@@ -102,7 +108,10 @@ pub(crate) fn released(outcome: Outcome) {
 
 /// Counts one heartbeat.
 pub(crate) fn beaten(result: &'static str) {
-    counter!(HEARTBEATS, "result" => result).increment(1);
+    match result {
+        "renewed" => RENEWED.increment(1),
+        _ => counter!(HEARTBEATS, "result" => result).increment(1),
+    }
 }
 
 /// Counts one registration.

@@ -13,6 +13,7 @@ use rand::rngs::StdRng;
 use crate::config::Config;
 use crate::desk::{Desk, Setup};
 use crate::http::question;
+use crate::registration::check_beat;
 use crate::registry::{Holder, Origin, Registry};
 
 /// A controller whose time is told by its caller and whose chance is a seed: the same calls give the same answers.
@@ -41,6 +42,7 @@ impl Offline {
     /// # Errors
     /// What the registry refuses.
     pub fn heartbeat(&mut self, beat: &Heartbeat, now: Instant) -> Result<HeartbeatReply, Problem> {
+        check_beat(beat)?;
         self.desk.change(now, |registry| registry.heartbeat(beat, now))
     }
 

@@ -9,7 +9,7 @@ use muster_shared::transport::Transport;
 use reqwest::Url;
 
 use crate::outbound::Outbound;
-use crate::registry::Known;
+use crate::registry::{Known, check_measures};
 
 /// Longest name of a worker or a model, in bytes.
 const LONGEST_NAME: usize = 512;
@@ -73,11 +73,7 @@ pub(crate) fn check_beat(beat: &Heartbeat) -> Result<(), Problem> {
     if let Some(speed) = beat.speed {
         check_speed(speed, "speed")?;
     }
-    for (value, param) in [(beat.tokens_per_second, "tokens_per_second"), (beat.ttft_ms, "ttft_ms")] {
-        if let Some(value) = value.filter(|value| !value.is_finite() || *value < 0.0) {
-            return Err(Problem::invalid(param, format!("{param} is {value}; it must be a number from 0 on")));
-        }
-    }
+    check_measures(beat)?;
     let told = beat.load.as_ref().map_or(0, Vec::len);
     if told > MOST_MODELS {
         return Err(Problem::invalid(

@@ -6,6 +6,7 @@
 //!                          ▲  ▲                                    │ pause over, or heartbeat
 //!                          │  └───────────── Done ── Suspect ◀─────┘
 //!                          │                            └── Failed ──▶ Open, with a longer pause
+//!   Ready, Suspect ── its machine is short of something ──▶ Paused ── no more ──▶ as before
 //!   any of them ── drain ──▶ Draining
 //!   any of them ── lease over, deregister ──▶ Gone ── ten minutes ──▶ (unknown)
 //! ```
@@ -27,7 +28,7 @@ use muster_shared::problem::{Kind, Problem};
 
 use slab::Slab;
 
-use crate::config::{BreakerConfig, LeaseConfig};
+use crate::config::{BreakerConfig, LeaseConfig, PressureConfig};
 use crate::dispatch::Policies;
 
 mod agenda;
@@ -37,6 +38,7 @@ mod breaker;
 mod gateways;
 mod load;
 mod pool;
+mod pressure;
 mod prospects;
 mod tickets;
 mod view;
@@ -48,7 +50,8 @@ mod tests;
 use agenda::Agenda;
 use gateways::Gateways;
 pub(crate) use pool::Key;
-use pool::Pools;
+use pool::{Pool, Pools};
+pub(crate) use pressure::check_measures;
 use tickets::Ticket;
 pub(crate) use tickets::{Asker, Denial, Holder, Lack, Request};
 pub(crate) use view::bare_card;
@@ -94,6 +97,8 @@ pub(crate) struct Rules {
     pub(crate) lease: LeaseConfig,
     /// When a failing worker is spared.
     pub(crate) breaker: BreakerConfig,
+    /// When a worker is spared whose machine is short of something.
+    pub(crate) pressure: PressureConfig,
     /// Who picks.
     pub(crate) policies: Policies,
 }
@@ -238,12 +243,25 @@ impl Registry {
         }
         worker.take_sequence(beat.sequence)?;
         worker.renew(now);
-        worker.take_measures(beat);
+        worker.take_measures(beat, &self.rules.pressure);
         for (model, count) in worker.take_load(beat.load.as_deref(), &settled) {
             self.end_lost(slot, Some(&model), count, now);
         }
         self.refresh(slot, now);
-        Ok(HeartbeatReply::Renewed(Renewal { lease: reply, shed: false }))
+        Ok(HeartbeatReply::Renewed(Renewal { lease: reply, shed: self.sheds(slot) }))
+    }
+
+    /// Whether a worker shall hand over what waits in it: memory is short there, and those who wait find another.
+    fn sheds(&self, slot: Slot) -> bool {
+        let worker = &self.workers[slot];
+        let has_other = |model: &str| self.pools.get(model).is_some_and(Pool::has_ready);
+        let mut waiting = worker.reported.iter().filter(|load| load.waiting > 0).peekable();
+        worker.pressure.sheds()
+            && match waiting.peek() {
+                Some(_) => waiting.all(|load| has_other(&load.model)),
+                // None waits, or it does not say.
+                None => worker.offers.iter().any(|offer| has_other(&offer.card.name)),
+            }
     }
 
     /// The slot of a worker that has not gone.

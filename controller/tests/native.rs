@@ -274,3 +274,58 @@ async fn a_controller_that_stops_answers_those_who_wait() {
     assert_eq!(refusal(within(waits).await.expect("it does not panic")).kind, Kind::NoWorker);
     within(controller.served).await.expect("it does not panic").expect("it stops well");
 }
+
+#[tokio::test]
+async fn a_worker_short_of_memory_is_paused_and_hands_over_what_waits() {
+    let (controller, busy, calm) = (Controller::start().await, Worker::start().await, Worker::start().await);
+    for worker in [&busy, &calm] {
+        controller.client.register(&worker.registration(2)).await.expect("it is reachable");
+    }
+    let beat = |memory: f64| {
+        json!({
+            "id": busy.address, "incarnation": 1, "load": [], "resources": { "cpu": 0.5, "memory": memory },
+            "tokens_per_second": 41.5, "ttft_ms": 80.0,
+        })
+    };
+    let (status, reply) = controller.post("/heartbeat", beat(0.93)).await;
+    assert_eq!((status, &reply["lease"], &reply["shed"]), (200, &json!("renewed"), &json!(true)), "{reply}");
+    let fleet = controller.fleet().await;
+    let known = fleet.workers.iter().find(|worker| worker.id == busy.id()).expect("it has registered");
+    assert_eq!(known.state, WorkerState::Paused);
+    assert_eq!(known.paused.as_deref(), Some("memory 93 % is above 90 %, resumes below 85 %"));
+    assert_eq!(known.resources.and_then(|resources| resources.memory), Some(0.93));
+    assert_eq!((known.tokens_per_second, known.ttft_ms), (Some(41.5), Some(80.0)));
+    for _ in 0..2 {
+        assert_eq!(controller.granted().await.worker, calm.id());
+    }
+    let problem = refusal(controller.client.dispatch(&controller.dispatch(0)).await);
+    let words = "no worker of the model `m` has room: 1 full, 0 suspended after failures, 1 paused, \
+                 their machines being short of processors or memory";
+    assert_eq!((problem.kind, problem.message.as_str()), (Kind::Overloaded, words));
+
+    let (_, reply) = controller.post("/heartbeat", beat(0.84)).await;
+    assert_eq!(reply.get("shed"), None, "{reply}");
+    assert_eq!(controller.granted().await.worker, busy.id());
+}
+
+#[tokio::test]
+async fn a_heartbeat_that_tells_what_cannot_be_is_refused_and_changes_nothing() {
+    let (controller, worker) = fleet_of_one(1).await;
+    let before = controller.fleet().await;
+    for (param, field, value) in [
+        ("resources.memory", "resources", r#"{"memory": 1.5}"#),
+        ("resources.cpu", "resources", r#"{"cpu": -0.1}"#),
+        ("resources.kv_cache", "resources", r#"{"kv_cache": 1e308}"#),
+        ("ttft_ms", "ttft_ms", "-1"),
+        ("tokens_per_second", "tokens_per_second", "-0.5"),
+    ] {
+        let body = format!(r#"{{"id": "{}", "incarnation": 1, "load": [], "{field}": {value}}}"#, worker.address);
+        let (status, problem) = controller.post_text("/heartbeat", body).await;
+        assert_eq!((status, &problem["param"]), (400, &json!(param)), "{problem}");
+    }
+    for nonsense in ["NaN", "1e999", "\"much\"", "{\"memory\": \"much\"}"] {
+        let body = format!(r#"{{"id": "{}", "incarnation": 1, "resources": {nonsense}}}"#, worker.address);
+        assert_eq!(controller.post_text("/heartbeat", body).await.0, 400, "{nonsense}");
+    }
+    assert_eq!(controller.fleet().await, before);
+}

@@ -192,13 +192,26 @@ impl Catalog {
         busy.chain(self.tensors.load_report()).collect()
     }
 
+    /// Refuses the requests that wait in any model, so that other workers take them; what runs goes on.
+    pub fn shed(&self) {
+        self.models().for_each(|served| match served {
+            Served::Language(model) => model.engine.shed(),
+            Served::Text(model) => model.encoder.shed(),
+        });
+        self.tensors.shed();
+    }
+
+    /// The engines of the language models.
+    pub fn engines(&self) -> impl Iterator<Item = &EngineHandle> {
+        self.models().filter_map(|served| match served {
+            Served::Language(model) => Some(&model.engine),
+            Served::Text(_) => None,
+        })
+    }
+
     /// Tokens per second of the fastest model that has measured any.
     pub fn tokens_per_second(&self) -> Option<f64> {
-        let measured = self.models().filter_map(|served| match served {
-            Served::Language(model) => model.engine.tokens_per_second(),
-            Served::Text(_) => None,
-        });
-        measured.reduce(f64::max)
+        self.engines().filter_map(EngineHandle::tokens_per_second).reduce(f64::max)
     }
 
     /// Whether the thread of every model runs.

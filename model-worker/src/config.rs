@@ -205,6 +205,9 @@ pub struct Config {
     pub context_length: Option<NonZeroU32>,
     /// Threads of one model; the processors that the process may use when absent.
     pub threads: Option<NonZeroUsize>,
+    /// Megabits a second of the machine's network interface, for measuring how busy it is; as the system says when
+    /// absent, and where that does not know, it is not measured.
+    pub network: Option<NonZeroU32>,
     /// Whether idle threads of the runtime spin.
     pub spin: Spin,
     /// The user's cache folder, `~/.cache` say, where optimised graphs are kept; `None` keeps none.
@@ -241,6 +244,7 @@ impl Default for Config {
             repository: None,
             context_length: None,
             threads: None,
+            network: None,
             spin: Spin::Auto,
             graph_cache: None,
             library: LibrarySearch::default(),

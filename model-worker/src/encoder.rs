@@ -70,8 +70,9 @@ impl EncoderHandle {
         settings: EncoderSettings,
     ) -> std::io::Result<(Self, Vec<JoinHandle<()>>)> {
         let requests = Room::new("requests", settings.requests);
-        // A request needs a permit before it is sent, so the channel never holds more than there are permits.
-        let (arrivals, received) = mpsc::channel(requests.size);
+        // A request needs a permit before it is sent, so the channel never holds more of them than there are permits; one
+        // place more is for what else the threads are told.
+        let (arrivals, received) = mpsc::channel(requests.size + 1);
         let (threads, stopped) = (sessions.len(), CancellationToken::new());
         let joins = pool::start(name, sessions, &settings, received, &stopped)?;
         let tokens = Room::new("tokens", settings.tokens);
@@ -110,8 +111,14 @@ impl EncoderHandle {
         if self.stopped.is_cancelled() {
             return Err(EngineError::Stopped);
         }
-        self.arrivals.try_send(Arrival { pending, texts }).map_err(|_| EngineError::Stopped)?;
+        self.arrivals.try_send(Arrival::Request { pending, texts }).map_err(|_| EngineError::Stopped)?;
         Ok(answer)
+    }
+
+    /// Refuses the requests of which no text has run or runs, soon, so that another worker takes them.
+    pub fn shed(&self) {
+        // Where there is no place in the channel, they have been told already.
+        let _ = self.arrivals.try_send(Arrival::Shed);
     }
 
     /// What the controller is told: a thread runs a request, and all others wait, though they may share a run.

@@ -30,7 +30,7 @@ mod thread;
 
 use std::num::NonZeroUsize;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -93,6 +93,11 @@ pub enum EngineError {
     /// It cannot be said which tokens are allowed.
     #[error(transparent)]
     Mask(#[from] MaskError),
+    /// It waited when the machine ran short of memory.
+    #[error(
+        "this worker's machine is short of memory, and it gives up the requests that wait in it, so that another takes them"
+    )]
+    Shed,
     /// The engine's thread has ended.
     #[error("the engine has stopped")]
     Stopped,
@@ -139,19 +144,54 @@ pub struct EngineCapacity {
 
 /// What an engine does at the moment.
 #[derive(Debug, Default)]
-pub struct Gauges {
+struct Gauges {
     running: AtomicUsize,
-    /// Bits of a moving average of tokens chosen per second of the model's time.
-    tokens_per_second: AtomicU64,
+    /// Tokens of the sequences that run.
+    held: AtomicUsize,
+    /// Tokens chosen since the start.
+    chosen: AtomicU64,
+    /// Tokens chosen per second of the model's time.
+    tokens_per_second: Average,
+    /// Seconds from a sequence's arrival to its first token.
+    first_token: Average,
+}
+
+/// A moving average of something above zero. One thread moves it, others read it.
+#[derive(Debug, Default)]
+struct Average(AtomicU64);
+
+impl Average {
+    /// `weight`: how much of the newest value goes into the average; the first is taken as it is.
+    fn add(&self, newest: f64, weight: f64) {
+        let average = self.get().map_or(newest, |held| held + weight * (newest - held));
+        self.0.store(average.to_bits(), Ordering::Relaxed);
+    }
+
+    /// Once there was a value.
+    fn get(&self) -> Option<f64> {
+        let average = f64::from_bits(self.0.load(Ordering::Relaxed));
+        (average > 0.0).then_some(average)
+    }
+}
+
+/// What the engine's thread is told.
+#[derive(Debug)]
+enum Command {
+    /// Take this one.
+    Take(Box<Sequence>),
+    /// Refuse what waits and has not begun.
+    Shed,
 }
 
 /// A handle to an engine. The engine ends when every handle is gone and the last sequence has ended.
 #[derive(Debug, Clone)]
 pub struct EngineHandle {
-    commands: mpsc::Sender<Sequence>,
+    commands: mpsc::Sender<Command>,
     room: Arc<Semaphore>,
     capacity: EngineCapacity,
     shape: CausalShape,
+    /// Tokens that running sequences may have together.
+    tokens: usize,
     tokenizer: Tokenizer,
     gauges: Arc<Gauges>,
 }
@@ -169,18 +209,21 @@ impl EngineHandle {
     ) -> std::io::Result<(Self, JoinHandle<()>)> {
         let capacity = settings.capacity;
         let total = capacity.slots + capacity.waiting;
-        // A sequence needs a permit before it is sent, so the channel never holds more than there are permits.
-        let (commands, received) = mpsc::channel(total);
+        // A sequence needs a permit before it is sent, so the channel never holds more of them than there are permits; one
+        // place more is for what else the thread is told.
+        let (commands, received) = mpsc::channel(total + 1);
+        let shape = model.shape();
         let handle = Self {
             commands,
             room: Arc::new(Semaphore::new(total)),
             capacity,
-            shape: model.shape(),
+            shape,
+            tokens: settings.tokens.max(shape.context).min(capacity.slots.saturating_mul(shape.context)),
             tokenizer: tokenizer.clone(),
             gauges: Arc::default(),
         };
         // Ids beyond the tokenizer are padding of the vocabulary and must not be chosen.
-        let vocab = model.shape().vocab.min(tokenizer.vocab_size() as usize);
+        let vocab = shape.vocab.min(tokenizer.vocab_size() as usize);
         let engine = Engine::new(model, vocab, settings, EngineMetrics::new(name), Arc::clone(&handle.gauges));
         let thread = std::thread::Builder::new().name(format!("engine {name}")).spawn(move || engine.run(received))?;
         Ok((handle, thread))
@@ -199,18 +242,20 @@ impl EngineHandle {
         }
         let wanted = u32::try_from(requests.len()).unwrap_or(u32::MAX);
         let mut permits = Arc::clone(&self.room).try_acquire_many_owned(wanted).map_err(|_| self.overloaded())?;
-        requests.into_iter().map(|request| self.send(request, &mut permits)).collect()
+        let begun = Arc::default();
+        requests.into_iter().map(|request| self.send(request, &mut permits, &begun)).collect()
     }
 
     fn send(
         &self,
         request: SequenceRequest,
         permits: &mut OwnedSemaphorePermit,
+        begun: &Arc<AtomicBool>,
     ) -> Result<mpsc::Receiver<SequenceEvent>, EngineError> {
         let permit = permits.split(1).expect("one permit was taken for each request");
         let (events, receiver) = mpsc::channel(event_capacity(&request));
-        let sequence = Sequence::new(request, &self.tokenizer, events, permit);
-        self.commands.try_send(sequence).map_err(|_| EngineError::Stopped)?;
+        let sequence = Sequence::new(request, &self.tokenizer, events, permit, Arc::clone(begun));
+        self.commands.try_send(Command::Take(Box::new(sequence))).map_err(|_| EngineError::Stopped)?;
         Ok(receiver)
     }
 
@@ -233,8 +278,31 @@ impl EngineHandle {
 
     /// Tokens chosen per second of the model's time, once any were.
     pub fn tokens_per_second(&self) -> Option<f64> {
-        let speed = f64::from_bits(self.gauges.tokens_per_second.load(Ordering::Relaxed));
-        (speed > 0.0).then_some(speed)
+        self.gauges.tokens_per_second.get()
+    }
+
+    /// Tokens chosen since the start, for all sequences together.
+    pub fn tokens_chosen(&self) -> u64 {
+        self.gauges.chosen.load(Ordering::Relaxed)
+    }
+
+    /// Time from a sequence's arrival to its first token, as a moving average, once there was one.
+    pub fn first_token(&self) -> Option<Duration> {
+        self.gauges.first_token.get().and_then(|seconds| Duration::try_from_secs_f64(seconds).ok())
+    }
+
+    /// How much of its room for keys and values running sequences take, from 0 to 1. Kept prefixes do not count: they
+    /// give way.
+    pub fn fill(&self) -> f64 {
+        let held = self.gauges.held.load(Ordering::Relaxed) as f64;
+        (held / self.tokens.max(1) as f64).min(1.0)
+    }
+
+    /// Refuses the sequences that wait, soon, so that another worker takes them; what has begun goes on, and so does what
+    /// finds a place before.
+    pub fn shed(&self) {
+        // Where there is no place in the channel, it has been told already.
+        let _ = self.commands.try_send(Command::Shed);
     }
 
     /// Whether there is no room for one more sequence.

@@ -345,7 +345,7 @@ fn min_tokens(request: &GenerateRequest, max_tokens: usize) -> Result<usize, Pro
 /// What a caller is told of an engine's error.
 pub(crate) fn problem(error: EngineError) -> Problem {
     match &error {
-        EngineError::Overloaded { .. } | EngineError::QueueFull { .. } => {
+        EngineError::Overloaded { .. } | EngineError::QueueFull { .. } | EngineError::Shed => {
             Problem::new(Kind::Overloaded, error.to_string()).with_retry_after_ms(RETRY_AFTER_MS)
         }
         EngineError::TooMany { .. } => Problem::invalid("n", error.to_string()),

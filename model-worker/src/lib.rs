@@ -20,6 +20,7 @@
 //! * [`memory`]: how much of it there is for keys and values.
 //! * [`hub`]: models of the Hugging Face hub, fetched into its cache.
 //! * [`catalog`]: loading models and finding them by name.
+//! * `resources`: how much of the machine is in use.
 //! * `registration`: being known to the controller.
 
 mod calls;
@@ -40,6 +41,7 @@ pub mod memory;
 mod metrics;
 pub mod model;
 mod registration;
+mod resources;
 mod state;
 pub mod tensor;
 pub mod text;
@@ -57,6 +59,7 @@ use config::Speed;
 pub use error::Error;
 use error::LoadError;
 use registration::Registrar;
+use resources::Observer;
 use state::{Addresses, State};
 
 /// Where a worker listens.
@@ -144,11 +147,13 @@ async fn work(config: &Config, state: &Arc<State>, life: &Life) -> Result<(), Er
         return Ok(());
     }
     let registration = config.registration.clone();
-    let registrar = registration.map(|it| Registrar::new(it, config.token.clone(), Arc::clone(state)));
+    let observer = Arc::new(Observer::new(Arc::clone(state), config.network));
+    let registrar =
+        registration.map(|it| Registrar::new(it, config.token.clone(), Arc::clone(state), Arc::clone(&observer)));
     let stay = async {
         match &registrar {
             Some(registrar) => registrar.stay().await,
-            None => std::future::pending().await,
+            None => observer.stay().await,
         }
     };
     let crashed = tokio::select! {

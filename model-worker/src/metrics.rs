@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 use metrics::{
     Counter, Gauge, Histogram, counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram,
 };
+use muster_shared::control::Resources;
 
 /// Describes every metric of the worker.
 pub(crate) fn describe() {
@@ -37,6 +38,8 @@ pub(crate) fn describe() {
     describe_counter!("muster_worker_tensor_loads_total", "Versions of tensor models loaded, by outcome");
     describe_counter!("muster_worker_requests_total", "Requests taken, by model and kind");
     describe_counter!("muster_worker_heartbeats_total", "Heartbeats sent, by outcome");
+    describe_counter!("muster_worker_shed_total", "Requests refused while they waited, memory being short, by model");
+    describe_gauge!("muster_worker_resource_ratio", "Share of a resource that is in use, from 0 to 1, by resource");
 }
 
 /// Counts of one engine.
@@ -53,6 +56,7 @@ pub(crate) struct EngineMetrics {
     cached_tokens: Counter,
     kv_tokens: Gauge,
     preemptions: Counter,
+    shed: Counter,
     proposed: Counter,
     confirmed: Counter,
 }
@@ -73,6 +77,7 @@ impl EngineMetrics {
             cached_tokens: counter!("muster_worker_cached_tokens_total", "model" => model.clone()),
             kv_tokens: gauge!("muster_worker_kv_tokens", "model" => model.clone()),
             preemptions: counter!("muster_worker_preemptions_total", "model" => model.clone()),
+            shed: shed(&model),
             proposed: counter!("muster_worker_proposed_tokens_total", "model" => model.clone()),
             confirmed: counter!("muster_worker_confirmed_tokens_total", "model" => model),
         }
@@ -95,6 +100,11 @@ impl EngineMetrics {
 
     pub(crate) fn preempted(&self, sequences: usize) {
         self.preemptions.increment(sequences as u64);
+    }
+
+    /// So many sequences were refused while they waited.
+    pub(crate) fn shed(&self, sequences: usize) {
+        self.shed.increment(sequences as u64);
     }
 
     pub(crate) fn proposed(&self, proposed: usize, confirmed: usize) {
@@ -124,6 +134,7 @@ pub(crate) struct EncoderMetrics {
     padding: Counter,
     texts: Histogram,
     waiting: Gauge,
+    shed: Counter,
 }
 
 impl EncoderMetrics {
@@ -133,8 +144,14 @@ impl EncoderMetrics {
             tokens: counter!("muster_worker_embedding_tokens_total", "model" => model.clone()),
             padding: counter!("muster_worker_embedding_padding_tokens_total", "model" => model.clone()),
             texts: histogram!("muster_worker_encoder_batch_texts", "model" => model.clone()),
+            shed: shed(&model),
             waiting: gauge!("muster_worker_encoder_texts_waiting", "model" => model),
         }
+    }
+
+    /// So many requests were refused while they waited.
+    pub(crate) fn shed(&self, requests: usize) {
+        self.shed.increment(requests as u64);
     }
 
     /// So many texts are left in the queue.
@@ -156,6 +173,7 @@ pub(crate) struct TensorMetrics {
     run: Histogram,
     rows: Histogram,
     failures: Counter,
+    shed: Counter,
 }
 
 impl TensorMetrics {
@@ -164,6 +182,7 @@ impl TensorMetrics {
         Self {
             run: histogram!("muster_worker_tensor_run_seconds", "model" => model.clone()),
             rows: histogram!("muster_worker_tensor_run_rows", "model" => model.clone()),
+            shed: shed(&model),
             failures: counter!("muster_worker_tensor_failures_total", "model" => model),
         }
     }
@@ -175,6 +194,24 @@ impl TensorMetrics {
 
     pub(crate) fn failed(&self) {
         self.failures.increment(1);
+    }
+
+    /// So many requests were refused while they waited.
+    pub(crate) fn shed(&self, requests: usize) {
+        self.shed.increment(requests as u64);
+    }
+}
+
+fn shed(model: &str) -> Counter {
+    counter!("muster_worker_shed_total", "model" => model.to_owned())
+}
+
+/// So much of each resource is in use.
+pub(crate) fn resources(resources: &Resources) {
+    for (resource, share) in resources.fractions() {
+        if let Some(share) = share {
+            gauge!("muster_worker_resource_ratio", "resource" => resource).set(share);
+        }
     }
 }
 

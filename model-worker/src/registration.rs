@@ -3,6 +3,7 @@
 //! The controller may be muster's or FastChat's: one that has no `/register` is taken for FastChat's. It may come
 //! later than the worker and may go away for as long as it likes; the worker tries for ever.
 
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -16,6 +17,7 @@ use tokio_util::sync::CancellationToken;
 use crate::config::{RegistrationConfig, Speed};
 use crate::fastchat::worker_status;
 use crate::metrics;
+use crate::resources::{Observer, Seen};
 use crate::state::State;
 use muster_shared::problem::chain;
 
@@ -47,12 +49,20 @@ pub(crate) struct Registrar {
     state: Arc<State>,
     id: WorkerId,
     incarnation: u64,
+    /// Heartbeats sent.
+    beats: AtomicU64,
+    observer: Arc<Observer>,
     /// The registration that holds, if one does.
     membership: Mutex<Option<Membership>>,
 }
 
 impl Registrar {
-    pub(crate) fn new(config: RegistrationConfig, token: Option<Secret>, state: Arc<State>) -> Self {
+    pub(crate) fn new(
+        config: RegistrationConfig,
+        token: Option<Secret>,
+        state: Arc<State>,
+        observer: Arc<Observer>,
+    ) -> Self {
         let http = http_client(TIMEOUTS);
         let id = config.id.clone().unwrap_or_else(|| WorkerId::new(&state.addresses.http));
         let started = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
@@ -65,6 +75,8 @@ impl Registrar {
             state,
             id,
             incarnation,
+            beats: AtomicU64::new(0),
+            observer,
             config,
             membership: Mutex::new(None),
         }
@@ -72,6 +84,7 @@ impl Registrar {
 
     /// Registers and beats for ever.
     pub(crate) async fn stay(&self) -> std::convert::Infallible {
+        self.observer.look().await; // rates are told from the first heartbeat on
         loop {
             let membership = self.join().await;
             self.set_membership(Some(membership));
@@ -209,10 +222,28 @@ impl Registrar {
     }
 
     async fn beat_muster(&self) -> Result<bool, ClientError> {
-        let load = Some(self.state.catalog().map(|catalog| catalog.load_report()).unwrap_or_default());
-        let bare = Heartbeat::bare(self.id.clone(), self.incarnation);
-        let heartbeat = Heartbeat { load, speed: self.measured(), ..bare };
-        Ok(matches!(self.client.heartbeat(&heartbeat).await?, HeartbeatReply::Renewed(_)))
+        let Seen { resources, tokens_per_second, ttft_ms } = self.observer.look().await;
+        let heartbeat = Heartbeat {
+            id: self.id.clone(),
+            incarnation: self.incarnation,
+            load: Some(self.state.catalog().map(|catalog| catalog.load_report()).unwrap_or_default()),
+            speed: self.measured(),
+            sequence: Some(self.beats.fetch_add(1, Ordering::Relaxed) + 1),
+            resources,
+            tokens_per_second,
+            ttft_ms,
+        };
+        match self.client.heartbeat(&heartbeat).await? {
+            HeartbeatReply::Renewed(renewal) => {
+                if renewal.shed
+                    && let Ok(catalog) = self.state.catalog()
+                {
+                    catalog.shed();
+                }
+                Ok(true)
+            }
+            HeartbeatReply::Unknown => Ok(false),
+        }
     }
 
     async fn register_fastchat(&self) -> Result<(), ClientError> {
@@ -226,6 +257,7 @@ impl Registrar {
     }
 
     async fn beat_fastchat(&self) -> Result<bool, ClientError> {
+        self.observer.look().await; // nobody is told, but operators may look
         let queue_length = worker_status(&self.state).queue_length;
         let body = HeartBeat { worker_name: self.state.addresses.http.clone(), queue_length };
         let response = self.post_fastchat("/receive_heart_beat", &body).await?;

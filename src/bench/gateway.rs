@@ -5,12 +5,12 @@
 //! saw, [`level`] what is told of it.
 
 mod clients;
-mod connection;
+pub(super) mod connection;
 mod events;
 mod level;
 mod probe;
 mod tally;
-mod target;
+pub(super) mod target;
 
 use std::sync::Arc;
 

@@ -62,6 +62,11 @@ impl Histogram {
         Percentiles { count: self.count, p50: at(0.5), p90: at(0.9), p99: at(0.99), p999: at(0.999), max }
     }
 
+    /// What at least `share` of all do not exceed, in microseconds.
+    pub(super) fn micros(&self, share: f64) -> Option<f64> {
+        self.at(share).map(|nanoseconds| nanoseconds as f64 / 1e3)
+    }
+
     /// The bucket that at least `share` of all do not exceed (the nearest rank), in nanoseconds.
     fn at(&self, share: f64) -> Option<u64> {
         let rank = ((share * self.count as f64).ceil() as u64).max(1);

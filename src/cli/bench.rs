@@ -1,14 +1,20 @@
 //! The flags of `muster bench`.
 
+mod dispatch;
+
 use std::num::{NonZeroU32, NonZeroUsize};
 use std::path::PathBuf;
 use std::time::Duration;
 
+use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::{Args, Subcommand, ValueEnum};
+use muster_controller::config::PolicyName;
+use muster_controller::simulator::Scenario;
 use muster_shared::secret::Secret;
 use muster_shared::transport::Transport;
 use muster_worker::model::onnx::spin::Spin;
 
+pub(crate) use self::dispatch::{DispatchArgs, FleetArgs, Over};
 use crate::config::{SecretParser, Span};
 
 /// Flags of `muster bench`.
@@ -29,6 +35,12 @@ pub(crate) enum BenchVerb {
     Gateway(Box<LoadArgs>),
     /// Run a worker that answers at once, so that the gateway before it is what is measured.
     FakeWorker(FakeWorkerArgs),
+    /// Compare dispatch policies: a simulated fleet in virtual time, with the real controller's rules.
+    Policies(PoliciesArgs),
+    /// Measure what a controller's decisions cost, by the size of its fleet: in this process, and over HTTP.
+    Dispatch(Box<DispatchArgs>),
+    /// Simulate a fleet of workers that beat over HTTP, some of which fall silent, and check what the controller does.
+    Fleet(FleetArgs),
 }
 
 /// Flags of `muster bench engine`.
@@ -283,6 +295,43 @@ impl From<FakeTransport> for Transport {
             FakeTransport::Fastchat => Self::FastChat,
         }
     }
+}
+
+/// Most requests of a simulation: each takes some hundred bytes.
+const MOST_SIMULATED: u64 = 10_000_000;
+
+/// Flags of `muster bench policies`.
+#[derive(Debug, Args)]
+pub(crate) struct PoliciesArgs {
+    /// Fleet, and what is asked of it; all when absent.
+    #[arg(long, value_delimiter = ',', ignore_case = true, value_parser = scenarios())]
+    pub(crate) scenario: Vec<Scenario>,
+    /// Rule to look at, beside `round_robin`; all when absent.
+    #[arg(long, value_delimiter = ',', ignore_case = true, value_parser = policies())]
+    pub(crate) policy: Vec<PolicyName>,
+    /// Requests of each run.
+    #[arg(long, default_value_t = 20_000, value_name = "COUNT")]
+    #[arg(value_parser = clap::value_parser!(u64).range(1..=MOST_SIMULATED))]
+    pub(crate) requests: u64,
+    /// Where the first round's chance begins; the next round's seed is one more.
+    #[arg(long, default_value_t = 1)]
+    pub(crate) seed: u64,
+    /// Runs of each policy with other requests; the median of each figure is told.
+    #[arg(long, default_value = "1")]
+    pub(crate) rounds: NonZeroU32,
+    /// Print one JSON object a line instead of a table.
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+fn scenarios() -> impl TypedValueParser<Value = Scenario> {
+    let names = Scenario::all().iter().map(|scenario| scenario.name);
+    PossibleValuesParser::new(names).try_map(|name| name.parse::<Scenario>())
+}
+
+fn policies() -> impl TypedValueParser<Value = PolicyName> {
+    let names = PolicyName::all().map(|name| name.as_str());
+    PossibleValuesParser::new(names).try_map(|name| name.parse::<PolicyName>())
 }
 
 /// Seconds, with a fraction if need be.

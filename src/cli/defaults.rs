@@ -61,6 +61,7 @@ mod tests {
         let mut command = show(super::super::Cli::command());
         for (verb, part) in [
             ("controller", "worker [default: 5s]"),
+            ("controller", "shortest_queue, round_robin, power_of_two"),
             ("controller", "[default: shortest_queue]"),
             ("worker", "run together [default: 16]"),
             ("gateway", "one request [default: 3]"),

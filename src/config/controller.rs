@@ -7,12 +7,17 @@ use anyhow::Context as _;
 use bytesize::ByteSize;
 use clap::Args;
 use muster_controller::Config;
-use muster_controller::config::{BreakerConfig, LeaseConfig, QueueConfig};
+use muster_controller::config::{BreakerConfig, LeaseConfig, Mark, PolicyName, PressureConfig, QueueConfig};
 use muster_shared::secret::Secret;
 use serde::{Deserialize, Serialize};
 
 use super::names::{self, Alias, Fallbacks, ModelPolicy};
-use super::{Span, one_secret, or};
+use super::{Share, Span, one_secret, or};
+
+/// How far below a pause it ends, where nobody says.
+const GAP_CPU: f64 = 0.1;
+/// The same of memory.
+const GAP_MEMORY: f64 = 0.05;
 
 /// What a controller can be told.
 #[derive(Debug, Clone, Default, Args, Serialize, Deserialize)]
@@ -25,7 +30,7 @@ pub(crate) struct ControllerSection {
     #[arg(long, env = "MUSTER_CONTROLLER_PORT")]
     pub(crate) port: Option<u16>,
     /// Rule by which a worker is picked.
-    #[arg(long, visible_alias = "dispatch-method", env = "MUSTER_CONTROLLER_POLICY")]
+    #[arg(long, visible_alias = "dispatch-method", env = "MUSTER_CONTROLLER_POLICY", help = policy_help())]
     #[serde(alias = "dispatch_method")]
     pub(crate) policy: Option<String>,
     /// A name that stands for models by weight, as `chat=old-model:90,new-model:10`; may be given several times.
@@ -85,6 +90,20 @@ pub(crate) struct ControllerSection {
     /// Time for which a failing worker is spared first; it doubles up to 30 s.
     #[arg(long, env = "MUSTER_CONTROLLER_BREAKER_PAUSE")]
     pub(crate) breaker_pause: Option<Span>,
+    /// Share of its processors that others take from a worker's models, above which it gets nothing while another does
+    /// better; `off`: whatever they take.
+    #[arg(long, env = "MUSTER_CONTROLLER_PAUSE_CPU", value_name = "SHARE")]
+    pub(crate) pause_cpu: Option<Share>,
+    /// Share below which it gets requests again; 0.1 below the pause when only that is given.
+    #[arg(long, env = "MUSTER_CONTROLLER_RESUME_CPU", value_name = "SHARE")]
+    pub(crate) resume_cpu: Option<Share>,
+    /// Share of its memory in use, above which a worker gets nothing while another does better, and hands over what waits
+    /// in it; `off`: however much it is.
+    #[arg(long, env = "MUSTER_CONTROLLER_PAUSE_MEMORY", value_name = "SHARE")]
+    pub(crate) pause_memory: Option<Share>,
+    /// Share below which it gets requests again; 0.05 below the pause when only that is given.
+    #[arg(long, env = "MUSTER_CONTROLLER_RESUME_MEMORY", value_name = "SHARE")]
+    pub(crate) resume_memory: Option<Share>,
     /// Token that every service of the fleet shows to the others.
     #[arg(long, env = "MUSTER_FLEET_TOKEN", hide_env_values = true, value_parser = super::SecretParser)]
     pub(crate) fleet_token: Option<Secret>,
@@ -108,17 +127,30 @@ pub(crate) struct ControllerSection {
     pub(crate) insecure: Option<bool>,
 }
 
+/// What `--help` says of the flag that names a policy.
+pub(crate) fn policy_help() -> String {
+    let names: Vec<_> = PolicyName::all().map(PolicyName::as_str).collect();
+    format!("Rule by which a worker is picked, in any case: {}", names.join(", "))
+}
+
 impl ControllerSection {
     /// What is not said here is taken from `other`.
     pub(crate) fn or(self, other: Self) -> Self {
         or!(self, other; host, port, policy, aliases, fallbacks, policies, heartbeat, missed_beats,
             fastchat_expiration, queue_limit, queue_limit_per_model, queue_limit_per_key, queue_wait,
-            breaker_failures, breaker_pause, body_limit, drain, insecure; (fleet_token, fleet_token_file))
+            breaker_failures, breaker_pause, body_limit, drain, insecure; (pause_cpu, resume_cpu),
+            (pause_memory, resume_memory), (fleet_token, fleet_token_file))
     }
 
     /// Everything said.
     pub(crate) fn defaults() -> Self {
-        let Config { lease, policy, queue, breaker, body_limit, drain, .. } = Config::default();
+        let Config { lease, policy, queue, breaker, pressure, body_limit, drain, .. } = Config::default();
+        let shares = |mark: Option<Mark>| match mark {
+            Some(mark) => (Some(Share::Of(mark.pause())), Some(Share::Of(mark.resume()))),
+            None => (Some(Share::Off), None),
+        };
+        let (pause_cpu, resume_cpu) = shares(pressure.cpu);
+        let (pause_memory, resume_memory) = shares(pressure.memory);
         Self {
             host: Some("127.0.0.1".to_owned()),
             port: Some(21001),
@@ -135,6 +167,10 @@ impl ControllerSection {
             queue_wait: Some(Span(queue.max_wait)),
             breaker_failures: Some(breaker.failures),
             breaker_pause: Some(Span(breaker.pause)),
+            pause_cpu,
+            resume_cpu,
+            pause_memory,
+            resume_memory,
             fleet_token: None,
             fleet_token_file: None,
             body_limit: Some(ByteSize(body_limit as u64)),
@@ -170,9 +206,84 @@ impl ControllerSection {
                 failures: self.breaker_failures.unwrap_or(usual.breaker.failures),
                 pause: span(self.breaker_pause, usual.breaker.pause),
             },
+            pressure: PressureConfig {
+                cpu: mark("cpu", (self.pause_cpu, self.resume_cpu), (usual.pressure.cpu, GAP_CPU))?,
+                memory: mark("memory", (self.pause_memory, self.resume_memory), (usual.pressure.memory, GAP_MEMORY))?,
+            },
             token: one_secret(self.fleet_token.clone(), self.fleet_token_file.as_deref())?,
             body_limit: self.body_limit.map_or(usual.body_limit, |size| size.0 as usize),
             drain: span(self.drain, usual.drain),
         })
+    }
+}
+
+/// The mark at which workers are spared for a resource: where the pause begins and ends as given, else as usual.
+fn mark(
+    resource: &str,
+    (pause, resume): (Option<Share>, Option<Share>),
+    (usual, gap): (Option<Mark>, f64),
+) -> anyhow::Result<Option<Mark>> {
+    let Some(pause) = pause.map_or(usual.map(Mark::pause), Share::fraction) else { return Ok(None) };
+    let resume = match resume {
+        None => (pause - gap).max(pause / 2.0),
+        Some(Share::Of(resume)) => resume,
+        Some(Share::Off) => anyhow::bail!("resume_{resource} is `off`; to have no pause, switch pause_{resource} off"),
+    };
+    anyhow::ensure!(
+        resume < pause,
+        "resume_{resource} is {resume} and pause_{resource} is {pause}; a pause must end below where it begins"
+    );
+    Ok(Some(Mark::new(pause, resume).with_context(|| format!("pause_{resource}"))?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The marks that follow from flags, before and after the defaults are put in.
+    fn marks(flags: ControllerSection) -> anyhow::Result<PressureConfig> {
+        let alone = flags.clone().config().map(|config| config.pressure);
+        let whole = flags.or(ControllerSection::defaults()).config().map(|config| config.pressure);
+        match (&alone, &whole) {
+            (Ok(alone), Ok(whole)) => assert_eq!(alone, whole),
+            (alone, whole) => assert!(alone.is_err() && whole.is_err()),
+        }
+        whole
+    }
+
+    #[test]
+    fn a_pause_ends_where_it_is_said_or_somewhat_below() {
+        let usual = PressureConfig::default();
+        let mark = |pause, resume| Some(Mark::new(pause, resume).expect("a mark"));
+        assert_eq!(marks(ControllerSection::default()).expect("the defaults"), usual);
+        for (pause, resume, cpu) in [
+            (Some(Share::Of(0.5)), None, mark(0.5, 0.4)),
+            (Some(Share::Of(0.1)), None, mark(0.1, 0.05)),
+            (Some(Share::Of(0.5)), Some(Share::Of(0.1)), mark(0.5, 0.1)),
+            (None, Some(Share::Of(0.8)), mark(0.85, 0.8)),
+            (Some(Share::Off), None, None),
+            (Some(Share::Off), Some(Share::Of(0.8)), None),
+        ] {
+            let flags = ControllerSection { pause_cpu: pause, resume_cpu: resume, ..ControllerSection::default() };
+            assert_eq!(marks(flags).expect("fine"), PressureConfig { cpu, ..usual });
+        }
+        let flags = ControllerSection { pause_memory: Some(Share::Of(0.95)), ..ControllerSection::default() };
+        let memory = marks(flags).expect("fine").memory.expect("a mark");
+        assert!((memory.pause() - 0.95).abs() + (memory.resume() - 0.9).abs() < 1e-9, "{memory:?}");
+    }
+
+    #[test]
+    fn a_pause_that_cannot_end_is_refused_with_both_numbers() {
+        for (pause, resume, parts) in [
+            (Some(Share::Of(0.7)), Share::Of(0.8), ["resume_memory is 0.8", "pause_memory is 0.7"]),
+            (Some(Share::Of(0.7)), Share::Of(0.7), ["resume_memory is 0.7", "pause_memory is 0.7"]),
+            (None, Share::Of(0.95), ["resume_memory is 0.95", "pause_memory is 0.9"]),
+            (None, Share::Off, ["resume_memory is `off`", "pause_memory off"]),
+        ] {
+            let flags =
+                ControllerSection { pause_memory: pause, resume_memory: Some(resume), ..ControllerSection::default() };
+            let error = marks(flags).expect_err("it never ends").to_string();
+            assert!(parts.iter().all(|part| error.contains(part)), "{error}");
+        }
     }
 }

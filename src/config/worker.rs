@@ -120,6 +120,11 @@ pub(crate) struct ModelSection {
     /// Threads of one model; the processors this process may use when absent.
     #[arg(long, env = "MUSTER_WORKER_THREADS")]
     pub(crate) threads: Option<NonZeroUsize>,
+    /// Speed of the network interface in megabits a second, for measuring how busy it is.
+    ///
+    /// Without: as the system says, which it does not in most containers; there it is not measured.
+    #[arg(long, env = "MUSTER_WORKER_NETWORK_MBPS", value_name = "NUMBER")]
+    pub(crate) network_mbps: Option<NonZeroU32>,
     /// Whether idle threads of ONNX Runtime spin: `auto`, `off`, `brief` or `always`.
     ///
     /// `auto`: for some microseconds at a time, until other work wants the processors. `brief`: so in any case. `off`:
@@ -221,7 +226,7 @@ impl ModelSection {
         or!(self, other; variant, slots, waiting, kv_memory, prefix_cache, speculation, itl_budget, embedding_requests,
             embedding_tokens,
             model_repository, model_control_mode, load_model, repository_poll, tensor_requests,
-            context_length, threads, spin, graph_cache,
+            context_length, threads, network_mbps, spin, graph_cache,
             onnxruntime, fake_token_time, fake_answer; (model, model_names))
     }
 
@@ -391,6 +396,7 @@ impl WorkerSection {
             repository: flags.repository()?,
             context_length: flags.context_length,
             threads: flags.threads,
+            network: flags.network_mbps,
             spin: flags.spin.unwrap_or(usual.spin),
             graph_cache: if flags.graph_cache.unwrap_or(true) { cache_folder() } else { None },
             library: self.library(),

@@ -239,7 +239,9 @@ impl Memory {
             self.before.extend(workers.map(|worker| (worker.id.clone(), (worker, now))));
             let named = |model: &ModelStatus| !(model.stands_for.is_empty() && model.fallbacks.is_empty());
             let names: Vec<_> = old.models.into_iter().filter(named).collect();
-            self.names_before = Some((names, now)).filter(|(names, _)| !names.is_empty());
+            if !names.is_empty() {
+                self.names_before = Some((names, now));
+            }
         }
         for worker in &fleet.workers {
             self.before.remove(&worker.id); // what this one knows counts
@@ -302,6 +304,9 @@ impl Memory {
             (!sound.is_empty()).then_some((*model, sound))
         });
         let (model, workers) = sound.or_else(|| known.into_iter().next())?;
+        let unpaused: Vec<&WorkerStatus> =
+            workers.iter().filter(|worker| worker.state != WorkerState::Paused).copied().collect();
+        let workers = if unpaused.is_empty() { workers } else { unpaused };
         let two = workers.sample(&mut rand::rng(), 2);
         let two = two.map(|worker| peers.get(&worker.id, &worker.address, worker.transport));
         let peer = two.min_by_key(|peer| peer.in_flight())?;
@@ -313,7 +318,7 @@ impl Memory {
         let current = self.fleet.iter().filter(|_| wanted.trust == Trust::Always);
         let current = current.flat_map(|(fleet, _)| &fleet.workers);
         let usable = |worker: &&WorkerStatus| {
-            matches!(worker.state, WorkerState::Ready | WorkerState::Suspect)
+            matches!(worker.state, WorkerState::Ready | WorkerState::Suspect | WorkerState::Paused)
                 && worker.models.iter().any(|card| card.name == wanted.model)
                 && (wanted.transports.is_empty() || wanted.transports.contains(&worker.transport))
                 && !wanted.exclude.contains(&worker.id)
@@ -444,6 +449,17 @@ mod tests {
     }
 
     #[test]
+    fn a_paused_worker_comes_after_all_that_are_not_but_before_one_that_failed() {
+        let (view, now) = (View::default(), Instant::now());
+        view.note(fleet(Epoch::new(), vec![worker("a", WorkerState::Paused), worker("b", WorkerState::Ready)]), now);
+        let chosen_often = || (0..8).filter_map(|_| chosen(&view, &[], Trust::Always, now)).collect::<Vec<_>>();
+        assert!(chosen_often().iter().all(|id| id == "b"));
+        assert_eq!(chosen(&view, &["b"], Trust::Always, now).as_deref(), Some("a"));
+        view.note_end(&WorkerId::new("b"), Outcome::Failed, now);
+        assert!(chosen_often().iter().all(|id| id == "a"));
+    }
+
+    #[test]
     fn restarts_in_a_row_neither_double_workers_nor_renew_their_grace() {
         let (view, now) = (View::default(), Instant::now());
         let third = GRACE / 3;
@@ -523,7 +539,9 @@ mod tests {
     fn names_outlive_the_controller_as_its_workers_do() {
         let (view, now) = (View::default(), Instant::now());
         view.note(named(Epoch::new(), vec![serving("wa", "a")]), now);
-        view.note(fleet(Epoch::new(), Vec::new()), now);
+        for _ in 0..2 {
+            view.note(fleet(Epoch::new(), Vec::new()), now); // one that has heard of nobody yet, twice in a row
+        }
         let chat = Wanted { model: "chat", ..any(Trust::AfterRestart) };
         assert_eq!(draws(&view, chat, now), [("wa".to_owned(), Some("a".to_owned()))]);
         assert!(view.models(now).iter().any(|model| model.name == "chat"));

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use muster_shared::control::{Capacity, Held, ModelCard, Registration, WorkerState, WorkerStatus};
+use muster_shared::control::{Capacity, Held, ModelCard, Registration, Resources, WorkerState, WorkerStatus};
 use muster_shared::id::{GatewayId, WorkerId};
 use proptest::prelude::*;
 use rand::SeedableRng;
@@ -20,6 +20,9 @@ const KEYS: [Option<&str>; 3] = [None, Some("a"), Some("b")];
 const BOUNDS: QueueConfig =
     QueueConfig { limit: 5, per_model: Some(4), per_key: Some(2), max_wait: Duration::from_secs(6) };
 
+/// What is asked for: two models, an alias, and a model that only a fallback serves.
+const MODELS: [&str; 4] = ["m", "n", "chat", "big"];
+
 #[derive(Debug, Clone)]
 enum Command {
     Register {
@@ -30,12 +33,14 @@ enum Command {
         worker: usize,
         /// `None`: the beat tells no load.
         running: Option<u32>,
+        /// Processors taken by others, and memory; `None`: the beat tells nothing of them.
+        machine: Option<(f64, f64)>,
     },
     Drain(usize),
     Deregister(usize),
     Ask {
         gateway: usize,
-        other_model: bool,
+        model: usize,
         key: usize,
         wait: u64,
         /// Time left; a small one is none.
@@ -78,17 +83,24 @@ fn outcomes() -> impl Strategy<Value = Outcome> {
     ]
 }
 
+/// Below, between and above the marks.
+fn machines() -> impl Strategy<Value = (f64, f64)> {
+    let share = || prop_oneof![2 => Just(0.5), 1 => Just(0.8), 1 => Just(0.87), 2 => Just(0.95)];
+    (share(), share())
+}
+
 fn commands() -> impl Strategy<Value = Command> {
     let left = proptest::option::weighted(0.3, (0..9000_u64).prop_map(|left| left.saturating_sub(500)));
     let time = (0..9000_u64, left, -2..3_i8);
-    let ask = (0..GATEWAYS, any::<bool>(), 0..KEYS.len(), time, proptest::option::weighted(0.3, 0..WORKERS));
+    let ask = (0..GATEWAYS, 0..MODELS.len(), 0..KEYS.len(), time, proptest::option::weighted(0.3, 0..WORKERS));
     prop_oneof![
         4 => (0..WORKERS, any::<bool>()).prop_map(|(worker, newer)| Command::Register { worker, newer }),
-        4 => (0..WORKERS, proptest::option::weighted(0.8, 0..4_u32)).prop_map(|(worker, running)| Command::Heartbeat { worker, running }),
+        4 => (0..WORKERS, proptest::option::weighted(0.8, 0..4_u32), proptest::option::weighted(0.7, machines()))
+            .prop_map(|(worker, running, machine)| Command::Heartbeat { worker, running, machine }),
         1 => (0..WORKERS).prop_map(Command::Drain),
         1 => (0..WORKERS).prop_map(Command::Deregister),
-        10 => ask.prop_map(|(gateway, other_model, key, (wait, left, priority), exclude)| {
-            Command::Ask { gateway, other_model, key, wait, left, priority, exclude }
+        10 => ask.prop_map(|(gateway, model, key, (wait, left, priority), exclude)| {
+            Command::Ask { gateway, model, key, wait, left, priority, exclude }
         }),
         2 => Just(Command::Lookup),
         8 => (any::<usize>(), outcomes()).prop_map(|(nth, outcome)| Command::Release { nth, outcome }),
@@ -134,8 +146,8 @@ struct World {
     /// Who has been answered, and who has gone away before.
     settled: Vec<usize>,
     tickets: Vec<(Holder, Held)>,
-    /// Who asked for which model.
-    holders: BTreeMap<usize, (Holder, String)>,
+    /// Who asked for what.
+    holders: BTreeMap<usize, (Holder, Request)>,
     /// Requests told of that the controller did not grant, by worker.
     told: BTreeMap<WorkerId, u32>,
 }
@@ -146,7 +158,7 @@ impl World {
         let setup = Setup { queue: BOUNDS, heartbeat: secs(5), rng: StdRng::seed_from_u64(1) };
         let registry = Registry::new(rules());
         Self {
-            desk: Desk::new(registry, setup, now),
+            desk: Desk::new(registry, setup, now).with_names(names()),
             now,
             gateways: std::array::from_fn(|_| GatewayId::new()),
             incarnations: [1; WORKERS],
@@ -170,9 +182,14 @@ impl World {
                 let origin = if worker == 3 { FASTCHAT } else { Origin::Native };
                 self.desk.change(now, |registry| registry.register(registration, origin, now)).expect("not stale");
             }
-            Command::Heartbeat { worker, running } => {
+            Command::Heartbeat { worker, running, machine } => {
                 let mut beat = running.map_or_else(|| silent_beat(&name(worker)), |load| beat(&name(worker), load));
                 beat.incarnation = self.incarnations[worker];
+                beat.resources = machine.map(|(cpu, memory)| Resources {
+                    cpu: Some(cpu),
+                    memory: Some(memory),
+                    ..Resources::default()
+                });
                 self.desk.change(now, |registry| match worker {
                     3 => drop(registry.fastchat_beat(&beat.id, running.unwrap_or(0), now)),
                     _ => drop(registry.heartbeat(&beat, now)),
@@ -210,9 +227,9 @@ impl World {
     }
 
     fn ask(&mut self, command: &Command) {
-        let Command::Ask { gateway, other_model, key, wait, left, priority, exclude } = *command else { return };
+        let Command::Ask { gateway, model, key, wait, left, priority, exclude } = *command else { return };
         let holder = Holder::Gateway(self.gateways[gateway]);
-        let model = if other_model { "n" } else { "m" }.to_owned();
+        let model = MODELS[model].to_owned();
         let exclude = exclude.map(|worker| WorkerId::new(name(worker))).into_iter().collect();
         let asker = Asker {
             holder,
@@ -221,7 +238,7 @@ impl World {
         };
         let reply = self.asked;
         self.asked += 1;
-        self.holders.insert(reply, (holder, asker.request.model.clone()));
+        self.holders.insert(reply, (holder, asker.request.clone()));
         let deadline = left.map(Duration::from_millis);
         let key_priority = key as i8;
         let patience = Patience { wait: Duration::from_millis(wait), deadline, priority, key_priority };
@@ -278,7 +295,7 @@ impl World {
     }
 
     fn list(&self) {
-        let before = format!("{:?}", self.desk);
+        let before = self.portrait();
         let registry = self.desk.registry();
         let (now, later) = (self.now, self.now + secs(3600));
         for moment in [now, later] {
@@ -287,7 +304,11 @@ impl World {
             registry.model_names(None, moment);
             registry.as_one_worker(moment);
         }
-        assert_eq!(format!("{:?}", self.desk), before, "a listing changed something");
+        assert_eq!(self.portrait(), before, "a listing changed something");
+    }
+
+    fn portrait(&self) -> String {
+        format!("{:?} {}", self.desk, self.desk.registry().portrait())
     }
 
     /// Takes the answers of the last command, and checks what must hold after each.
@@ -299,8 +320,12 @@ impl World {
             self.settled.push(reply);
             self.waiting.remove(&reply);
             if let Ok(grant) = answer {
-                check_chosen(&workers[&grant.worker]);
-                let (holder, model) = self.holders[&reply].clone();
+                let (holder, asked) = self.holders[&reply].clone();
+                assert!(grant.model.as_ref() != Some(&asked.model), "no other model, and yet one is named");
+                let model = grant.model.unwrap_or_else(|| asked.model.clone());
+                let serves = workers[&grant.worker].models.iter().any(|card| card.name == model);
+                assert!(serves, "the worker does not know the model `{model}`");
+                check_chosen(&workers[&grant.worker], &Request { model: model.clone(), ..asked }, workers.values());
                 self.tickets.push((holder, Held { ticket: grant.ticket, worker: grant.worker, model, key: None }));
             }
         }
@@ -314,17 +339,33 @@ impl World {
         assert_eq!(self.desk.waiting(), self.waiting.len());
         let of = |key: usize| self.waiting.keys().filter(|reply| self.keys[*reply] == key).count();
         assert!((1..KEYS.len()).all(|key| of(key) <= 2), "a key has more waiting than it may");
-        let of_m = self.waiting.keys().filter(|reply| self.holders[*reply].1 == "m").count();
+        let of_m = self.waiting.keys().filter(|reply| self.holders[*reply].1.model == "m").count();
         assert!(of_m <= 4 && self.waiting.len() <= 5, "more wait than may");
         assert!(self.waiting.keys().all(|reply| self.until[reply] > self.now), "one waits beyond its time");
         self.desk.registry().audit(self.now);
     }
 }
 
+/// `chat` stands for both models, and one of them takes the requests of the other, as that does of `big`, which nobody
+/// serves.
+fn names() -> Names {
+    let fallback = |model: &str, other: &str| (model.to_owned(), vec![other.to_owned()]);
+    let weights = vec![("m".to_owned(), 1.0), ("n".to_owned(), 2.0)];
+    let aliased = Names::default().with_aliases([("chat".to_owned(), weights)]);
+    let names = aliased.and_then(|names| names.with_fallbacks([fallback("n", "m"), fallback("big", "n")]));
+    names.expect("they are right")
+}
+
 /// A worker that was chosen by the last command, as it is after it.
-fn check_chosen(worker: &WorkerStatus) {
+fn check_chosen<'a>(worker: &WorkerStatus, request: &Request, mut all: impl Iterator<Item = &'a WorkerStatus>) {
+    let would_do = |other: &&WorkerStatus| {
+        matches!(other.state, WorkerState::Ready | WorkerState::Suspect)
+            && other.models.iter().any(|card| card.name == request.model)
+            && !request.exclude.contains(&other.id)
+    };
     match worker.state {
-        WorkerState::Ready | WorkerState::Paused => {}
+        WorkerState::Ready => {}
+        WorkerState::Paused => assert_eq!(all.find(would_do), None, "it is to be spared: {worker:?}"),
         WorkerState::Suspect => assert_eq!(worker.tickets, 1, "a trial is one request: {worker:?}"),
         WorkerState::Open | WorkerState::Draining | WorkerState::Gone => panic!("it must not be chosen: {worker:?}"),
     }

@@ -4,9 +4,31 @@ use std::time::Duration;
 
 use muster_shared::problem::{Kind, Problem};
 
+use super::RETRY_FULL;
 use crate::estimate::Expected;
 use crate::queue::Full;
 use crate::registry::{Asker, millis};
+
+/// Live workers without room, by why.
+#[derive(Debug, Default, Clone, Copy)]
+pub(super) struct Crowd {
+    pub(super) full: u32,
+    pub(super) open: u32,
+    pub(super) paused: u32,
+}
+
+/// No worker of `what` has room.
+pub(super) fn overloaded(what: &str, crowd: Crowd, waited: Duration) -> Problem {
+    let Crowd { full, open, paused } = crowd;
+    let mut message = format!("no worker of {what} has room: {full} full, {open} suspended after failures");
+    if paused > 0 {
+        message += &format!(", {paused} paused, their machines being short of processors or memory");
+    }
+    if !waited.is_zero() {
+        message += &format!("; the request waited {} ms", millis(waited));
+    }
+    Problem::new(Kind::Overloaded, message).with_retry_after_ms(millis(RETRY_FULL))
+}
 
 /// It would exceed a bound. `no_room`: why it would have to wait.
 pub(super) fn bounded(full: Full, asker: &Asker, no_room: Problem) -> Problem {

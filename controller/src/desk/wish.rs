@@ -7,7 +7,8 @@ use muster_shared::control::Grant;
 use muster_shared::problem::{Kind, Problem};
 use rand::Rng;
 
-use super::{Desk, RETRY_FULL};
+use super::Desk;
+use super::refusal::{self, Crowd};
 use crate::names::{Names, Targets};
 use crate::registry::{Asker, Denial, Lack, Registry, Request, millis};
 
@@ -18,17 +19,6 @@ pub(super) struct Wish {
     pub(super) asker: Asker,
     /// The alias that was asked for, where it was one.
     alias: Option<String>,
-}
-
-/// What there is none of.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Shortage {
-    /// Live workers of the model or its fallbacks would take the request, and none can now.
-    Room,
-    /// The same of other models that the alias stands for; of this one there is no live worker any more.
-    RoomElsewhere,
-    /// No live worker would.
-    Worker,
 }
 
 impl<R> Desk<R> {
@@ -43,19 +33,18 @@ impl<R> Desk<R> {
     }
 
     /// Gives a ticket of a worker that has room, of the model or another in its stead.
-    pub(super) fn grant(&mut self, wish: &Wish, now: Instant) -> Result<Grant, Shortage> {
+    pub(super) fn grant(&mut self, wish: &Wish, now: Instant) -> Result<Grant, Lack> {
         wish.grant(&mut self.registry, &self.names, &mut self.rng, now)
     }
 
     /// Why a request is refused, in words.
     pub(super) fn problem(&self, wish: &Wish, waited: Duration, now: Instant) -> Problem {
-        let targets = wish.targets(&self.names);
-        if wish.alias.is_none() && targets.fallbacks.is_empty() {
+        if wish.waits_for_one(&self.names) {
             return self.problem_of_one(&wish.asker, waited, now);
         }
-        let own = self.tally(wish, targets.iter(), now);
+        let own = self.tally(wish, wish.targets(&self.names).iter(), now);
         if own.is_live {
-            return own.overloaded(&wish.described(&self.names), waited);
+            return refusal::overloaded(&wish.described(&self.names), own.crowd, waited);
         }
         let all = wish.all(&self.names);
         let (what, all) = match &wish.alias {
@@ -63,7 +52,7 @@ impl<R> Desk<R> {
             Some(alias) => (described(alias, &self.names), self.tally(wish, all.into_iter(), now)),
         };
         if all.is_live {
-            return all.overloaded(&what, waited);
+            return refusal::overloaded(&what, all.crowd, waited);
         }
         let message = match all.excluded {
             0 => format!("no live worker serves {what} at the moment"),
@@ -75,10 +64,11 @@ impl<R> Desk<R> {
     fn tally<'a>(&self, wish: &Wish, models: impl Iterator<Item = &'a str>, now: Instant) -> Tally {
         models.fold(Tally::default(), |mut tally, model| {
             match self.registry.denial(&wish.request_for(model), now) {
-                Some(Denial::NoRoom { full, open }) => {
+                Some(Denial::NoRoom { full, open, paused }) => {
                     tally.is_live = true;
-                    tally.full += full;
-                    tally.open += open;
+                    tally.crowd.full += full;
+                    tally.crowd.open += open;
+                    tally.crowd.paused += paused;
                 }
                 Some(Denial::NoWorker { excluded }) => tally.excluded += excluded,
                 Some(Denial::UnknownModel) | None => {}
@@ -93,20 +83,8 @@ impl<R> Desk<R> {
 struct Tally {
     /// Whether one of them has a live worker.
     is_live: bool,
-    full: u32,
-    open: u32,
+    crowd: Crowd,
     excluded: u32,
-}
-
-impl Tally {
-    fn overloaded(&self, what: &str, waited: Duration) -> Problem {
-        let Self { full, open, .. } = self;
-        let mut message = format!("no worker of {what} has room: {full} full, {open} suspended after failures");
-        if !waited.is_zero() {
-            message += &format!("; the request waited {} ms", millis(waited));
-        }
-        Problem::new(Kind::Overloaded, message).with_retry_after_ms(millis(RETRY_FULL))
-    }
 }
 
 impl Wish {
@@ -118,35 +96,35 @@ impl Wish {
         names: &Names,
         rng: &mut dyn Rng,
         now: Instant,
-    ) -> Result<Grant, Shortage> {
+    ) -> Result<Grant, Lack> {
         let lack = match self.grant_of(registry, self.targets(names), rng, now) {
             Ok(grant) => return Ok(grant),
             Err(lack) => lack,
         };
-        match (&self.alias, lack) {
-            (_, Lack::Room) => Err(Shortage::Room),
-            (None, Lack::Worker) => Err(Shortage::Worker),
-            (Some(alias), Lack::Worker) => {
-                let request = self.request_for(alias);
-                let drawn = draw(registry, names, rng, &request, now);
-                let others = names.stands_for(alias).into_iter().flatten().map(|model| names.targets_of(model));
-                let mut shortage = Shortage::Worker;
-                for targets in std::iter::once(drawn).chain(others) {
-                    match self.grant_of(registry, targets, rng, now) {
-                        Ok(grant) => return Ok(grant),
-                        Err(Lack::Room) => shortage = Shortage::RoomElsewhere,
-                        Err(Lack::Worker) => {}
-                    }
-                }
-                Err(shortage)
+        let Some(alias) = self.alias.as_ref().filter(|_| lack == Lack::Worker) else { return Err(lack) };
+        let request = self.request_for(alias);
+        let drawn = draw(registry, names, rng, &request, now);
+        let others = names.stands_for(alias).into_iter().flatten().map(|model| names.targets_of(model));
+        let mut lack = Lack::Worker;
+        for targets in std::iter::once(drawn).chain(others) {
+            match self.grant_of(registry, targets, rng, now) {
+                Ok(grant) => return Ok(grant),
+                Err(Lack::Room) => lack = Lack::Room,
+                Err(Lack::Worker) => {}
             }
         }
+        Err(lack)
     }
 
     /// Whether the same workers will do for both.
     pub(super) fn is_like(&self, other: &Self) -> bool {
-        let (mine, others) = (&self.asker.request, &other.asker.request);
-        self.alias == other.alias && mine.exact == others.exact && mine.is_like(others)
+        let (request, others) = (&self.asker.request, &other.asker.request);
+        self.alias == other.alias && request.exact == others.exact && request.is_like(others)
+    }
+
+    /// Whether only workers of the model under which it waits will ever do.
+    pub(super) fn waits_for_one(&self, names: &Names) -> bool {
+        self.alias.is_none() && self.targets(names).fallbacks.is_empty()
     }
 
     fn grant_of(

@@ -31,15 +31,18 @@ pub struct Summary {
     pub sum: f64,
     /// The sum of their loads.
     pub load: u64,
+    /// The sum of their speeds.
+    pub speed: f64,
 }
 
 impl Summary {
     /// That of no candidate.
     pub(super) const NONE: Self =
-        Self { count: 0, ties: 0, least: f64::INFINITY, greatest: f64::NEG_INFINITY, sum: 0.0, load: 0 };
+        Self { count: 0, ties: 0, least: f64::INFINITY, greatest: f64::NEG_INFINITY, sum: 0.0, load: 0, speed: 0.0 };
 
-    fn of(key: f64, load: u32) -> Self {
-        Self { count: 1, ties: 1, least: key, greatest: key, sum: key, load: load.into() }
+    pub(super) fn of(key: f64, candidate: &Candidate) -> Self {
+        let (load, speed) = (candidate.load.into(), candidate.speed);
+        Self { count: 1, ties: 1, least: key, greatest: key, sum: key, load, speed }
     }
 
     /// How many have that key, if it is the least of all.
@@ -56,6 +59,7 @@ impl Summary {
             greatest: self.greatest.max(other.greatest),
             sum: self.sum + other.sum,
             load: self.load + other.load,
+            speed: self.speed + other.speed,
         }
     }
 }
@@ -92,7 +96,7 @@ impl Ranking {
         }
         let leaf = match &candidate {
             // A key that is no number can be compared with nothing, and would be taken for the least.
-            Some((candidate, key)) => Summary::of(if key.is_nan() { f64::MAX } else { *key }, candidate.load),
+            Some((candidate, key)) => Summary::of(if key.is_nan() { f64::MAX } else { *key }, candidate),
             None => Summary::NONE,
         };
         self.candidates[place] = candidate.map(|(candidate, _)| candidate);

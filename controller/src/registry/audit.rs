@@ -3,9 +3,27 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Instant;
 
+use muster_shared::id::{TicketId, WorkerId};
+
 use super::Registry;
 
 impl Registry {
+    /// Every worker with all that is known of it: a slab tells its entries only when it is printed at length.
+    pub(crate) fn portrait(&self) -> String {
+        format!("{:?}", self.workers.iter().collect::<Vec<_>>())
+    }
+
+    /// Whether a ticket lives.
+    pub(crate) fn knows(&self, ticket: TicketId) -> bool {
+        self.tickets.contains_key(&ticket)
+    }
+
+    /// Requests that are counted for a worker's model; 0 where it is not offered.
+    pub(crate) fn load_of(&self, worker: &WorkerId, model: &str) -> u32 {
+        let worker = self.by_id.get(worker).map(|&slot| &self.workers[slot]);
+        worker.and_then(|worker| worker.offer(model)).map_or(0, super::load::Offer::load)
+    }
+
     /// Panics where an index says something else than the workers themselves.
     pub(crate) fn audit(&self, now: Instant) {
         let mut seats = BTreeMap::new();

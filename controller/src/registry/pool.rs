@@ -111,6 +111,11 @@ impl Pool {
         }
     }
 
+    /// Whether someone is alive who is not spared.
+    pub(super) fn has_ready(&self) -> bool {
+        self.lanes.iter().any(|lane| lane.ready.live > 0)
+    }
+
     fn join(&mut self, slot: Slot, worker: &WorkerId, transport: Transport) -> Seat {
         let lane = lane_of(transport);
         let place = self.lanes[lane].members.insert(Member { slot, standing: Standing::default() });

@@ -118,6 +118,8 @@ pub(crate) enum Denial {
         full: u32,
         /// Workers spared after failures.
         open: u32,
+        /// Workers with room, spared while their machines are short of something.
+        paused: u32,
     },
 }
 
@@ -292,7 +294,7 @@ impl Registry {
         let mut seen = Seen::default();
         let mut slots = self.pools.get(&request.model).into_iter().flat_map(|pool| pool.slots());
         let is_admitted = slots.any(|slot| seen.admits(&self.workers[slot], request, now));
-        (!is_admitted).then(|| seen.denial())
+        (!is_admitted).then(|| seen.denial()).flatten()
     }
 
     /// The address of a worker that is alive, be it full.
@@ -301,10 +303,17 @@ impl Registry {
         let workers = pool.slots().map(|slot| (slot, &self.workers[slot]));
         let live: Vec<_> = workers
             .filter(|(_, worker)| request.is_spoken_by(worker))
-            .filter(|(_, worker)| matches!(worker.state(now), WorkerState::Ready | WorkerState::Suspect))
-            .filter_map(|(slot, worker)| Some((slot, worker.about(now).candidate(worker.offer(&request.model)?))))
+            .filter_map(|(slot, worker)| {
+                let candidate = worker.about(now).candidate(worker.offer(&request.model)?);
+                Some((worker.state(now), (slot, candidate)))
+            })
             .collect();
-        let slot = pool.pick_of(&live, request.affinity, rng)?;
+        let of = |states: &[WorkerState]| -> Vec<_> {
+            live.iter().filter(|(state, _)| states.contains(state)).map(|(_, it)| *it).collect()
+        };
+        let ready = of(&[WorkerState::Ready, WorkerState::Suspect]);
+        let those = if ready.is_empty() { of(&[WorkerState::Paused]) } else { ready };
+        let slot = pool.pick_of(&those, request.affinity, rng)?;
         Some(self.workers[slot].address.clone())
     }
 
@@ -389,25 +398,28 @@ struct Seen {
     excluded: u32,
     full: u32,
     open: u32,
+    /// Spared, though they have room.
+    paused: u32,
+    /// Whether there is one for whose sake they are.
+    has_ready: bool,
 }
 
 impl Seen {
-    /// Whether the worker is a candidate; if not, notes why.
+    /// Whether the worker is a candidate, whoever else there is; if not, notes why.
     fn admits(&mut self, worker: &Worker, request: &Request, now: Instant) -> bool {
         let Some(offer) = worker.offer(&request.model) else { return false };
         let state = worker.state(now);
+        let has_room = worker.about(now).standing(offer).candidate.is_some();
         let reason = match state {
             _ if !request.is_spoken_by(worker) => &mut self.gone, // for this request
             WorkerState::Gone | WorkerState::Draining => &mut self.gone,
             _ if request.exclude.contains(&worker.id) => &mut self.excluded,
             WorkerState::Open => &mut self.open,
+            WorkerState::Paused if has_room => &mut self.paused,
             WorkerState::Paused => &mut self.full,
-            // Half open: one request at a time decides, and those sent before the failure count too.
-            WorkerState::Suspect if worker.tickets() > 0 => &mut self.full,
+            WorkerState::Suspect | WorkerState::Ready if has_room => return true,
             WorkerState::Suspect | WorkerState::Ready => {
-                if !offer.is_full() && worker.full_until.is_none_or(|until| until <= now) {
-                    return true;
-                }
+                self.has_ready = true;
                 &mut self.full
             }
         };
@@ -415,11 +427,13 @@ impl Seen {
         false
     }
 
-    fn denial(&self) -> Denial {
-        match self {
-            Self { full: 0, open: 0, excluded: 0, gone: 0 } => Denial::UnknownModel,
-            Self { full: 0, open: 0, .. } => Denial::NoWorker { excluded: self.excluded },
-            Self { full, open, .. } => Denial::NoRoom { full: *full, open: *open },
-        }
+    /// `None` where those that are paused are all there is, and one of them has room.
+    fn denial(&self) -> Option<Denial> {
+        Some(match *self {
+            Self { has_ready: false, paused: 1.., .. } => return None,
+            Self { full: 0, open: 0, excluded: 0, gone: 0, .. } => Denial::UnknownModel,
+            Self { full: 0, open: 0, excluded, .. } => Denial::NoWorker { excluded },
+            Self { full, open, paused, .. } => Denial::NoRoom { full, open, paused },
+        })
     }
 }

@@ -101,7 +101,7 @@ impl Registry {
             tickets: if state == WorkerState::Gone { 0 } else { held + anonymous },
             reported: worker.reported.clone(),
             resources: worker.resources,
-            paused: None,
+            paused: worker.pressure.reason().filter(|_| state == WorkerState::Paused),
             tokens_per_second: worker.tokens_per_second,
             ttft_ms: worker.ttft_ms,
             response_ms: worker.response_ms,

@@ -11,6 +11,8 @@ use muster_shared::transport::Transport;
 use super::breaker::{Breaker, Circuit};
 use super::load::{Foreign, Missing, Offer};
 use super::pool::Standing;
+use super::pressure::Pressure;
+use crate::config::PressureConfig;
 use crate::dispatch::Candidate;
 
 /// Weight of the newest response in the moving average of their times.
@@ -66,6 +68,8 @@ pub(crate) struct Worker {
     /// Its load in its own words.
     pub(crate) reported: Vec<ModelLoad>,
     pub(crate) breaker: Breaker,
+    /// What presses on its machine.
+    pub(crate) pressure: Pressure,
     /// It said that it has no room; believed until then.
     pub(crate) full_until: Option<Instant>,
     pub(crate) draining: bool,
@@ -100,6 +104,7 @@ impl Worker {
             missing: Missing::default(),
             reported: Vec::new(),
             breaker: Breaker::new(),
+            pressure: Pressure::default(),
             full_until: None,
             draining: false,
             gone_since: None,
@@ -129,6 +134,7 @@ impl Worker {
         self.given = old.given;
         self.response_ms = old.response_ms;
         self.resources = old.resources;
+        self.pressure = old.pressure;
         self.tokens_per_second = old.tokens_per_second;
         self.ttft_ms = old.ttft_ms;
     }
@@ -150,11 +156,18 @@ impl Worker {
     }
 
     /// Takes what a heartbeat tells besides the load.
-    pub(crate) fn take_measures(&mut self, beat: &Heartbeat) {
+    pub(crate) fn take_measures(&mut self, beat: &Heartbeat, pressure: &PressureConfig) {
         if let Some(speed) = beat.speed.filter(|speed| speed.is_finite() && *speed > 0.0) {
             self.speed = speed;
         }
         self.resources = beat.resources;
+        let was_paused = self.pressure.is_paused();
+        self.pressure.take(beat.resources.as_ref(), pressure);
+        match self.pressure.reason() {
+            Some(reason) if !was_paused => tracing::warn!(worker = %self.id, reason, "a worker is paused"),
+            None if was_paused => tracing::info!(worker = %self.id, "a worker is paused no more"),
+            _ => {}
+        }
         self.tokens_per_second = beat.tokens_per_second;
         self.ttft_ms = beat.ttft_ms;
     }
@@ -189,9 +202,11 @@ impl Worker {
             Circuit::HalfOpen => self.tickets() == 0,
             Circuit::Open => false,
         };
+        let live = self.is_live(now);
         About {
-            live: self.is_live(now),
-            paused: self.state(now) == WorkerState::Paused,
+            live,
+            // One whose circuit is open serves nobody, so it keeps nobody from those that are merely paused.
+            spared: live && (self.pressure.is_paused() || self.breaker.circuit(now) == Circuit::Open),
             has_room: is_open && self.full_until.is_none_or(|until| until <= now),
             candidate: Candidate {
                 speed: self.speed,
@@ -246,8 +261,10 @@ impl Worker {
             return WorkerState::Draining;
         }
         match self.breaker.circuit(now) {
-            Circuit::Closed => WorkerState::Ready,
             Circuit::Open => WorkerState::Open,
+            // Half open or not: one that is paused and doubtful gets one request at a time, should it get any.
+            _ if self.pressure.is_paused() => WorkerState::Paused,
+            Circuit::Closed => WorkerState::Ready,
             Circuit::HalfOpen => WorkerState::Suspect,
         }
     }
@@ -312,7 +329,7 @@ impl Worker {
 #[derive(Debug, Clone, Copy)]
 pub(super) struct About {
     live: bool,
-    paused: bool,
+    spared: bool,
     /// Whether it takes a request of a model that is not full.
     has_room: bool,
     candidate: Candidate,
@@ -322,7 +339,7 @@ impl About {
     /// How it stands to requests for a model that it offers.
     pub(super) fn standing(&self, offer: &Offer) -> Standing {
         let is_candidate = self.live && self.has_room && !offer.is_full();
-        Standing { live: self.live, paused: self.paused, candidate: is_candidate.then(|| self.candidate(offer)) }
+        Standing { live: self.live, paused: self.spared, candidate: is_candidate.then(|| self.candidate(offer)) }
     }
 
     /// What policies see of it, room or not.

@@ -1,5 +1,6 @@
 //! A request on its way through the pool: its texts may be on several threads at once.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
 
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
@@ -10,7 +11,11 @@ use crate::engine::EngineError;
 
 /// A request whose texts wait or run.
 #[derive(Debug)]
-pub(super) struct Pending(Mutex<Option<Open>>);
+pub(super) struct Pending {
+    open: Mutex<Option<Open>>,
+    /// Whether a text of it runs or has run.
+    begun: AtomicBool,
+}
 
 /// What is left to do for it.
 #[derive(Debug)]
@@ -25,12 +30,23 @@ struct Open {
 
 impl Pending {
     pub(super) fn new(texts: usize, reply: oneshot::Sender<Answer>, room: [OwnedSemaphorePermit; 2]) -> Self {
-        Self(Mutex::new(Some(Open { reply, encoded: vec![None; texts], missing: texts, room })))
+        let open = Open { reply, encoded: vec![None; texts], missing: texts, room };
+        Self { open: Mutex::new(Some(open)), begun: AtomicBool::new(false) }
     }
 
     /// Whether anybody waits for its answer.
     pub(super) fn is_wanted(&self) -> bool {
         self.open(|open| open.as_ref().is_some_and(|open| !open.reply.is_closed()))
+    }
+
+    /// One of its texts is about to run.
+    pub(super) fn begin(&self) {
+        self.begun.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether one of its texts runs or has run.
+    pub(super) fn has_begun(&self) -> bool {
+        self.begun.load(Ordering::Relaxed)
     }
 
     /// One of its texts is encoded; the last one answers.
@@ -56,7 +72,7 @@ impl Pending {
 
     fn open<T>(&self, change: impl FnOnce(&mut Option<Open>) -> T) -> T {
         // Nothing in here leaves it half changed, so a thread that panicked has done no harm.
-        change(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
+        change(&mut self.open.lock().unwrap_or_else(PoisonError::into_inner))
     }
 }
 

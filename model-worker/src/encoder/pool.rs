@@ -1,5 +1,6 @@
 //! The threads of one encoder: each alone owns a session, all take from one queue.
 
+use std::cell::Cell;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 
@@ -17,17 +18,26 @@ use crate::model::{EncoderBatch, EncoderModel, EncoderOutput, ModelError};
 /// A text on its way into a run.
 type Text = queue::Text<Arc<Pending>>;
 
-/// A request that the queue has not seen yet.
+/// What the threads have not seen yet.
 #[derive(Debug)]
-pub(super) struct Arrival {
-    pub(super) pending: Arc<Pending>,
-    pub(super) texts: Vec<Tokens>,
+pub(super) enum Arrival {
+    /// A request.
+    Request {
+        /// The request.
+        pending: Arc<Pending>,
+        /// Its texts.
+        texts: Vec<Tokens>,
+    },
+    /// Requests that have not begun are to be refused.
+    Shed,
 }
 
 /// What all threads take from, one at a time.
 struct Shared {
     queue: Queue<Arc<Pending>>,
     arrivals: mpsc::Receiver<Arrival>,
+    /// Whether what waits is refused once the next run has its texts.
+    sheds: bool,
 }
 
 /// Starts a thread for each session. They end when nobody can send arrivals any more and the queue is empty.
@@ -41,7 +51,7 @@ pub(super) fn start(
     arrivals: mpsc::Receiver<Arrival>,
     stopped: &CancellationToken,
 ) -> std::io::Result<Vec<JoinHandle<()>>> {
-    let shared = Arc::new(Mutex::new(Shared { queue: Queue::default(), arrivals }));
+    let shared = Arc::new(Mutex::new(Shared { queue: Queue::default(), arrivals, sheds: false }));
     let start = |(number, session)| {
         let runner = Runner {
             session,
@@ -81,6 +91,8 @@ impl Runner {
             }
             shared.queue.retain(|pending| pending.is_wanted());
             let texts = shared.queue.take(self.settings.limits);
+            texts.iter().for_each(|text| text.request.begin());
+            self.metrics.shed(shared.shed());
             self.metrics.waiting(shared.queue.len());
             if !texts.is_empty() {
                 return Some(texts);
@@ -133,8 +145,34 @@ impl Runner {
 }
 
 impl Shared {
-    fn accept(&mut self, Arrival { pending, texts }: Arrival) {
-        self.queue.push(pending, texts);
+    fn accept(&mut self, arrival: Arrival) {
+        match arrival {
+            Arrival::Request { pending, texts } => self.queue.push(pending, texts),
+            Arrival::Shed => self.sheds = true,
+        }
+    }
+
+    /// If it is asked for, refuses what has not begun; gives how many requests that were.
+    fn shed(&mut self) -> usize {
+        if !std::mem::take(&mut self.sheds) {
+            return 0;
+        }
+        let shed = Cell::new(0);
+        self.queue.retain(|pending| {
+            let begun = pending.has_begun();
+            if !begun {
+                pending.fail(EngineError::Shed);
+                shed.set(shed.get() + 1);
+            }
+            begun
+        });
+        if shed.get() > 0 {
+            tracing::warn!(
+                requests = shed.get(),
+                "the machine is short of memory; what waited is left to other workers"
+            );
+        }
+        shed.get()
     }
 }
 

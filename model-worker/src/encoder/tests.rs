@@ -224,3 +224,22 @@ async fn a_thread_that_panics_is_noticed_and_its_request_answered() {
     encoder.died().await;
     assert!(!encoder.is_alive());
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_has_not_begun_is_shed_and_what_has_begun_is_answered() {
+    let mut led = lead();
+    // Of such different lengths that its texts do not run together.
+    let begun = led.ask(&[&[1; 300], &[2; 3]]);
+    assert_eq!(led.begun().await, 1);
+    let next = led.ask(&[&[3; 40]]);
+    led.hold(2).await;
+    let shed = led.ask(&[&[4; 80], &[5; 160]]);
+    led.hold(3).await;
+    led.encoder.shed();
+    (0..4).for_each(|_| led.go_on());
+    let answer = shed.await.expect("no panic");
+    assert!(matches!(answer, Err(EngineError::Shed)), "{answer:?}");
+    assert_eq!(begun.await.expect("no panic").expect("an answer"), dense(&[[1.0, 1.0], [2.0, 1.0]]));
+    assert_eq!(next.await.expect("no panic").expect("its turn had come"), dense(&[[3.0, 1.0]]));
+    assert_eq!(led.encoder.load(), (0, 0));
+}

@@ -25,6 +25,8 @@ pub trait Schedulable: Occupant {
     fn deadline(&self) -> Option<Instant>;
     /// A higher one goes first.
     fn priority(&self) -> i32;
+    /// Whether it has had a row, or belongs to one that has.
+    fn has_begun(&self) -> bool;
 }
 
 /// How much a scheduler lets in.
@@ -95,6 +97,11 @@ impl<S: Schedulable> Scheduler<S> {
         }
         let judged = reaped.into_iter().filter_map(|sequence| Some((verdict(&sequence)?, sequence)));
         judged.map(|(verdict, sequence)| (sequence, verdict)).collect()
+    }
+
+    /// Takes out the sequences that wait and have not begun.
+    pub fn shed(&mut self) -> Vec<S> {
+        self.waiting.extract_if(.., |_, sequence| !sequence.has_begun()).map(|(_, sequence)| sequence).collect()
     }
 
     /// The row whose prompt is being read; if there is none, the next sequence that fits is given one. Tells besides
@@ -206,7 +213,8 @@ impl<S: Schedulable> Scheduler<S> {
         self.tokens_running() + self.rows.kept_tokens()
     }
 
-    fn tokens_running(&self) -> usize {
+    /// Tokens that running sequences hold or are about to.
+    pub fn tokens_running(&self) -> usize {
         self.rows.sequences().map(|(_, running)| running.sequence.tokens().len()).sum()
     }
 }

@@ -1,6 +1,7 @@
 //! One prompt with its answer: from chosen tokens to text, and the end of it.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
 use muster_shared::generate::{FinishReason, Sampling, TokenLogprob, TopLogprob};
@@ -132,6 +133,8 @@ pub(super) struct Sequence {
     events: mpsc::Sender<SequenceEvent>,
     /// Room in the engine, given back when the sequence ends.
     permit: Option<OwnedSemaphorePermit>,
+    /// Whether any answer to the same request has begun.
+    begun: Arc<AtomicBool>,
 }
 
 impl Sequence {
@@ -140,14 +143,15 @@ impl Sequence {
         tokenizer: &Tokenizer,
         events: mpsc::Sender<SequenceEvent>,
         permit: OwnedSemaphorePermit,
+        begun: Arc<AtomicBool>,
     ) -> Self {
-        let begun = request.begun.take().unwrap_or_else(|| Begun::new(&mut request, tokenizer));
+        let known = request.begun.take().unwrap_or_else(|| Begun::new(&mut request, tokenizer));
         Self {
-            tokens: [&request.prompt[..], &begun.tokens[..]].concat(),
+            tokens: [&request.prompt[..], &known.tokens[..]].concat(),
             in_cache: 0,
             cached: None,
-            sampler: begun.sampler,
-            mask: begun.mask.map(|mask| Masked { mask, computed: None }),
+            sampler: known.sampler,
+            mask: known.mask.map(|mask| Masked { mask, computed: None }),
             arrived: Instant::now(),
             last_token: None,
             prompt: request.prompt.len(),
@@ -156,10 +160,11 @@ impl Sequence {
             salt: request.salt,
             max_tokens: request.max_tokens,
             end_tokens: request.end_tokens,
-            text: begun.text,
+            text: known.text,
             tokenizer: tokenizer.clone(),
             events,
             permit: Some(permit),
+            begun,
         }
     }
 
@@ -216,8 +221,9 @@ impl Sequence {
         end.is_some()
     }
 
-    /// Notes how many tokens were found in other rows; of a resumed answer's, only those of the prompt are told.
+    /// Notes that it has a row, and how many tokens were found in other rows; of a resumed answer's, only those of the prompt are told.
     pub(super) fn note_cached(&mut self, tokens: usize) {
+        self.begun.store(true, Ordering::Relaxed);
         self.cached = Some(tokens.min(self.prompt));
     }
 
@@ -313,5 +319,9 @@ impl Schedulable for Sequence {
 
     fn priority(&self) -> i32 {
         self.priority
+    }
+
+    fn has_begun(&self) -> bool {
+        self.begun.load(Ordering::Relaxed)
     }
 }

@@ -389,3 +389,52 @@ async fn an_answer_that_is_late_ends_with_an_error_whether_it_waits_or_runs() {
     }
     bench.close();
 }
+
+#[tokio::test]
+async fn what_waits_is_shed_and_what_has_begun_goes_on() {
+    let bench = Bench::new(10, None);
+    bench.engine.shed();
+    assert_eq!(read(bench.submit(request("hello", 50))).await.0, "All models", "nothing waited");
+    bench.gate(false);
+    let running: Vec<_> = (0..2).map(|_| bench.submit(request("hello", 4))).collect();
+    let waiting: Vec<_> = (0..2).map(|_| bench.submit(request("hello", 4))).collect();
+    bench.engine.shed();
+    bench.engine.shed(); // it need not be said twice
+    bench.gate(true);
+    for events in waiting {
+        let (text, end) = read(events).await;
+        assert!(text.is_empty() && matches!(end, Err(EngineError::Shed)), "{text:?} {end:?}");
+    }
+    for events in running {
+        assert_eq!(read(events).await.1.expect("an end"), (FinishReason::Length, 4));
+    }
+    assert_eq!(bench.engine.load(), (0, 0));
+    assert_eq!(read(bench.submit(request("hello", 50))).await.0, "All models", "what comes later is served");
+    bench.close();
+}
+
+#[tokio::test]
+async fn an_engine_tells_how_full_and_how_fast_it_is() {
+    // Slow enough to be looked at while it answers.
+    let options = FakeOptions { answer: 1_000_000, token_time: Duration::from_millis(1), ..FakeOptions::default() };
+    let bench = Bench::with(options, None);
+    assert_eq!((bench.engine.tokens_chosen(), bench.engine.first_token(), bench.engine.fill()), (0, None, 0.0));
+    let context = bench.engine.shape().context;
+    let mut running = bench.submit(request(&"x".repeat(context / 2), context / 2 - 1));
+    running.recv().await.expect("a token");
+    assert!(bench.engine.first_token().is_some_and(|time| time > Duration::ZERO));
+    while bench.engine.fill() == 0.0 {
+        running.recv().await.expect("a token"); // told after each step
+    }
+    let fill = bench.engine.fill();
+    assert!((0.25..0.5).contains(&fill), "{fill}: of two slots, one is half full, or more");
+    let chosen = bench.engine.tokens_chosen();
+    drop(running);
+    let (_, end) = read(bench.submit(request("hello", 3))).await;
+    assert_eq!(end.expect("an end").1, 3);
+    assert!(bench.engine.tokens_chosen() >= chosen + 3);
+    while bench.engine.fill() > 0.0 {
+        tokio::task::yield_now().await; // told after the last step
+    }
+    bench.close();
+}

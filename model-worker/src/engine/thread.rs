@@ -13,12 +13,14 @@ use super::pace::{self, Pace};
 use super::sampler::Sampled;
 use super::scheduler::{Limits, Reaped, Scheduler};
 use super::sequence::Sequence;
-use super::{EngineError, EngineSettings, Gauges};
+use super::{Command, EngineError, EngineSettings, Gauges};
 use crate::metrics::EngineMetrics;
 use crate::model::{CausalModel, ModelError, Next, Positions, Row};
 
 /// Weight of the newest step in the moving average of tokens per second.
 const SPEED_WEIGHT: f64 = 0.05;
+/// Weight of the newest sequence in the moving average of the time to the first token.
+const FIRST_TOKEN_WEIGHT: f64 = 0.2;
 
 /// What the thread owns.
 pub(super) struct Engine {
@@ -33,8 +35,9 @@ pub(super) struct Engine {
     vocab: usize,
     /// Threads that choose tokens while the model rests; none where one is enough, or the system gives no more.
     helpers: Option<ThreadPool>,
-    gauges: Arc<Gauges>,
-    metrics: EngineMetrics,
+    tally: Tally,
+    /// Whether what waits is refused once this step has taken in what it can.
+    sheds: bool,
 }
 
 impl Engine {
@@ -60,37 +63,47 @@ impl Engine {
             vocab,
             helpers: helpers(settings.threads.get()),
             model,
-            gauges,
-            metrics,
+            tally: Tally { gauges, metrics },
+            sheds: false,
         }
     }
 
     /// Runs until every handle is gone and the last sequence has ended.
-    pub(super) fn run(mut self, mut commands: mpsc::Receiver<Sequence>) {
+    pub(super) fn run(mut self, mut commands: mpsc::Receiver<Command>) {
         loop {
             if self.scheduler.is_idle() {
                 match commands.blocking_recv() {
-                    Some(sequence) => self.scheduler.enqueue(sequence), // idle: sleep here
+                    Some(command) => self.accept(command), // idle: sleep here
                     None => return,
                 }
             }
-            while let Ok(sequence) = commands.try_recv() {
-                self.scheduler.enqueue(sequence); // busy: look, never wait
+            while let Ok(command) = commands.try_recv() {
+                self.accept(command); // busy: look, never wait
             }
             self.step();
+        }
+    }
+
+    fn accept(&mut self, command: Command) {
+        match command {
+            Command::Take(sequence) => self.scheduler.enqueue(*sequence),
+            Command::Shed => self.sheds = true,
         }
     }
 
     fn step(&mut self) {
         self.reap();
         let preempted = self.scheduler.make_room(self.model.as_mut());
-        self.metrics.preempted(preempted);
+        self.tally.metrics.preempted(preempted);
         self.publish();
         match self.proposal() {
             Some(proposal) => self.verify(&proposal),
             None => self.decode(),
         }
         self.read();
+        if std::mem::take(&mut self.sheds) {
+            self.shed();
+        }
         self.publish();
     }
 
@@ -101,6 +114,17 @@ impl Engine {
                 sequence.fail(EngineError::Late);
             }
         }
+    }
+
+    /// Refuses what waits still and has not begun.
+    fn shed(&mut self) {
+        let mut shed = self.scheduler.shed();
+        if shed.is_empty() {
+            return;
+        }
+        tracing::warn!(sequences = shed.len(), "the machine is short of memory; what waited is left to other workers");
+        self.tally.metrics.shed(shed.len());
+        shed.iter_mut().for_each(|sequence| sequence.fail(EngineError::Shed));
     }
 
     /// Adds a token to every sequence that decodes, in one run.
@@ -183,7 +207,7 @@ impl Engine {
             sequence.in_cache += 1;
             let chosen = sequence.choose(&mut logits[..self.vocab]);
             let agreed = matches!(&chosen, Ok(chosen) if proposal.get(added) == Some(&chosen.token));
-            outcome = take(sequence, chosen, &self.metrics);
+            outcome = take(sequence, chosen, &self.tally);
             added += 1;
             if !agreed || outcome != Outcome::GoesOn {
                 break;
@@ -194,7 +218,7 @@ impl Engine {
             speculation.note_run(tokens.len(), took);
             speculation.note_agreement(proposal.len(), added - 1);
         }
-        self.metrics.proposed(proposal.len(), added - 1);
+        self.tally.metrics.proposed(proposal.len(), added - 1);
         self.note_speed(added, took);
         self.settle(row, outcome);
     }
@@ -217,7 +241,7 @@ impl Engine {
         let sequence = self.scheduler.sequence(row);
         if sequence.cached.is_none() {
             sequence.note_cached(shared);
-            self.metrics.shared(shared);
+            self.tally.metrics.shared(shared);
         }
     }
 
@@ -233,7 +257,7 @@ impl Engine {
         let result = self.model.read(row, &sequence.tokens[past..read], past, wanted);
         let took = started.elapsed();
         self.pace.note_prefill(read - past, took);
-        self.metrics.prefill(read - past, took);
+        self.tally.metrics.prefill(read - past, took);
         match result {
             Ok(_) if !last => sequence.in_cache = read,
             Ok(logits) => {
@@ -249,7 +273,7 @@ impl Engine {
 
     /// Hands a chosen token on; a sequence that has ended gives its row back.
     fn conclude(&mut self, row: Row, chosen: Result<Sampled, EngineError>) {
-        let outcome = take(self.scheduler.sequence(row), chosen, &self.metrics);
+        let outcome = take(self.scheduler.sequence(row), chosen, &self.tally);
         self.settle(row, outcome);
     }
 
@@ -262,16 +286,33 @@ impl Engine {
 
     fn note_speed(&mut self, tokens: usize, step: Duration) {
         let newest = tokens as f64 / step.as_secs_f64().max(1e-9);
-        let held = f64::from_bits(self.gauges.tokens_per_second.load(Ordering::Relaxed));
-        let average = if held > 0.0 { held + SPEED_WEIGHT * (newest - held) } else { newest };
-        self.gauges.tokens_per_second.store(average.to_bits(), Ordering::Relaxed);
-        self.metrics.decode(tokens, step);
+        self.tally.gauges.tokens_per_second.add(newest, SPEED_WEIGHT);
+        self.tally.metrics.decode(tokens, step);
     }
 
     fn publish(&self) {
         let (running, waiting) = (self.scheduler.running(), self.scheduler.waiting());
-        self.gauges.running.store(running, Ordering::Relaxed);
-        self.metrics.load(running, waiting, self.scheduler.tokens_held());
+        let Tally { gauges, metrics } = &self.tally;
+        gauges.running.store(running, Ordering::Relaxed);
+        gauges.held.store(self.scheduler.tokens_running(), Ordering::Relaxed);
+        metrics.load(running, waiting, self.scheduler.tokens_held());
+    }
+}
+
+/// Counts of what the engine does, for whoever holds a handle and for operators.
+struct Tally {
+    gauges: Arc<Gauges>,
+    metrics: EngineMetrics,
+}
+
+impl Tally {
+    /// A token was chosen, for a sequence that arrived then and chose its last token then.
+    fn token(&self, arrived: Instant, last: Option<Instant>) {
+        self.gauges.chosen.fetch_add(1, Ordering::Relaxed);
+        if last.is_none() {
+            self.gauges.first_token.add(arrived.elapsed().as_secs_f64(), FIRST_TOKEN_WEIGHT);
+        }
+        self.metrics.token(arrived, last);
     }
 }
 
@@ -323,10 +364,10 @@ enum Outcome {
 }
 
 /// Adds a chosen token to its sequence.
-fn take(sequence: &mut Sequence, chosen: Result<Sampled, EngineError>, metrics: &EngineMetrics) -> Outcome {
+fn take(sequence: &mut Sequence, chosen: Result<Sampled, EngineError>, tally: &Tally) -> Outcome {
     match chosen {
         Ok(sampled) => {
-            metrics.token(sequence.arrived, sequence.last_token);
+            tally.token(sequence.arrived, sequence.last_token);
             sequence.last_token = Some(Instant::now());
             if sequence.accept(&sampled) { Outcome::Ended } else { Outcome::GoesOn }
         }

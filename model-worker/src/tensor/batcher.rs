@@ -30,6 +30,11 @@ pub enum RunError {
     /// It waited for longer than it wants.
     #[error("the request waited for its timeout of {} µs and did not begin", .0.as_micros())]
     Late(Duration),
+    /// It waited when the machine ran short of memory.
+    #[error(
+        "this worker's machine is short of memory, and it gives up the requests that wait in it, so that another takes them"
+    )]
+    Shed,
     /// The graph failed.
     #[error(transparent)]
     Failed(#[from] ModelError),
@@ -169,6 +174,27 @@ impl Batcher {
         drop(state);
         self.shared.wake.notify_one();
         Ok(answer)
+    }
+
+    /// Refuses the requests that wait, so that another worker takes them.
+    pub fn shed(&self) {
+        let shed = self.shared.lock().queue.remove(|_| true);
+        if shed.is_empty() {
+            return;
+        }
+        let (model, version) = &self.shared.settings.name;
+        let requests = shed.len();
+        tracing::warn!(
+            model,
+            version,
+            requests,
+            "the machine is short of memory; what waited is left to other workers"
+        );
+        self.shared.metrics.shed(requests);
+        for waiting in shed {
+            // The client may have gone away meanwhile.
+            let _ = waiting.job.reply.send(Err(RunError::Shed));
+        }
     }
 
     /// Requests that run, and requests that wait.

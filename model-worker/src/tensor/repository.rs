@@ -448,6 +448,11 @@ impl Tensors {
             .collect()
     }
 
+    /// Refuses the requests that wait; see [`crate::tensor::batcher::Batcher::shed`].
+    pub fn shed(&self) {
+        self.versions().iter().for_each(|version| version.batcher.shed());
+    }
+
     /// Whether the threads of every version run.
     pub fn is_alive(&self) -> bool {
         self.versions().iter().all(|version| version.batcher.is_alive())

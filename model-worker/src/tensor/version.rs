@@ -122,7 +122,7 @@ impl Version {
 
     async fn run(&self, request: Checked) -> Result<Vec<Array>, Problem> {
         self.batcher.run(request).await.map_err(|error| match &error {
-            RunError::Overloaded { .. } => {
+            RunError::Overloaded { .. } | RunError::Shed => {
                 Problem::new(Kind::Overloaded, error.to_string()).with_retry_after_ms(RETRY_AFTER_MS)
             }
             RunError::Late(_) => Problem::new(Kind::Timeout, error.to_string()).with_param("parameters.timeout"),

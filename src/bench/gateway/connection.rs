@@ -19,24 +19,24 @@ const SHOWN: usize = 200;
 
 /// An answer on its way; made once for a client and used again.
 #[derive(Debug)]
-pub(super) struct Answer {
-    pub(super) status: u16,
+pub(in crate::bench) struct Answer {
+    pub(in crate::bench) status: u16,
     /// The beginning of the body.
-    pub(super) start: Vec<u8>,
+    pub(in crate::bench) start: Vec<u8>,
     /// How much of it is kept.
     kept: usize,
     /// Of an answer that comes in pieces.
-    pub(super) events: Option<Events>,
+    pub(in crate::bench::gateway) events: Option<Events>,
 }
 
 impl Answer {
     /// Of which only a beginning is kept.
-    pub(super) fn new(streamed: bool) -> Self {
+    pub(in crate::bench) fn new(streamed: bool) -> Self {
         Self { status: 0, start: Vec::new(), kept: KEPT, events: streamed.then(Events::new) }
     }
 
     /// Of which so many bytes are kept.
-    pub(super) fn keeping(self, kept: usize) -> Self {
+    pub(in crate::bench) fn keeping(self, kept: usize) -> Self {
         Self { kept, ..self }
     }
 
@@ -57,7 +57,7 @@ impl Answer {
     }
 
     /// Why it is no success, by its status.
-    pub(super) fn refusal(&self) -> Option<String> {
+    pub(in crate::bench) fn refusal(&self) -> Option<String> {
         if self.status == 200 {
             return None;
         }
@@ -67,7 +67,7 @@ impl Answer {
     }
 
     /// Its beginning, in one line.
-    pub(super) fn shown(&self) -> String {
+    pub(in crate::bench) fn shown(&self) -> String {
         let text = String::from_utf8_lossy(&self.start);
         text.split_whitespace().collect::<Vec<_>>().join(" ").chars().take(SHOWN).collect()
     }
@@ -75,22 +75,22 @@ impl Answer {
 
 /// Why an answer did not come to its end.
 #[derive(Debug)]
-pub(super) struct Broken {
+pub(in crate::bench) struct Broken {
     /// Nothing of it had come. A server may close a connection it has kept at any time, so a client must try another.
-    pub(super) early: bool,
-    pub(super) reason: anyhow::Error,
+    pub(in crate::bench) early: bool,
+    pub(in crate::bench) reason: anyhow::Error,
 }
 
 /// A connection to the server.
 #[derive(Debug)]
-pub(super) struct Connection {
+pub(in crate::bench) struct Connection {
     stream: TcpStream,
     /// What has come and has not been read.
     inbox: Vec<u8>,
 }
 
 impl Connection {
-    pub(super) async fn open(address: SocketAddr) -> anyhow::Result<Self> {
+    pub(in crate::bench) async fn open(address: SocketAddr) -> anyhow::Result<Self> {
         let stream = TcpStream::connect(address).await.context("cannot connect")?;
         stream.set_nodelay(true)?;
         Ok(Self { stream, inbox: Vec::with_capacity(ROOM) })
@@ -98,7 +98,7 @@ impl Connection {
 
     /// Sends a request and reads the answer to its end; calls `arrived` after each read. Tells whether another request
     /// may follow on this connection.
-    pub(super) async fn exchange(
+    pub(in crate::bench) async fn exchange(
         &mut self,
         request: &[u8],
         answer: &mut Answer,

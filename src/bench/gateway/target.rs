@@ -81,7 +81,7 @@ impl Target {
 }
 
 /// The first address of a host that takes a connection.
-async fn reachable(host: &str) -> anyhow::Result<SocketAddr> {
+pub(in crate::bench) async fn reachable(host: &str) -> anyhow::Result<SocketAddr> {
     let mut failure = anyhow!("`{host}` has no address");
     for address in tokio::net::lookup_host(host).await? {
         match timeout(CONNECT, TcpStream::connect(address)).await {

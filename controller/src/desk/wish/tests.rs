@@ -35,7 +35,7 @@ impl Fixture {
     fn with(names: Names) -> Self {
         let now = Instant::now();
         let setup = Setup {
-            queue: QueueConfig { limit: 100, max_wait: secs(10) },
+            queue: QueueConfig { max_wait: secs(10), ..QueueConfig::default() },
             heartbeat: secs(5),
             rng: StdRng::seed_from_u64(1),
         };
@@ -60,7 +60,7 @@ impl Fixture {
 
     fn release(&mut self, ticket: TicketId, outcome: Outcome) {
         let (holder, now) = (Holder::Gateway(self.gateway), self.now);
-        self.desk.change(now, |registry| registry.release(holder, &release(ticket, outcome), now));
+        self.desk.release(holder, &release(ticket, outcome), now);
     }
 
     fn asker(&self, model: &str) -> Asker {

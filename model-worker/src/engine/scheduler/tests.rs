@@ -19,6 +19,7 @@ struct Fake {
     priority: i32,
     salt: Option<Arc<str>>,
     abandoned: bool,
+    begun: bool,
     deadline: Option<Instant>,
 }
 
@@ -51,6 +52,10 @@ impl Schedulable for Fake {
 
     fn priority(&self) -> i32 {
         self.priority
+    }
+
+    fn has_begun(&self) -> bool {
+        self.begun
     }
 }
 
@@ -130,6 +135,7 @@ impl Bench {
             priority,
             salt: salt.map(Arc::from),
             abandoned: false,
+            begun: false,
             deadline: deadline.map(|after| self.now + after),
         };
         self.arrived += 1;
@@ -177,6 +183,7 @@ impl Bench {
         }
         let Some((row, shared)) = self.scheduler.admit(&mut self.memory) else { return 0 };
         let sequence = self.scheduler.sequence(row);
+        sequence.begun = true;
         let unread = sequence.tokens.len() - sequence.in_cache;
         assert!(unread > 0, "a run is needed for logits");
         self.write(row, unread.min(chunk));
@@ -276,8 +283,29 @@ fn a_sequence_ends_when_its_time_is_over_wherever_it_is() {
     assert!(bench.scheduler.is_idle());
 }
 
+#[test]
+fn what_has_not_begun_can_be_shed_and_what_has_begun_stays() {
+    let mut bench = Bench::new(Limits { tokens: 20, ..LIMITS });
+    for prompt in 1..=2 {
+        bench.arrive(&[prompt; 6], 12);
+        bench.step(64);
+    }
+    while bench.scheduler.waiting() == 0 {
+        bench.step(64); // until the second has to give its row back
+    }
+    for prompt in 3..=4 {
+        bench.arrive(&[prompt; 6], 12);
+    }
+    let shed: Vec<_> = bench.scheduler.shed().iter().map(|sequence| sequence.id).collect();
+    assert_eq!((shed, bench.scheduler.waiting()), (vec![2, 3], 1));
+    assert!(bench.scheduler.shed().is_empty());
+    bench.run();
+    assert_eq!(bench.ended, [0, 1]);
+}
+
 #[derive(Debug, Clone)]
 enum Act {
+    Shed,
     Arrive { prompt: Vec<u32>, left: usize, priority: i32, salt: Option<&'static str>, late: bool },
     Abandon(usize),
     Step(usize),
@@ -293,6 +321,7 @@ fn acts() -> impl Strategy<Value = Vec<Act>> {
         1 => (0_usize..20).prop_map(Act::Abandon),
         6 => (1_usize..8).prop_map(Act::Step),
         1 => Just(Act::Wait),
+        1 => Just(Act::Shed),
     ];
     proptest::collection::vec(act, 1..80)
 }
@@ -323,6 +352,11 @@ proptest! {
                 }
                 Act::Step(chunk) => {
                     bench.step(chunk);
+                }
+                Act::Shed => {
+                    let shed = bench.scheduler.shed();
+                    prop_assert!(shed.iter().all(|sequence| !sequence.begun && sequence.in_cache == 0));
+                    bench.gone.extend(shed.iter().map(|sequence| sequence.id));
                 }
                 Act::Wait => bench.now += Duration::from_secs(1),
             }

@@ -193,3 +193,20 @@ async fn a_panic_is_known_and_leaves_nobody_waiting() {
     bench.batcher.crashed().cancelled().await;
     assert!(!bench.batcher.is_alive());
 }
+
+#[tokio::test]
+async fn what_waits_is_shed_and_what_runs_is_answered() {
+    let bench = Bench::new(8);
+    let running = bench.ask(&[1]);
+    bench.next_run().await;
+    let waiting = [bench.ask(&[2]), bench.ask(&[3])];
+    bench.until_waiting(2).await;
+    bench.batcher.shed();
+    assert_eq!(bench.batcher.load(), (1, 0));
+    for answer in waiting {
+        let answer = answer.await.expect("no panic");
+        assert!(matches!(answer, Err(RunError::Shed)), "{answer:?}");
+    }
+    bench.go_on();
+    assert_eq!(running.await.expect("no panic").expect("an answer"), [2]);
+}

@@ -1,0 +1,95 @@
+//! Looks at the machine beside the runtime, and at the engines.
+
+use std::num::NonZeroU32;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use muster_shared::control::Resources;
+
+use super::Meter;
+use crate::engine::EngineHandle;
+use crate::metrics;
+use crate::state::State;
+
+/// A look that takes longer is not waited for: a heartbeat is worth more than what it tells.
+const PATIENCE: Duration = Duration::from_secs(1);
+/// Time between two looks of a worker that tells nobody.
+const ALONE: Duration = Duration::from_secs(5);
+
+/// What a worker sees of itself.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub(crate) struct Seen {
+    /// Its machine; absent where nothing can be measured.
+    pub(crate) resources: Option<Resources>,
+    /// Tokens per second of all its requests together, since the last look.
+    pub(crate) tokens_per_second: Option<f64>,
+    /// Milliseconds from a request to its first token: a moving average of each language model, and their mean.
+    pub(crate) ttft_ms: Option<f64>,
+}
+
+/// Looks whenever it is asked to.
+#[derive(Debug)]
+pub(crate) struct Observer {
+    state: Arc<State>,
+    /// Locked while a look runs. Absent until the first, which has nothing to compare with.
+    meter: Arc<Mutex<Option<Meter>>>,
+    /// Megabits a second of the network, where somebody knows better than the system.
+    network: Option<NonZeroU32>,
+    /// Tokens chosen up to the last look, and when that was.
+    tokens: Mutex<(u64, Instant)>,
+}
+
+impl Observer {
+    pub(crate) fn new(state: Arc<State>, network: Option<NonZeroU32>) -> Self {
+        Self { state, meter: Arc::default(), network, tokens: Mutex::new((0, Instant::now())) }
+    }
+
+    /// Begins to measure, and looks again and again, for ever.
+    pub(crate) async fn stay(&self) -> std::convert::Infallible {
+        loop {
+            self.look().await;
+            tokio::time::sleep(ALONE).await;
+        }
+    }
+
+    /// What is to be told now.
+    pub(crate) async fn look(&self) -> Seen {
+        let mut machine = self.look_at_machine().await.unwrap_or_default();
+        let engines = || self.state.catalog().ok().into_iter().flat_map(|catalog| catalog.engines());
+        machine.kv_cache = engines().map(EngineHandle::fill).reduce(f64::max);
+        metrics::resources(&machine);
+        let has_engines = engines().next().is_some();
+        let chosen = engines().map(EngineHandle::tokens_chosen).sum();
+        let (sum, count) = engines()
+            .filter_map(EngineHandle::first_token)
+            .fold((0.0, 0_u32), |(sum, count), time| (sum + time.as_secs_f64(), count + 1));
+        Seen {
+            resources: (machine != Resources::default()).then_some(machine),
+            tokens_per_second: self.rate(chosen, Instant::now()).filter(|_| has_engines),
+            ttft_ms: (count > 0).then(|| sum * 1e3 / f64::from(count)),
+        }
+    }
+
+    /// `None` when that takes too long, this time or still the last.
+    async fn look_at_machine(&self) -> Option<Resources> {
+        let (meter, network) = (Arc::clone(&self.meter), self.network);
+        let look = tokio::task::spawn_blocking(move || {
+            let mut meter = match meter.try_lock() {
+                Ok(meter) => meter,
+                // What it holds is compared with what comes: at worst one look tells nonsense between 0 and 1.
+                Err(std::sync::TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
+                Err(std::sync::TryLockError::WouldBlock) => return None,
+            };
+            Some(meter.get_or_insert_with(|| Meter::new(network)).look())
+        });
+        tokio::time::timeout(PATIENCE, look).await.ok()?.ok()?
+    }
+
+    /// Tokens per second since the last look.
+    fn rate(&self, chosen: u64, now: Instant) -> Option<f64> {
+        let mut tokens = self.tokens.lock().unwrap_or_else(PoisonError::into_inner);
+        let (before, since) = std::mem::replace(&mut *tokens, (chosen, now));
+        let seconds = now.saturating_duration_since(since).as_secs_f64();
+        (seconds > 0.0).then(|| chosen.saturating_sub(before) as f64 / seconds)
+    }
+}
