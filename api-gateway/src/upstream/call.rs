@@ -121,7 +121,7 @@ impl Upstream {
 }
 
 /// What a client hears that asks a FastChat worker for what FastChat does not know.
-fn not_in_fastchat<C: Call + ?Sized>() -> Problem {
+fn not_in_fastchat<C: Call>() -> Problem {
     let message = format!("this model is served by FastChat workers only, and FastChat has no words to {}", C::DEED);
     Problem::invalid("model", message)
 }
