@@ -109,6 +109,19 @@ impl Books {
         }
     }
 
+    /// The worker at an address says who it is: whoever was known there is gone.
+    pub(super) fn believe(&mut self, registration: &Registration, now: Instant) {
+        let Registration { id, address, incarnation, .. } = registration;
+        let others = self.workers.iter_mut().filter(|(name, known)| {
+            known.address == *address && (*name, known.incarnation) != (id, *incarnation) && known.gone.is_none()
+        });
+        for (_, known) in others {
+            known.gone = Some(now);
+            known.missing.clear();
+        }
+        self.pass(now);
+    }
+
     /// A registration is taken.
     pub(super) fn register(&mut self, registration: Registration, now: Instant) {
         let Registration { id, address, incarnation, models, .. } = registration;

@@ -45,6 +45,8 @@ pub(super) struct Controller {
     wakes_at: Option<Instant>,
     /// Whether the controller has seen that it is so late.
     is_settled: bool,
+    /// Whether the worker at the address of the registration that comes says that it is the one.
+    pub(super) is_vouched: bool,
     /// Changes so far.
     changes: u64,
     /// What those heard who ask to see whether the load is right.
@@ -107,6 +109,7 @@ impl Controller {
             answers: Vec::new(),
             wakes_at: None,
             is_settled: false,
+            is_vouched: false,
             changes: 0,
             heard: Vec::new(),
         }
@@ -198,12 +201,20 @@ impl Controller {
 
     fn register(&mut self, from: Run, registration: Registration, sim: &mut Sim) {
         let registration = self.spell(registration, wire::through_json, sim);
+        let is_vouched = std::mem::take(&mut self.is_vouched);
+        if is_vouched {
+            self.books.believe(&registration, sim.now);
+        }
         let expected = self.books.expect_registration(&registration);
         if expected == Expected::Taken {
             self.books.register(registration.clone(), sim.now);
         }
-        let answer =
-            self.refusable(expected, sim, |registry, now| registry.register(registration, Origin::Native, now));
+        let answer = self.refusable(expected, sim, |registry, now| {
+            if is_vouched {
+                registry.believe(&registration, now);
+            }
+            registry.register(registration, Origin::Native, now)
+        });
         let got = if answer.is_ok() { Expected::Taken } else { Expected::Refused };
         self.compare("a registration", expected, got, sim);
         sim.note(Actor::Controller, "hears a registration of", [from.index as u64, answer.is_ok().into()]);

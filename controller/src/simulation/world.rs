@@ -194,8 +194,10 @@ impl World {
                     Wire::Open { link } | Wire::Asks { link, .. } => Some(*link),
                     _ => None,
                 };
+                let is_vouched = vouches(&self.workers, &wire, sim);
                 match &mut self.controller {
                     Some(controller) if link.is_none_or(|link| sim.network.is_open(link, End::Controller)) => {
+                        controller.is_vouched = is_vouched;
                         controller.hear(wire, sim);
                     }
                     Some(_) => return false,
@@ -391,6 +393,17 @@ impl World {
         }
         self.sim.after(HEALING, Event::Confirm(self.storm));
     }
+}
+
+/// Whether the process at the address of a registration says that it is the one; some cannot be asked.
+fn vouches(workers: &[Worker], wire: &Wire, sim: &mut Sim) -> bool {
+    let Wire::Register { from, registration } = wire else { return false };
+    let worker = &workers[from.index];
+    worker.is_alive
+        && worker.incarnation == registration.incarnation
+        && worker.address == registration.address
+        && !sim.network.is_cut(worker.actor(), Actor::Controller)
+        && sim.chance(0.7)
 }
 
 /// Models with room of their own each, as a worker may offer them.
