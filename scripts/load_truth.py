@@ -178,6 +178,7 @@ class Truth:
             await asyncio.sleep(0.05)
         else:
             self.wrong.append(f"{when}: never equal with {running} in flight; controller and worker: {counts}")
+            return
         took = time.monotonic() - began
         shown = " ".join(f"{ours}={own}" for ours, own in (counts or {}).values())
         print(f"{when}; {running} streams held; equal after {took:.2f} s: {shown}", flush=True)
