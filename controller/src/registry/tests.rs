@@ -543,11 +543,11 @@ fn a_request_goes_only_to_workers_that_speak_one_of_its_transports() {
 fn an_address_belongs_to_one_worker_until_that_has_gone() {
     let mut f = Fixture::with_worker(1);
     let thief = Registration { address: "http://w".to_owned(), ..worker("thief", 1) };
-    let before = format!("{:?}", f.registry);
+    let before = f.registry.portrait();
     let refused = f.registry.register(thief.clone(), Origin::Native, f.now).expect_err("it is another's");
     assert_eq!((refused.kind, refused.param.as_deref()), (Kind::Invalid, Some("address")));
     assert!(refused.message.contains("worker `w`"), "{refused}");
-    assert_eq!(format!("{:?}", f.registry), before, "a refusal changed something");
+    assert_eq!(f.registry.portrait(), before, "a refusal changed something");
     f.now += secs(15);
     f.register(thief);
     assert_eq!(f.registry.served(f.now), ["m"]);
@@ -596,12 +596,12 @@ fn a_heartbeat_from_the_past_changes_nothing() {
     let numbered = |number, running| Heartbeat { sequence: Some(number), ..beat("w", running) };
     f.registry.heartbeat(&numbered(7, 3), f.now).expect("it is the first");
     f.now += secs(1);
-    let before = format!("{:?}", f.registry);
+    let before = f.registry.portrait();
     for late in [numbered(6, 0), numbered(7, 0)] {
         let refused = f.registry.heartbeat(&late, f.now).expect_err("a later one has come");
         assert_eq!((refused.kind, refused.param.as_deref()), (Kind::Stale, Some("sequence")));
     }
-    assert_eq!(format!("{:?}", f.registry), before, "a refusal changed something");
+    assert_eq!(f.registry.portrait(), before, "a refusal changed something");
     f.registry.heartbeat(&numbered(9, 0), f.now).expect("it is the next, though one was lost");
 }
 
