@@ -150,7 +150,7 @@ struct Gauges {
     held: AtomicUsize,
     /// Tokens chosen since the start.
     chosen: AtomicU64,
-    /// Tokens chosen per second of the model's time.
+    /// Tokens per second of the model's time that a sequence gets.
     tokens_per_second: Average,
     /// Seconds from a sequence's arrival to its first token.
     first_token: Average,
@@ -276,7 +276,7 @@ impl EngineHandle {
         (running, held - running)
     }
 
-    /// Tokens chosen per second of the model's time, once any were.
+    /// Tokens per second of the model's time that a sequence gets, once any did.
     pub fn tokens_per_second(&self) -> Option<f64> {
         self.gauges.tokens_per_second.get()
     }

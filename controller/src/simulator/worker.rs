@@ -185,7 +185,7 @@ impl Worker {
             return;
         }
         let steps = self.rate() * passed; // each gives every request a token
-        let newest = self.rate() * running; // of all together, as the engine has it
+        let newest = self.rate(); // that of one sequence, as the engine has it
         let held = self.measured.unwrap_or(newest);
         self.measured = Some(newest + (held - newest) * (1.0 - SPEED_WEIGHT).powf(steps));
         self.given += steps;
@@ -300,12 +300,12 @@ mod tests {
     }
 
     #[test]
-    fn the_speed_is_that_of_all_that_run_together() {
+    fn the_speed_is_that_of_one_among_those_that_run_together() {
         let mut worker = Worker::new(10.0, false);
         (0..2).for_each(|number| _ = worker.take(attempt(number, 1000.0), secs(0.0)));
         worker.advance(secs(10.0));
         let measured = worker.measured().expect("it has run");
-        assert!((measured - 20.0 / 1.13).abs() < 1e-9, "{measured}");
+        assert!((measured - 10.0 / 1.13).abs() < 1e-9, "{measured}");
     }
 
     #[test]

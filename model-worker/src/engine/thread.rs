@@ -146,7 +146,7 @@ impl Engine {
             }
             Err(error) => self.decode_each(&next, error),
         };
-        self.note_speed(next.len(), started.elapsed());
+        self.note_speed(1, next.len(), started.elapsed());
         // From the last row down: a gap is closed by sequences that have been dealt with.
         for (row, chosen) in chosen.into_iter().enumerate().rev() {
             self.conclude(Row(row), chosen);
@@ -219,7 +219,7 @@ impl Engine {
             speculation.note_agreement(proposal.len(), added - 1);
         }
         self.tally.metrics.proposed(proposal.len(), added - 1);
-        self.note_speed(added, took);
+        self.note_speed(added, 1, took);
         self.settle(row, outcome);
     }
 
@@ -284,10 +284,12 @@ impl Engine {
         }
     }
 
-    fn note_speed(&mut self, tokens: usize, step: Duration) {
+    /// Notes a step that has added so many tokens to each of so many sequences. The speed is that of one of them: that of
+    /// all would make a worker look the faster the busier it is.
+    fn note_speed(&mut self, tokens: usize, sequences: usize, step: Duration) {
         let newest = tokens as f64 / step.as_secs_f64().max(1e-9);
         self.tally.gauges.tokens_per_second.add(newest, SPEED_WEIGHT);
-        self.tally.metrics.decode(tokens, step);
+        self.tally.metrics.decode(tokens * sequences, step);
     }
 
     fn publish(&self) {
