@@ -36,6 +36,7 @@ mod agenda;
 mod audit;
 mod breaker;
 mod gateways;
+mod hashing;
 mod load;
 mod pool;
 mod pressure;
@@ -49,6 +50,7 @@ mod tests;
 
 use agenda::Agenda;
 use gateways::Gateways;
+use hashing::ByTicket;
 pub(crate) use pool::Key;
 use pool::{Pool, Pools};
 pub(crate) use pressure::check_measures;
@@ -75,7 +77,7 @@ pub(crate) struct Registry {
     pools: Pools,
     agenda: Agenda,
     /// Every held ticket. Anonymous ones are counted in their worker's offers only, since nobody can name them.
-    tickets: HashMap<TicketId, Ticket>,
+    tickets: ByTicket<Ticket>,
     gateways: Gateways,
 }
 
@@ -114,7 +116,7 @@ impl Registry {
             by_id: BTreeMap::new(),
             by_address: HashMap::new(),
             agenda: Agenda::default(),
-            tickets: HashMap::new(),
+            tickets: ByTicket::default(),
         }
     }
 

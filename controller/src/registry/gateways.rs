@@ -1,9 +1,11 @@
 //! Who holds tickets, and when each was last heard of.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use muster_shared::id::{GatewayId, TicketId};
+
+use super::hashing::Tickets;
 
 /// The gateways that have tickets, or had some lately.
 #[derive(Debug)]
@@ -18,7 +20,7 @@ pub(super) struct Gateways {
 #[derive(Debug)]
 struct Gateway {
     heard: Instant,
-    tickets: BTreeSet<TicketId>,
+    tickets: Tickets,
 }
 
 impl Gateways {
@@ -37,7 +39,7 @@ impl Gateways {
     pub(super) fn hear(&mut self, gateway: GatewayId, now: Instant) {
         let end = now + self.term;
         self.next = Some(self.next.map_or(end, |next| next.min(end)));
-        let known = self.known.entry(gateway).or_insert_with(|| Gateway { heard: now, tickets: BTreeSet::new() });
+        let known = self.known.entry(gateway).or_insert_with(|| Gateway { heard: now, tickets: Tickets::default() });
         known.heard = known.heard.max(now);
     }
 
@@ -62,7 +64,7 @@ impl Gateways {
     }
 
     /// Takes out those that have been silent for too long, with their tickets.
-    pub(super) fn take_silent(&mut self, now: Instant) -> Vec<(GatewayId, BTreeSet<TicketId>)> {
+    pub(super) fn take_silent(&mut self, now: Instant) -> Vec<(GatewayId, Tickets)> {
         if self.next.is_none_or(|next| now < next) {
             return Vec::new();
         }
