@@ -156,11 +156,12 @@ impl<R> Desk<R> {
             self.registry.renew(gateway, now);
         }
         self.serve_waiting(now);
-        if patience.deadline.is_some_and(|left| left.is_zero()) {
-            self.answers.push((reply, Err(refusal::late())));
+        let late = patience.deadline.is_some_and(|left| left.is_zero()).then(refusal::late);
+        if let Some(problem) = refusal::outsized(&asker).or(late) {
+            self.answers.push((reply, Err(problem)));
             return None;
         }
-        let wish = self.wish(asker, now);
+        let wish = self.wish(asker);
         let lack = match self.grant(&wish, now) {
             Ok(grant) => {
                 self.answers.push((reply, Ok(grant)));
@@ -170,7 +171,7 @@ impl<R> Desk<R> {
         };
         let patience = Patience { wait: patience.wait.min(self.max_wait), ..patience };
         if self.closed || patience.wait.is_zero() || lack == Lack::Worker {
-            let problem = if self.closed { closing() } else { self.problem(&wish, Duration::ZERO, now) };
+            let problem = if self.closed { closing() } else { self.problem(&wish, Duration::ZERO) };
             self.answers.push((reply, Err(problem)));
             return None;
         }
@@ -199,7 +200,7 @@ impl<R> Desk<R> {
         match self.queue.push(&newcomer, Waiting { wish, reply, hurried }) {
             Ok(place) => Some(place),
             Err((full, Waiting { wish, reply, .. })) => {
-                let problem = refusal::bounded(full, &wish.asker, self.problem(&wish, Duration::ZERO, now));
+                let problem = refusal::bounded(full, &wish.asker, self.problem(&wish, Duration::ZERO));
                 self.answers.push((reply, Err(problem)));
                 None
             }
@@ -292,7 +293,7 @@ impl<R> Desk<R> {
             let waited = now.saturating_duration_since(waiter.since);
             let problem = match hurried {
                 true => refusal::waited_in_vain(&wish.asker, waited),
-                false => self.problem(&wish, waited, now),
+                false => self.problem(&wish, waited),
             };
             self.answers.push((reply, Err(problem)));
         }
@@ -317,7 +318,7 @@ impl<R> Desk<R> {
                     continue;
                 }
                 Err(Lack::Worker) => {
-                    let problem = self.problem(wish, now.saturating_duration_since(waiter.since), now);
+                    let problem = self.problem(wish, now.saturating_duration_since(waiter.since));
                     (self.queue.remove(&place), Err(problem))
                 }
             };
@@ -326,10 +327,10 @@ impl<R> Desk<R> {
     }
 
     /// Why a request for one model is refused, in words.
-    fn problem_of_one(&self, asker: &Asker, waited: Duration, now: Instant) -> Problem {
+    fn problem_of_one(&self, asker: &Asker, waited: Duration) -> Problem {
         let model = &asker.request.model;
-        match self.registry.denial(&asker.request, now).expect("whoever could be served has been") {
-            Denial::UnknownModel => self.unknown_model(model, now),
+        match self.registry.denial(&asker.request).expect("whoever could be served has been") {
+            Denial::UnknownModel => self.unknown_model(model),
             Denial::NoWorker { excluded: 0 } => {
                 let message = format!("no live worker serves the model `{model}` at the moment");
                 Problem::new(Kind::NoWorker, message).with_retry_after_ms(millis(self.retry_absent))
@@ -344,8 +345,8 @@ impl<R> Desk<R> {
         }
     }
 
-    fn unknown_model(&self, model: &str, now: Instant) -> Problem {
-        let known = self.registry.served(now);
+    fn unknown_model(&self, model: &str) -> Problem {
+        let known = self.registry.served();
         let mut message = format!("no worker has offered the model `{model}`; ");
         match known.len() {
             0 => message += "no models are served at the moment",

@@ -71,10 +71,14 @@ async fn register(State(service): Shared, body: Result<Body<Registration>, Probl
 async fn try_register(service: &Service, mut registration: Registration) -> Result<Lease, Problem> {
     registration.address.truncate(registration.address.trim_end_matches('/').len());
     let is_vouched = registration::check(&service.outbound, &registration).await?;
-    if let Some(elsewhere) = service.read(|registry, now| registry.elsewhere(&registration, now)) {
-        registration::check_alone(&service.outbound, &elsewhere).await?;
+    let elsewhere = service.read(|registry, now| registry.elsewhere(&registration, now));
+    if let Some(elsewhere) = &elsewhere {
+        registration::check_alone(&service.outbound, elsewhere).await?;
     }
     service.change(|registry, now| {
+        if registry.elsewhere(&registration, now) != elsewhere {
+            return Err(registration::another_came(&registration.id)); // while this one was looked at
+        }
         if is_vouched {
             registry.believe(&registration, now);
         }

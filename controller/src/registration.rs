@@ -4,6 +4,7 @@ use std::collections::HashSet;
 
 use muster_shared::control::{Heartbeat, Identity, ModelCard, Registration};
 use muster_shared::fastchat::WorkerStatus;
+use muster_shared::id::WorkerId;
 use muster_shared::problem::{Kind, Problem};
 use muster_shared::transport::Transport;
 use reqwest::Url;
@@ -15,6 +16,8 @@ use crate::registry::{Known, check_measures};
 const LONGEST_NAME: usize = 512;
 /// Longest address, in bytes.
 const LONGEST_ADDRESS: usize = 2048;
+/// Greatest speed: the sum of many must be a number, too.
+const FASTEST: f64 = 1e12;
 /// Most models that one worker offers: each costs the controller at every change of the worker.
 const MOST_MODELS: usize = 4096;
 
@@ -63,6 +66,12 @@ pub(crate) async fn check_alone(outbound: &Outbound, elsewhere: &Known) -> Resul
         // It has gone, or is a server that does not say who it is, which an operator may have moved.
         _ => Ok(()),
     }
+}
+
+/// What one hears who registers at the same time as another of its name.
+pub(crate) fn another_came(id: &WorkerId) -> Problem {
+    let message = format!("another worker has registered as `{id}` at the same time; give each an id of its own");
+    Problem::new(Kind::Stale, message).with_param("id")
 }
 
 /// Checks a heartbeat by itself.
@@ -137,10 +146,10 @@ pub(crate) fn check_address(address: &str, param: &str) -> Result<(), Problem> {
 }
 
 fn check_speed(speed: f64, param: &str) -> Result<(), Problem> {
-    if speed.is_finite() && speed > 0.0 {
+    if speed > 0.0 && speed <= FASTEST {
         return Ok(());
     }
-    Err(Problem::invalid(param, format!("the speed is {speed}; it must be a number above 0")))
+    Err(Problem::invalid(param, format!("the speed is {speed}; it must be a number above 0, up to {FASTEST}")))
 }
 
 fn check_name(name: &str, param: &str, what: &str) -> Result<(), Problem> {

@@ -139,6 +139,7 @@ impl Registry {
         let term = self.lease_of(origin);
         let mut worker = Worker::new(registration, origin, term, now);
         let slot = self.by_id.get(&worker.id).copied();
+        self.refuse_foreign(&worker)?;
         if let Some(known) = slot.map(|slot| &self.workers[slot]).filter(|_| origin == Origin::Native) {
             if known.gone_since.is_none() {
                 refuse_stale(known, worker.incarnation)?; // one that has gone may have had a clock that ran ahead
@@ -160,6 +161,17 @@ impl Registry {
             }
         }
         Ok(self.lease_for(term.unwrap_or(self.rules.lease.fastchat_expiration)))
+    }
+
+    /// Refuses to take one of ours, which lives, for FastChat's: it would lose its tickets.
+    fn refuse_foreign(&self, worker: &Worker) -> Result<(), Problem> {
+        let Some(slot) = self.known(&worker.id) else { return Ok(()) };
+        if worker.origin == Origin::Native || self.workers[slot].origin != Origin::Native {
+            return Ok(());
+        }
+        let message =
+            format!("`{}` has registered as muster's worker and lives; it need not register twice", worker.id);
+        Err(Problem::new(Kind::Stale, message).with_param("worker_name"))
     }
 
     /// Refuses a worker at the address of another that lives.

@@ -279,7 +279,8 @@ async fn only_workers_that_speak_fastchat_are_told_of_and_relayed_to() {
     let answer = controller.post_text("/worker_generate_stream", r#"{"model":"m","prompt":"hi"}"#).await;
     let last = frames(&answer).pop().expect("a frame");
     assert_eq!(last["error_code"], json!(error_code::CONTROLLER_NO_WORKER));
-    register(&controller, &workers[0]).await;
+    let speaker = Worker::start().await;
+    register(&controller, &speaker).await;
     let answer = controller.post_text("/worker_generate_stream", r#"{"model":"m","prompt":"hi"}"#).await;
     assert!(frames(&answer).iter().all(|frame| frame["error_code"] != json!(error_code::CONTROLLER_NO_WORKER)));
 }

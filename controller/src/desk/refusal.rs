@@ -9,6 +9,26 @@ use crate::estimate::Expected;
 use crate::queue::Full;
 use crate::registry::{Asker, millis};
 
+/// Longest name of a model or a key, in bytes.
+const LONGEST_NAME: usize = 512;
+/// Most workers that a request excludes: more than any gateway tries.
+const MOST_EXCLUDED: usize = 256;
+
+/// It is larger than any request need be.
+pub(super) fn outsized(asker: &Asker) -> Option<Problem> {
+    let Asker { key, request, .. } = asker;
+    let names = [("model", Some(&*request.model)), ("key", key.as_deref())];
+    let long = names.into_iter().find(|(_, name)| name.is_some_and(|name| name.len() > LONGEST_NAME));
+    if let Some((param, _)) = long {
+        let message = format!("the name of the {param} has more than {LONGEST_NAME} bytes");
+        return Some(Problem::invalid(param, message));
+    }
+    let excluded = request.exclude.len();
+    (excluded > MOST_EXCLUDED).then(|| {
+        Problem::invalid("exclude", format!("the request excludes {excluded} workers; {MOST_EXCLUDED} are the most"))
+    })
+}
+
 /// Live workers without room, by why.
 #[derive(Debug, Default, Clone, Copy)]
 pub(super) struct Crowd {

@@ -398,3 +398,21 @@ fn while_no_queue_has_moved_the_usual_time_of_requests_tells_how_fast_it_will() 
     assert!(f.refused("hopeless").message.contains("for 999 ms: 5 requests of the same key"));
     f.ask_of("a", "in time", hurry(secs(1))).expect("it waits");
 }
+
+#[test]
+fn a_request_larger_than_any_need_be_is_refused_by_its_field() {
+    let mut f = Fixture::new();
+    let mut long = asker(f.gateway);
+    long.request.model = "x".repeat(513);
+    let mut keyed = asker(f.gateway);
+    keyed.key = Some("k".repeat(513).into());
+    let mut picky = asker(f.gateway);
+    picky.request.exclude = vec![WorkerId::new("w"); 257];
+    for (number, (asker, param)) in [(long, "model"), (keyed, "key"), (picky, "exclude")].into_iter().enumerate() {
+        let name = ["long", "keyed", "picky"][number];
+        assert!(f.ask_as(asker, name, Patience::usual(secs(1))).is_none());
+        let answers = f.desk.take_answers();
+        let problem = answers[0].1.as_ref().expect_err("it is too large");
+        assert_eq!((problem.kind, problem.param.as_deref()), (Kind::Invalid, Some(param)));
+    }
+}

@@ -23,11 +23,11 @@ pub(super) struct Wish {
 
 impl<R> Desk<R> {
     /// Resolves the name that is asked for.
-    pub(super) fn wish(&mut self, mut asker: Asker, now: Instant) -> Wish {
+    pub(super) fn wish(&mut self, mut asker: Asker) -> Wish {
         if asker.request.exact || self.names.stands_for(&asker.request.model).is_none() {
             return Wish { asker, alias: None };
         }
-        let drawn = draw(&self.registry, &self.names, &mut self.rng, &asker.request, now).model.to_owned();
+        let drawn = draw(&self.registry, &self.names, &mut self.rng, &asker.request).model.to_owned();
         let alias = std::mem::replace(&mut asker.request.model, drawn);
         Wish { asker, alias: Some(alias) }
     }
@@ -38,18 +38,18 @@ impl<R> Desk<R> {
     }
 
     /// Why a request is refused, in words.
-    pub(super) fn problem(&self, wish: &Wish, waited: Duration, now: Instant) -> Problem {
+    pub(super) fn problem(&self, wish: &Wish, waited: Duration) -> Problem {
         if wish.waits_for_one(&self.names) {
-            return self.problem_of_one(&wish.asker, waited, now);
+            return self.problem_of_one(&wish.asker, waited);
         }
-        let own = self.tally(wish, wish.targets(&self.names).iter(), now);
+        let own = self.tally(wish, wish.targets(&self.names).iter());
         if own.is_live {
             return refusal::overloaded(&wish.described(&self.names), own.crowd, waited);
         }
         let all = wish.all(&self.names);
         let (what, all) = match &wish.alias {
             None => (wish.described(&self.names), own),
-            Some(alias) => (described(alias, &self.names), self.tally(wish, all.into_iter(), now)),
+            Some(alias) => (described(alias, &self.names), self.tally(wish, all.into_iter())),
         };
         if all.is_live {
             return refusal::overloaded(&what, all.crowd, waited);
@@ -61,9 +61,9 @@ impl<R> Desk<R> {
         Problem::new(Kind::NoWorker, message).with_retry_after_ms(millis(self.retry_absent))
     }
 
-    fn tally<'a>(&self, wish: &Wish, models: impl Iterator<Item = &'a str>, now: Instant) -> Tally {
+    fn tally<'a>(&self, wish: &Wish, models: impl Iterator<Item = &'a str>) -> Tally {
         models.fold(Tally::default(), |mut tally, model| {
-            match self.registry.denial(&wish.request_for(model), now) {
+            match self.registry.denial(&wish.request_for(model)) {
                 Some(Denial::NoRoom { full, open, paused }) => {
                     tally.is_live = true;
                     tally.crowd.full += full;
@@ -103,7 +103,7 @@ impl Wish {
         };
         let Some(alias) = self.alias.as_ref().filter(|_| lack == Lack::Worker) else { return Err(lack) };
         let request = self.request_for(alias);
-        let drawn = draw(registry, names, rng, &request, now);
+        let drawn = draw(registry, names, rng, &request);
         let others = names.stands_for(alias).into_iter().flatten().map(|model| names.targets_of(model));
         let mut lack = Lack::Worker;
         for targets in std::iter::once(drawn).chain(others) {
@@ -196,14 +196,8 @@ fn described(alias: &str, names: &Names) -> String {
 }
 
 /// One of the models behind a name.
-fn draw<'a>(
-    registry: &Registry,
-    names: &'a Names,
-    rng: &mut dyn Rng,
-    request: &'a Request,
-    now: Instant,
-) -> Targets<'a> {
-    names.resolve(&request.model, |model| registry.standing(request, model, now), rng)
+fn draw<'a>(registry: &Registry, names: &'a Names, rng: &mut dyn Rng, request: &'a Request) -> Targets<'a> {
+    names.resolve(&request.model, |model| registry.standing(request, model), rng)
 }
 
 fn quoted<'a>(models: impl Iterator<Item = &'a str>) -> String {

@@ -24,6 +24,9 @@ const MOST: f64 = 1.25;
 #[derive(Debug, Clone, Copy)]
 pub struct PrefixAffinity;
 
+/// Points of candidates that are looked at: a fleet in which so many are above their bound has no place for likes anyway.
+const STEPS: usize = 1000;
+
 impl Policy for PrefixAffinity {
     fn name(&self) -> &'static str {
         "prefix_affinity"
@@ -37,7 +40,7 @@ impl Policy for PrefixAffinity {
         let fits = |candidate: &Candidate| f64::from(candidate.load) < bound(candidate, candidates.summary());
         let owner = request.affinity.and_then(|hash| {
             // A hash that is poor in high bits would crowd the ring's beginning.
-            candidates.after(mix(hash)).find(|(_, candidate)| fits(candidate)).map(|(seat, _)| seat)
+            candidates.after(mix(hash)).take(STEPS).find(|(_, candidate)| fits(candidate)).map(|(seat, _)| seat)
         });
         owner.or_else(|| candidates.least(rng))
     }

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use muster_shared::id::WorkerId;
 use muster_shared::transport::Transport;
-use rand::Rng;
+use rand::{Rng, RngExt as _};
 use slab::Slab;
 
 use super::Slot;
@@ -23,6 +23,8 @@ pub(super) struct Standing {
     pub(super) live: bool,
     /// Whether it is spared while others are not.
     pub(super) paused: bool,
+    /// Whether its circuit is open; then it is spared, too.
+    pub(super) open: bool,
     /// What policies see of it, where it has room now.
     pub(super) candidate: Option<Candidate>,
 }
@@ -55,7 +57,29 @@ struct Lane {
 #[derive(Debug, Default)]
 struct Side {
     live: u32,
+    open: u32,
     ranking: Ranking,
+}
+
+/// How many workers of a model stand how to a request.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) struct Census {
+    pub(super) live: u32,
+    /// Of these, those whose circuit is open.
+    pub(super) open: u32,
+    /// Of these, those that have room.
+    pub(super) room: u32,
+}
+
+/// Those that the request can be said to, and does not exclude.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) struct Survey {
+    /// Those that nothing speaks against.
+    pub(super) ready: Census,
+    /// Those that are spared while there is one of the others.
+    pub(super) spared: Census,
+    /// Live ones that it excludes.
+    pub(super) excluded: u32,
 }
 
 #[derive(Debug)]
@@ -147,7 +171,9 @@ impl Pool {
         let sides = [ready, paused];
         let (from, to) = (usize::from(before.paused), usize::from(standing.paused));
         sides[from].live -= u32::from(before.live);
+        sides[from].open -= u32::from(before.open);
         sides[to].live += u32::from(standing.live);
+        sides[to].open += u32::from(standing.open);
         if from != to {
             sides[from].ranking.set(place, None);
         }
@@ -168,23 +194,11 @@ impl Pool {
         affinity: Option<u64>,
         rng: &mut dyn Rng,
     ) -> Choice {
-        let wanted: [bool; LANES] = std::array::from_fn(|lane| {
-            transports.is_empty() || transports.iter().any(|&transport| lane_of(transport) == lane)
-        });
-        let mut live = [0, 0];
-        for (lane, _) in self.lanes.iter().zip(wanted).filter(|(_, wanted)| *wanted) {
-            live[0] += lane.ready.live;
-            live[1] += lane.paused.live;
-        }
-        for seat in exclude {
-            let standing = self.member(*seat).standing;
-            if standing.live && wanted[usize::from(seat.lane)] {
-                live[usize::from(standing.paused)] -= 1;
-            }
-        }
-        let is_paused = match live {
-            [0, 0] => return Choice::Nobody,
-            [0, _] => true,
+        let wanted = lanes_of(transports);
+        let Survey { ready, spared, .. } = self.survey(exclude, wanted);
+        let is_paused = match (ready.live, spared.live) {
+            (0, 0) => return Choice::Nobody,
+            (0, _) => true,
             _ => false,
         };
         match self.pick(wanted, is_paused, exclude, affinity, rng) {
@@ -218,20 +232,43 @@ impl Pool {
         picked
     }
 
-    /// Whether one that speaks one of `transports` (none: any) and is not among `exclude` would take a request, and
-    /// whether one has room for it now.
-    pub(super) fn prospects(&self, exclude: &[Seat], transports: &[Transport]) -> (bool, bool) {
-        let wanted = |lane: usize| transports.is_empty() || transports.iter().any(|&speaks| lane_of(speaks) == lane);
-        let sides = self.lanes.iter().enumerate().filter(|(lane, _)| wanted(*lane));
-        let sides = sides.flat_map(|(_, lane)| [&lane.ready, &lane.paused]);
-        let (mut live, mut room) =
-            sides.fold((0, 0), |(live, room), side| (live + side.live, room + side.ranking.count()));
-        for seat in exclude.iter().filter(|seat| wanted(seat.lane.into())) {
-            let standing = self.member(*seat).standing;
-            live -= u32::from(standing.live);
-            room -= u32::from(standing.candidate.is_some());
+    /// How those stand that speak one of `transports` (none: any). A look at nobody but `exclude`, each of which must be
+    /// there once.
+    pub(super) fn prospects(&self, exclude: &[Seat], transports: &[Transport]) -> Survey {
+        self.survey(exclude, lanes_of(transports))
+    }
+
+    fn survey(&self, exclude: &[Seat], wanted: [bool; LANES]) -> Survey {
+        let mut survey = Survey::default();
+        for (lane, _) in self.lanes.iter().zip(wanted).filter(|(_, wanted)| *wanted) {
+            survey.ready.add(&lane.ready);
+            survey.spared.add(&lane.paused);
         }
-        (live > 0, room > 0)
+        for seat in exclude.iter().filter(|seat| wanted[usize::from(seat.lane)]) {
+            let standing = self.member(*seat).standing;
+            let side = if standing.paused { &mut survey.spared } else { &mut survey.ready };
+            side.take_away(&standing);
+            survey.excluded += u32::from(standing.live);
+        }
+        survey
+    }
+
+    /// Whether someone would take a request, now or later.
+    fn is_served(&self) -> bool {
+        self.lanes.iter().any(|lane| lane.ready.live + lane.paused.live > 0)
+    }
+
+    /// Some of the workers: all, where they are few, else that many drawn by chance.
+    pub(super) fn sample(&self, most: usize, rng: &mut dyn Rng) -> Vec<Slot> {
+        if self.members as usize <= most {
+            return self.slots().collect();
+        }
+        let mut slots = Vec::with_capacity(most);
+        for lane in self.lanes.iter().filter(|lane| !lane.members.is_empty()) {
+            let draws = (0..most).map(|_| rng.random_range(0..lane.members.capacity()));
+            slots.extend(draws.filter_map(|place| lane.members.get(place)).map(|member| member.slot));
+        }
+        slots
     }
 
     /// Picks one of those given, be it full, as if it had room.
@@ -273,6 +310,30 @@ impl Lane {
     fn ranking(&self, is_paused: bool) -> &Ranking {
         if is_paused { &self.paused.ranking } else { &self.ready.ranking }
     }
+}
+
+impl Census {
+    fn add(&mut self, side: &Side) {
+        self.live += side.live;
+        self.open += side.open;
+        self.room += side.ranking.count();
+    }
+
+    fn take_away(&mut self, standing: &Standing) {
+        self.live -= u32::from(standing.live);
+        self.open -= u32::from(standing.open);
+        self.room -= u32::from(standing.candidate.is_some());
+    }
+
+    /// Live ones that have no room, though their circuit is not open.
+    pub(super) fn full(&self) -> u32 {
+        self.live - self.open - self.room
+    }
+}
+
+/// The lanes of those who speak one of `transports`; none: all.
+fn lanes_of(transports: &[Transport]) -> [bool; LANES] {
+    std::array::from_fn(|lane| transports.is_empty() || transports.iter().any(|&speaks| lane_of(speaks) == lane))
 }
 
 fn lane_of(transport: Transport) -> usize {
@@ -350,11 +411,17 @@ impl Pools {
                 let here = || lane.members.iter().filter(|(_, member)| member.standing.paused == side);
                 let of_side = if side { &lane.paused } else { &lane.ready };
                 assert_eq!(of_side.live as usize, here().filter(|(_, member)| member.standing.live).count());
+                assert_eq!(of_side.open as usize, here().filter(|(_, member)| member.standing.open).count());
                 let candidates: Vec<_> = of_side.ranking.iter().map(|(place, candidate)| (place, *candidate)).collect();
                 let told = here().filter_map(|(place, member)| member.standing.candidate.map(|known| (place, known)));
                 assert_eq!(candidates, told.collect::<Vec<_>>());
             }
         }
+    }
+
+    /// Names of the models that someone would take a request for, in no order.
+    pub(super) fn served(&self) -> impl Iterator<Item = &Arc<str>> {
+        self.by_model.values().filter(|pool| pool.is_served()).map(|pool| &pool.model)
     }
 
     /// Models in which someone has got room, or has gone, since the last call.

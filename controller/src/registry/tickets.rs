@@ -17,6 +17,9 @@ use crate::dispatch::Seat;
 /// How long a worker that refused for want of room is spared, unless a heartbeat comes sooner.
 const FULL: Duration = Duration::from_millis(250);
 
+/// Workers that are compared when all are full.
+const SAMPLE: usize = 64;
+
 /// Transports of workers that speak FastChat's protocol at their address: muster's own serve it beside their own one.
 pub(super) const SPEAK_FASTCHAT: [Transport; 2] = [Transport::Http, Transport::FastChat];
 
@@ -275,7 +278,7 @@ impl Registry {
     }
 
     /// Where those sit that the request excludes, each once.
-    fn seats(&self, request: &Request) -> Vec<Seat> {
+    pub(super) fn seats(&self, request: &Request) -> Vec<Seat> {
         self.seats_of(&request.model, &request.exclude)
     }
 
@@ -289,18 +292,11 @@ impl Registry {
         seats
     }
 
-    /// Why a request would be given no worker; `None` when it would be given one. A look at all workers of the model.
-    pub(crate) fn denial(&self, request: &Request, now: Instant) -> Option<Denial> {
-        let mut seen = Seen::default();
-        let mut slots = self.pools.get(&request.model).into_iter().flat_map(|pool| pool.slots());
-        let is_admitted = slots.any(|slot| seen.admits(&self.workers[slot], request, now));
-        (!is_admitted).then(|| seen.denial()).flatten()
-    }
-
     /// The address of a worker that is alive, be it full.
     fn choose_full(&self, request: &Request, rng: &mut dyn Rng, now: Instant) -> Option<String> {
         let pool = self.pools.get(&request.model)?;
-        let workers = pool.slots().map(|slot| (slot, &self.workers[slot]));
+        // When thousands are full, one of some is as good.
+        let workers = pool.sample(SAMPLE, rng).into_iter().map(|slot| (slot, &self.workers[slot]));
         let live: Vec<_> = workers
             .filter(|(_, worker)| request.is_spoken_by(worker))
             .filter_map(|(slot, worker)| {
@@ -388,52 +384,5 @@ impl Registry {
             self.gateways.let_go(gateway, id);
         }
         Some(ticket)
-    }
-}
-
-/// What the workers of a model were like that are no candidates.
-#[derive(Debug, Default)]
-struct Seen {
-    gone: u32,
-    excluded: u32,
-    full: u32,
-    open: u32,
-    /// Spared, though they have room.
-    paused: u32,
-    /// Whether there is one for whose sake they are.
-    has_ready: bool,
-}
-
-impl Seen {
-    /// Whether the worker is a candidate, whoever else there is; if not, notes why.
-    fn admits(&mut self, worker: &Worker, request: &Request, now: Instant) -> bool {
-        let Some(offer) = worker.offer(&request.model) else { return false };
-        let state = worker.state(now);
-        let has_room = worker.about(now).standing(offer).candidate.is_some();
-        let reason = match state {
-            _ if !request.is_spoken_by(worker) => &mut self.gone, // for this request
-            WorkerState::Gone | WorkerState::Draining => &mut self.gone,
-            _ if request.exclude.contains(&worker.id) => &mut self.excluded,
-            WorkerState::Open => &mut self.open,
-            WorkerState::Paused if has_room => &mut self.paused,
-            WorkerState::Paused => &mut self.full,
-            WorkerState::Suspect | WorkerState::Ready if has_room => return true,
-            WorkerState::Suspect | WorkerState::Ready => {
-                self.has_ready = true;
-                &mut self.full
-            }
-        };
-        *reason += 1;
-        false
-    }
-
-    /// `None` where those that are paused are all there is, and one of them has room.
-    fn denial(&self) -> Option<Denial> {
-        Some(match *self {
-            Self { has_ready: false, paused: 1.., .. } => return None,
-            Self { full: 0, open: 0, excluded: 0, gone: 0, .. } => Denial::UnknownModel,
-            Self { full: 0, open: 0, excluded, .. } => Denial::NoWorker { excluded },
-            Self { full, open, paused, .. } => Denial::NoRoom { full, open, paused },
-        })
     }
 }

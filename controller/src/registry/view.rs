@@ -1,6 +1,7 @@
 //! What the registry shows. Nothing here changes anything.
 
 use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
 use std::time::Instant;
 
 use muster_shared::control::{ModelCard, ModelStatus, Source, WorkerState, WorkerStatus};
@@ -38,8 +39,10 @@ impl Registry {
     }
 
     /// Names of the models that someone would take a request for.
-    pub(crate) fn served(&self, now: Instant) -> Vec<String> {
-        names(self.all().filter(|worker| worker.is_live(now)))
+    pub(crate) fn served(&self) -> Vec<Arc<str>> {
+        let mut names: Vec<_> = self.pools.served().cloned().collect();
+        names.sort_unstable();
+        names
     }
 
     /// The same as FastChat lists them: those of workers that speak its protocol. `multimodal`: only those of workers

@@ -203,15 +203,18 @@ impl Worker {
             Circuit::Open => false,
         };
         let live = self.is_live(now);
+        let open = live && self.breaker.circuit(now) == Circuit::Open;
         About {
             live,
             // One whose circuit is open serves nobody, so it keeps nobody from those that are merely paused.
-            spared: live && (self.pressure.is_paused() || self.breaker.circuit(now) == Circuit::Open),
+            spared: open || live && self.pressure.is_paused(),
+            open,
             has_room: is_open && self.full_until.is_none_or(|until| until <= now),
             candidate: Candidate {
                 speed: self.speed,
                 load: self.load(),
-                given: self.given,
+                // Of one that never beats, all would be new for ever.
+                given: if self.lease.is_some() { self.given } else { 0 },
                 resources: self.resources.unwrap_or_default(),
                 response_ms: self.response_ms,
                 ..Candidate::IDLE
@@ -330,6 +333,7 @@ impl Worker {
 pub(super) struct About {
     live: bool,
     spared: bool,
+    open: bool,
     /// Whether it takes a request of a model that is not full.
     has_room: bool,
     candidate: Candidate,
@@ -339,7 +343,8 @@ impl About {
     /// How it stands to requests for a model that it offers.
     pub(super) fn standing(&self, offer: &Offer) -> Standing {
         let is_candidate = self.live && self.has_room && !offer.is_full();
-        Standing { live: self.live, paused: self.spared, candidate: is_candidate.then(|| self.candidate(offer)) }
+        let candidate = is_candidate.then(|| self.candidate(offer));
+        Standing { live: self.live, paused: self.spared, open: self.open, candidate }
     }
 
     /// What policies see of it, room or not.
