@@ -231,10 +231,11 @@ pub struct UnknownPolicy {
 impl FromStr for PolicyName {
     type Err = UnknownPolicy;
 
-    /// Reads a policy's name in any case.
+    /// Reads a policy's name in any case, its words joined by `_` or `-`.
     fn from_str(given: &str) -> Result<Self, Self::Err> {
+        let wanted = given.replace('-', "_");
         Self::all()
-            .find(|name| name.0.eq_ignore_ascii_case(given))
+            .find(|name| name.0.eq_ignore_ascii_case(&wanted))
             .ok_or_else(|| UnknownPolicy { given: given.to_owned() })
     }
 }
@@ -246,6 +247,7 @@ mod tests {
     #[test]
     fn a_policy_name_is_read_in_any_case() {
         assert_eq!("Shortest_Queue".parse(), Ok(PolicyName::default()));
+        assert_eq!("shortest-queue".parse(), Ok(PolicyName::default()));
         assert_eq!("LOTTERY".parse::<PolicyName>().expect("it exists").to_string(), "lottery");
     }
 

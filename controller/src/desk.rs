@@ -346,7 +346,10 @@ impl<R> Desk<R> {
     }
 
     fn unknown_model(&self, model: &str) -> Problem {
-        let known = self.registry.served();
+        let aliases = self.names.aliases_of(|model| self.registry.is_served(model));
+        let mut known: Vec<Arc<str>> = self.registry.served().into_iter().chain(aliases.map(Arc::from)).collect();
+        known.sort_unstable();
+        known.dedup();
         let mut message = format!("no worker has offered the model `{model}`; ");
         match known.len() {
             0 => message += "no models are served at the moment",

@@ -98,6 +98,12 @@ impl Names {
         Some(self.aliases.get(name)?.iter().map(|(model, _)| model.as_str()))
     }
 
+    /// The aliases that stand for a model of which `is_served` says so.
+    pub(crate) fn aliases_of(&self, is_served: impl Fn(&str) -> bool) -> impl Iterator<Item = &str> {
+        let served = self.aliases.iter().filter(move |(_, models)| models.iter().any(|(model, _)| is_served(model)));
+        served.map(|(alias, _)| alias.as_str())
+    }
+
     /// The models that take a model's requests while it has no room, best first.
     pub(crate) fn fallbacks_of(&self, model: &str) -> &[String] {
         self.fallbacks.get(model).map_or(&[], Vec::as_slice)

@@ -112,5 +112,9 @@ async fn whole(mut response: Response, limit: usize, url: &str) -> Result<Vec<u8
 async fn answered(request: RequestBuilder, url: &str) -> Result<Response, String> {
     let response = request.send().await.map_err(|error| format!("cannot reach {url}: {}", chain(&error)))?;
     let status = response.status();
-    if status.is_success() { Ok(response) } else { Err(format!("{url} answered {status}")) }
+    if status.is_success() {
+        Ok(response)
+    } else {
+        Err(format!("{url} answered {status}; a worker must answer with 200 there before it can register"))
+    }
 }

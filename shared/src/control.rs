@@ -164,7 +164,7 @@ pub struct Heartbeat {
     /// past. Absent: beats are taken in the order in which they come.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sequence: Option<u64>,
-    /// How much of its machine is in use. Absent: the sender cannot know.
+    /// How much of its machine is in use. Absent: the sender cannot know, and nothing pauses the worker.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub resources: Option<Resources>,
     /// Tokens per second of all its requests together, over the time since the last heartbeat.

@@ -49,6 +49,14 @@ pub(super) async fn run(args: FleetArgs) -> anyhow::Result<()> {
         args.workers
     );
     ensure!(!args.heartbeat.0.is_zero(), "--heartbeat is 0; it must be longer");
+    // Half of it comes before the silence, and a lease is three beats.
+    let least = args.heartbeat.0 * 8;
+    ensure!(
+        args.duration.0 >= least,
+        "--duration is {:?}, too short to see a lease end; take {:?} or more, or a shorter --heartbeat",
+        args.duration.0,
+        least
+    );
     allow_files();
     let (beat, policy) = (format!("{}ms", args.heartbeat.0.as_millis().max(1)), args.policy.to_string());
     let start = move || Controller::start(&["--heartbeat", &beat, "--policy", &policy]);
@@ -62,7 +70,11 @@ pub(super) async fn run(args: FleetArgs) -> anyhow::Result<()> {
     } else {
         Report::new(false).add(&verdict)?;
     }
-    verdict.check()
+    verdict.check()?;
+    if !args.json {
+        say("all held: nobody who beat was taken for gone, and nobody who fell silent was handed out after a lease");
+    }
+    Ok(())
 }
 
 /// Registers all workers.

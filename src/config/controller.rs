@@ -185,6 +185,13 @@ impl ControllerSection {
         let span = |given: Option<Span>, usual| given.map_or(usual, |Span(duration)| duration);
         let heartbeat = span(self.heartbeat, usual.lease.heartbeat);
         anyhow::ensure!(!heartbeat.is_zero(), "heartbeat is 0; it must be longer");
+        for (name, limit) in [("model", self.queue_limit_per_model), ("key", self.queue_limit_per_key)] {
+            anyhow::ensure!(
+                limit != Some(0),
+                "queue_limit_per_{name} is 0; take a number above 0, or leave it out for no bound (queue_limit: 0 lets \
+                 nobody wait)"
+            );
+        }
         Ok(Config {
             lease: LeaseConfig {
                 heartbeat,

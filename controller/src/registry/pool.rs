@@ -254,7 +254,7 @@ impl Pool {
     }
 
     /// Whether someone would take a request, now or later.
-    fn is_served(&self) -> bool {
+    pub(super) fn is_served(&self) -> bool {
         self.lanes.iter().any(|lane| lane.ready.live + lane.paused.live > 0)
     }
 

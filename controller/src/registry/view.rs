@@ -8,6 +8,7 @@ use muster_shared::control::{ModelCard, ModelStatus, Source, WorkerState, Worker
 use muster_shared::fastchat;
 use muster_shared::id::WorkerId;
 
+use super::pool::Pool;
 use super::tickets::SPEAK_FASTCHAT;
 use super::worker::Worker;
 use super::{Origin, Registry, millis};
@@ -36,6 +37,11 @@ impl Registry {
             }
         }
         models.into_values().collect()
+    }
+
+    /// Whether someone would take a request for a model.
+    pub(crate) fn is_served(&self, model: &str) -> bool {
+        self.pools.get(model).is_some_and(Pool::is_served)
     }
 
     /// Names of the models that someone would take a request for.

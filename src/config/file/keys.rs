@@ -116,6 +116,15 @@ pub(crate) fn client_keys(given: &[Secret], file: Option<&Path>) -> anyhow::Resu
     Ok(keys)
 }
 
+/// Reads a line of the plain form, on which there is nothing but a key: what looks like something else is a mistake in
+/// YAML, and must not let anyone in.
+fn plain(line: &str) -> Result<Secret, String> {
+    if line.contains(char::is_whitespace) || line.ends_with(':') || line.starts_with(['-', '{', '[', '"', '\'']) {
+        return Err("this is no key, which is a word of its own; a file in YAML begins with `keys:`".to_owned());
+    }
+    Secret::parse(line).map_err(|error| error.to_string())
+}
+
 /// Reads a file's text in either form.
 fn read(text: &str, lookup: impl Fn(&str) -> Option<String>) -> Result<Vec<ApiKey>, String> {
     let text = text.trim_start_matches('\u{feff}');
@@ -124,7 +133,7 @@ fn read(text: &str, lookup: impl Fn(&str) -> Option<String>) -> Result<Vec<ApiKe
     match lines().next() {
         Some((_, first)) if YAML.iter().any(|begin| first.starts_with(begin)) => read_yaml(text, lookup),
         _ => lines()
-            .map(|(number, line)| match Secret::parse(line) {
+            .map(|(number, line)| match plain(line) {
                 Ok(key) => Ok(ApiKey::unnamed(key)),
                 Err(error) => Err(format!("line {}: {error}", number + 1)),
             })
@@ -182,6 +191,14 @@ mod tests {
 
     fn key(name: &str, secret: &str, priority: i8) -> (String, String, i8) {
         (name.to_owned(), secret.to_owned(), priority)
+    }
+
+    #[test]
+    fn a_mistake_in_yaml_is_no_key() {
+        for text in ["key:\n  - {name: chat, key: s3cret}\n", "keyz: []", "- s3cret", "\"keys\":\n- a", "[a]"] {
+            let error = read(text, |_| None).expect_err(text);
+            assert!(error.starts_with("line 1: this is no key") && !error.contains("s3cret"), "{error}");
+        }
     }
 
     #[test]
