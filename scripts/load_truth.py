@@ -32,9 +32,9 @@ SLACK_S = 0.5
 GATEWAY_TERM_S = 15
 # Nothing takes that long on a machine that works.
 PATIENCE_S = 60
-# A fake model's context lasts for a minute at this pace, so that streams outlive their round; a prompt takes as long, and
+# A fake model's context lasts for two minutes at this pace, so that streams outlive their round; a prompt takes as long, and
 # workers read prompts one by one.
-TOKEN_MS = 15
+TOKEN_MS = 30
 # Longer than that context, which is of 4096 tokens.
 TOO_LONG = "river " * 3000
 ROUNDS = ["nothing", "workers", "gateway", "controller", "everything"]
@@ -45,7 +45,7 @@ def main() -> None:
     parser.add_argument("muster", type=Path, help="the binary")
     parser.add_argument("--requests", type=int, default=100_000, help="of all rounds together (default: %(default)s)")
     parser.add_argument("--clients", type=int, default=128, help="default: %(default)s")
-    parser.add_argument("--workers", type=int, default=8, help="muster's own (default: %(default)s)")
+    parser.add_argument("--workers", type=int, default=12, help="muster's own (default: %(default)s)")
     parser.add_argument("--held", type=int, default=12, help="streams held open in each round (default: %(default)s)")
     parser.add_argument("--every", type=float, default=2, help="seconds between two kills (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="of the requests (default: %(default)s)")
