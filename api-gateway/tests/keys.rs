@@ -119,7 +119,7 @@ async fn what_the_controller_says_of_keys_and_deadlines_goes_to_the_client() {
 async fn a_request_without_time_asks_for_no_worker() {
     let controller = Controller::start::<String>([]).await;
     let gateway = keyed(&controller).await;
-    let response = ask(&gateway, "key of bob", CHAT, &chat(false), &[("x-stainless-timeout", "0")]).await;
+    let response = ask(&gateway, "key of bob", CHAT, &chat(false), &[("x-stainless-read-timeout", "0")]).await;
     assert_eq!(response.status(), 504);
     assert_eq!(controller.asked(), 0);
 }
