@@ -62,7 +62,8 @@ mod tests {
     use super::*;
 
     fn checked(keys: &[&str], given: Option<&'static str>) -> Result<Option<String>, Kind> {
-        let keys: Vec<_> = keys.iter().map(|key| Arc::new(ApiKey::unnamed(Secret::new(*key)))).collect();
+        let key = |key: &&str| ApiKey::named(key, Secret::new(*key), 0).expect("a name");
+        let keys: Vec<_> = keys.iter().map(key).map(Arc::new).collect();
         let mut headers = HeaderMap::new();
         if let Some(given) = given {
             headers.insert("x-api-key", HeaderValue::from_static(given));

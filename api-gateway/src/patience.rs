@@ -8,9 +8,13 @@ use std::time::{Duration, Instant};
 use axum::http::{HeaderMap, HeaderName};
 use muster_shared::tensor::{Parameter, Parameters};
 
-/// Headers that hold a number of seconds: of OpenAI's clients in Python and in JavaScript.
-const SECONDS: [HeaderName; 2] =
-    [HeaderName::from_static("x-stainless-read-timeout"), HeaderName::from_static("x-stainless-timeout")];
+/// Seconds, with a fraction: of OpenAI's client in Python.
+const EXACT: HeaderName = HeaderName::from_static("x-stainless-read-timeout");
+/// Whole seconds, rounded down: of OpenAI's client in JavaScript, which says 0 when it waits for 900 ms.
+const ROUNDED: HeaderName = HeaderName::from_static("x-stainless-timeout");
+/// What rounding may have taken away. Who is thought to wait longer than they do hang up by themselves; who is thought
+/// to wait less would be refused without need.
+const ROUNDING: Duration = Duration::from_secs(1);
 /// That of gRPC's clients: a number with a unit.
 const GRPC: HeaderName = HeaderName::from_static("grpc-timeout");
 /// The units, in nanoseconds.
@@ -20,8 +24,9 @@ const UNITS: [(char, u64); 6] =
 /// When the client gives up whose request came `now`. What cannot be read was not said to us, and counts for nothing.
 pub(crate) fn of(headers: &HeaderMap, now: Instant) -> Option<Instant> {
     let text = |name: &HeaderName| headers.get(name)?.to_str().ok();
-    let seconds = SECONDS.iter().find_map(text).and_then(seconds);
-    now.checked_add(seconds.or_else(|| text(&GRPC).and_then(grpc))?)
+    let rounded = || text(&ROUNDED).and_then(seconds)?.checked_add(ROUNDING);
+    let said = text(&EXACT).and_then(seconds).or_else(rounded).or_else(|| text(&GRPC).and_then(grpc));
+    now.checked_add(said?)
 }
 
 /// The same with the `timeout` of a request for tensors: microseconds in queues, of which 0 means no limit. The worker
@@ -66,8 +71,7 @@ mod tests {
         for (name, value, millis) in [
             ("x-stainless-read-timeout", "600.0", 600_000),
             ("x-stainless-read-timeout", "0.25", 250),
-            ("x-stainless-timeout", "60", 60_000),
-            ("x-stainless-timeout", "0", 0),
+            ("x-stainless-read-timeout", "0", 0),
             ("grpc-timeout", "250m", 250),
             ("grpc-timeout", "2S", 2000),
             ("grpc-timeout", "1M", 60_000),
@@ -80,8 +84,21 @@ mod tests {
     }
 
     #[test]
+    fn a_client_that_rounds_its_seconds_down_is_not_taken_to_wait_less_than_it_does() {
+        for millis in [1, 900, 1000, 1999, 60_000] {
+            let told = told("x-stainless-timeout", &(millis / 1000).to_string()).expect("a time");
+            let truth = Duration::from_millis(millis);
+            assert!(told >= truth && told <= truth + ROUNDING, "{millis} ms are taken for {told:?}");
+        }
+        let (mut headers, now) = (HeaderMap::new(), Instant::now());
+        headers.insert("x-stainless-timeout", HeaderValue::from_static("60"));
+        headers.insert("x-stainless-read-timeout", HeaderValue::from_static("2.5"));
+        assert_eq!(of(&headers, now), Some(now + Duration::from_millis(2500)), "what is exact goes before");
+    }
+
+    #[test]
     fn what_is_no_time_counts_for_nothing() {
-        for value in ["", "-1", "nan", "inf", "1e300", "soon", "1 s"] {
+        for value in ["", "-1", "nan", "inf", "1e300", "18446744073709549568", "soon", "1 s"] {
             assert_eq!(told("x-stainless-timeout", value), None, "{value}");
         }
         for value in ["", "5", "S", "5s", "-5S", "99999999999999999H", "5Ä"] {

@@ -129,7 +129,7 @@ mod tests {
     async fn ask(origins: &[&str], method: Method, path: &str) -> (StatusCode, Option<String>) {
         let state = State {
             upstream: Upstream::new(crate::Config::default(), GatewayId::new(), Common::new(&crate::Config::default())),
-            keys: [Arc::new(ApiKey::unnamed(Secret::new("key")))].into(),
+            keys: [Arc::new(ApiKey::unnamed(Secret::new("key"), 1))].into(),
             body_limit: 1,
             started: 0,
         };

@@ -15,7 +15,7 @@ const CHAT: &str = "/v1/chat/completions";
 
 fn keys() -> Vec<ApiKey> {
     let bob = ApiKey::named("bob", Secret::new("key of bob"), -3).expect("a name");
-    vec![ApiKey::unnamed(Secret::new("hunter2")), bob]
+    vec![ApiKey::unnamed(Secret::new("hunter2"), 1), bob]
 }
 
 async fn keyed(controller: &Controller) -> Gateway {
@@ -56,13 +56,13 @@ async fn every_attempt_names_the_key_and_the_time_that_is_left() {
 }
 
 #[tokio::test]
-async fn a_key_without_a_name_is_told_by_its_hash_and_requests_without_keys_by_nothing() {
+async fn a_key_without_a_name_is_told_by_its_place_and_requests_without_keys_by_nothing() {
     let embedder = slow_embedder(Duration::ZERO).await;
     let controller = Controller::start(vec![Ok(embedder); 2]).await;
     let body = json!({ "model": "m", "input": "hi" });
     let response = ask(&keyed(&controller).await, "hunter2", "/v1/embeddings", &body, &[]).await;
     assert_eq!(response.status(), 200);
-    assert_eq!(told(&controller.dispatch(0)), (Some("f52fbd32"), 0, None));
+    assert_eq!(told(&controller.dispatch(0)), (Some("key-1"), 0, None));
     let open = Gateway::start(&controller.address, |_| {}).await;
     let response = ask(&open, "hunter2", "/v1/embeddings", &body, &[("x-stainless-timeout", "soon")]).await;
     assert_eq!(response.status(), 200);
@@ -97,7 +97,7 @@ async fn a_controller_that_comes_back_hears_on_whose_behalf_requests_run() {
     controller.come_back();
     let mut keys: Vec<_> = controller.greeted().await.into_iter().map(|held| held.key).collect();
     keys.sort();
-    assert_eq!(keys, [Some("bob".to_owned()), Some("f52fbd32".to_owned())], "one by the controller, one without it");
+    assert_eq!(keys, [Some("bob".to_owned()), Some("key-1".to_owned())], "one by the controller, one without it");
 }
 
 #[tokio::test]
@@ -119,7 +119,7 @@ async fn what_the_controller_says_of_keys_and_deadlines_goes_to_the_client() {
 async fn a_request_without_time_asks_for_no_worker() {
     let controller = Controller::start::<String>([]).await;
     let gateway = keyed(&controller).await;
-    let response = ask(&gateway, "key of bob", CHAT, &chat(false), &[("x-stainless-timeout", "0")]).await;
+    let response = ask(&gateway, "key of bob", CHAT, &chat(false), &[("x-stainless-read-timeout", "0")]).await;
     assert_eq!(response.status(), 504);
     assert_eq!(controller.asked(), 0);
 }

@@ -336,7 +336,7 @@ async fn who_watches_a_server_needs_no_key_and_who_runs_models_does() {
     let (worker, _) = echo().await;
     let controller = Controller::start(vec![Ok(worker); 2]).await;
     let key = Secret::new("key");
-    let gateway = both(&controller.address, |config| config.keys = vec![ApiKey::unnamed(key.clone())]).await;
+    let gateway = both(&controller.address, |config| config.keys = vec![ApiKey::unnamed(key.clone(), 1)]).await;
     let status = async |path: &str| reqwest::get(format!("{}{path}", gateway.http)).await.expect("an answer").status();
     assert_eq!(status("/v2/health/live").await, 200);
     assert_eq!(status("/v2/health/ready").await, 200);
@@ -352,7 +352,7 @@ async fn runs_are_made_on_behalf_of_a_key_and_with_the_time_that_they_have() {
     let (worker, _) = echo().await;
     let controller = Controller::start(vec![Ok(worker); 2]).await;
     let key = Secret::new("hunter2");
-    let gateway = both(&controller.address, |config| config.keys = vec![ApiKey::unnamed(key.clone())]).await;
+    let gateway = both(&controller.address, |config| config.keys = vec![ApiKey::unnamed(key.clone(), 1)]).await;
     let mut run = request();
     run.parameters.insert("timeout".to_owned(), Parameter::Int(300_000_000));
     gateway.client(Some(&key)).infer(&run).await.expect("an answer");
@@ -364,7 +364,7 @@ async fn runs_are_made_on_behalf_of_a_key_and_with_the_time_that_they_have() {
     assert_eq!(answer.status(), 200, "{}", answer.text().await.expect("text"));
     for wire in 0..2 {
         let dispatch = controller.dispatch(wire);
-        assert_eq!(dispatch.key.as_deref(), Some("f52fbd32"));
+        assert_eq!(dispatch.key.as_deref(), Some("key-1"));
         let left = dispatch.deadline_ms.expect("the client has said it");
         assert!((200_000..=300_000).contains(&left), "{left}");
     }

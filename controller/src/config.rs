@@ -99,7 +99,7 @@ impl Default for LeaseConfig {
 /// How many requests may wait for room, and how long.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct QueueConfig {
-    /// Requests that may wait at once, over all models.
+    /// Requests that may wait at once, over all models; up to [`QueueConfig::MOST`].
     pub limit: usize,
     /// Those that may wait for one model; `None`: as many as may wait at all.
     pub per_model: Option<usize>,
@@ -108,6 +108,12 @@ pub struct QueueConfig {
     pub per_key: Option<usize>,
     /// Longest wait, whatever a request asks for.
     pub max_wait: Duration,
+}
+
+impl QueueConfig {
+    /// The most that `limit` may be: more answers than there may then be at one moment would find no room on a gateway's
+    /// link.
+    pub const MOST: usize = 60_000;
 }
 
 impl Default for QueueConfig {

@@ -20,6 +20,7 @@ use muster_shared::problem::{Kind, Problem, chain};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
+use crate::config::QueueConfig;
 use crate::desk::{Answer, Desk};
 use crate::http::{Shared, question};
 use crate::metrics;
@@ -27,9 +28,10 @@ use crate::queue::Place;
 use crate::registry::Holder;
 use crate::service::{Reply, Service, Way};
 
-/// Answers that may wait to be written: more than a gateway has requests that wait for room. A grant beyond them is
-/// taken back.
+/// Answers that may wait to be written: more than there are requests that wait for room, all of which may be refused at
+/// one moment. A refusal beyond them would be lost; a grant is taken back.
 const ANSWERS: usize = 1 << 16;
+const _: () = assert!(QueueConfig::MOST + (1 << 12) < ANSWERS, "there is room beside for what is answered at once");
 /// Time in which a new link must say who speaks.
 const INTRODUCTION: Duration = Duration::from_secs(5);
 

@@ -269,7 +269,7 @@ impl Registry {
     fn sheds(&self, slot: Slot) -> bool {
         let worker = &self.workers[slot];
         let has_other = |model: &str| self.pools.get(model).is_some_and(Pool::has_ready);
-        let mut waiting = worker.reported.iter().filter(|load| load.waiting > 0).peekable();
+        let mut waiting = worker.reported_by_model().iter().filter(|load| load.waiting > 0).peekable();
         worker.pressure.sheds()
             && match waiting.peek() {
                 Some(_) => waiting.all(|load| has_other(&load.model)),

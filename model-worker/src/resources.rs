@@ -7,10 +7,12 @@
 //! * [`text`]: what the files say; pure.
 //! * [`group`]: control groups, of both versions.
 //! * [`processors`], [`network`], [`gpu`]: use of each since the last look.
+//! * [`machine`]: looks that take too long are not waited for.
 //! * [`observer`]: looks beside the runtime, and adds what the engines tell.
 
 mod gpu;
 mod group;
+mod machine;
 mod network;
 mod observer;
 mod processors;

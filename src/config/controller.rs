@@ -72,7 +72,7 @@ pub(crate) struct ControllerSection {
     /// Silence after which a FastChat worker is gone.
     #[arg(long, env = "FASTCHAT_CONTROLLER_HEART_BEAT_EXPIRATION")]
     pub(crate) fastchat_expiration: Option<Span>,
-    /// Requests that may wait for room on a worker.
+    /// Requests that may wait for room on a worker; 60000 at most.
     #[arg(long, env = "MUSTER_CONTROLLER_QUEUE_LIMIT")]
     pub(crate) queue_limit: Option<usize>,
     /// Those of them that may wait for one model; any unless said otherwise.
@@ -192,6 +192,12 @@ impl ControllerSection {
                  nobody wait)"
             );
         }
+        let queue_limit = self.queue_limit.unwrap_or(usual.queue.limit);
+        let most = QueueConfig::MOST;
+        anyhow::ensure!(
+            queue_limit <= most,
+            "queue_limit is {queue_limit}; {most} is the most, for more refusals at once would not reach a gateway"
+        );
         Ok(Config {
             lease: LeaseConfig {
                 heartbeat,
@@ -204,7 +210,7 @@ impl ControllerSection {
             },
             names: names::checked(&self.aliases, &self.fallbacks, &self.policies)?,
             queue: QueueConfig {
-                limit: self.queue_limit.unwrap_or(usual.queue.limit),
+                limit: queue_limit,
                 per_model: self.queue_limit_per_model.or(usual.queue.per_model),
                 per_key: self.queue_limit_per_key.or(usual.queue.per_key),
                 max_wait: span(self.queue_wait, usual.queue.max_wait),
@@ -277,6 +283,18 @@ mod tests {
         let flags = ControllerSection { pause_memory: Some(Share::Of(0.95)), ..ControllerSection::default() };
         let memory = marks(flags).expect("fine").memory.expect("a mark");
         assert!((memory.pause() - 0.95).abs() + (memory.resume() - 0.9).abs() < 1e-9, "{memory:?}");
+    }
+
+    #[test]
+    fn a_queue_longer_than_a_link_takes_answers_for_is_refused() {
+        let limit = |limit| ControllerSection { queue_limit: Some(limit), ..ControllerSection::default() }.config();
+        for most in [0, 60_000] {
+            assert_eq!(limit(most).expect("fine").queue.limit, most);
+        }
+        for more in [60_001, usize::MAX] {
+            let error = limit(more).expect_err("too long").to_string();
+            assert!(error.starts_with(&format!("queue_limit is {more}; 60000 is the most")), "{error}");
+        }
     }
 
     #[test]

@@ -339,7 +339,7 @@ async fn keys_and_cookies_of_a_client_end_at_the_gateway_and_its_other_headers_g
     for key in [None, Some("of the server")] {
         let gateway = Gateway::start(&controller.address, |config| {
             (config.token, config.openai_key) = (Some(Secret::new("of the fleet")), key.map(Secret::new));
-            config.keys = vec![ApiKey::unnamed(Secret::new("client key"))];
+            config.keys = vec![ApiKey::unnamed(Secret::new("client key"), 1)];
         })
         .await;
         let request = reqwest::Client::new().post(format!("{}/v1/chat/completions", gateway.address));

@@ -66,14 +66,18 @@ pub(super) fn bounded(full: Full, asker: &Asker, no_room: Problem) -> Problem {
 
 /// It cannot be answered in the time that is left.
 pub(super) fn hopeless(asker: &Asker, ahead: usize, expected: Expected, left: Duration) -> Problem {
+    let (left, expected_ms, model) = (millis(left), millis(expected.total()), &asker.request.model);
+    let whose = if asker.key.is_some() { "of the same key" } else { "without a key" };
+    let ahead = match ahead {
+        0 => String::new(), // one answer alone takes that long
+        1 => format!(": 1 request {whose} goes before it"),
+        _ => format!(": {ahead} requests {whose} go before it"),
+    };
     let message = format!(
-        "the request has {} ms left, and no answer of the model `{}` is to be expected for {} ms: {ahead} requests of \
-         the same key go before it; give it more time, or try again later",
-        millis(left),
-        asker.request.model,
-        millis(expected.total())
+        "the request has {left} ms left, and no answer of the model `{model}` is to be expected for {expected_ms} \
+         ms{ahead}; give it more time, or try again later"
     );
-    Problem::new(Kind::Overloaded, message).with_retry_after_ms(millis(expected.total()))
+    Problem::new(Kind::Overloaded, message).with_retry_after_ms(expected_ms)
 }
 
 /// Its time was over when it came.
@@ -90,4 +94,33 @@ pub(super) fn waited_in_vain(asker: &Asker, waited: Duration) -> Problem {
         asker.request.model
     );
     Problem::new(Kind::Timeout, message)
+}
+
+#[cfg(test)]
+mod tests {
+    use muster_shared::id::GatewayId;
+
+    use super::*;
+    use crate::fixtures::asker;
+
+    #[test]
+    fn a_request_without_hope_hears_how_many_go_before_it_where_any_do() {
+        let expected = Expected { worker: Duration::from_millis(500), answer: Duration::from_millis(1500) };
+        let words = |key: Option<&str>, ahead| {
+            let asker = Asker { key: key.map(Into::into), ..asker(GatewayId::new()) };
+            hopeless(&asker, ahead, expected, Duration::from_millis(700)).message
+        };
+        for (key, ahead, clause) in [
+            (Some("alice"), 0, ""),
+            (None, 0, ""),
+            (Some("alice"), 1, ": 1 request of the same key goes before it"),
+            (Some("alice"), 80, ": 80 requests of the same key go before it"),
+            (None, 1, ": 1 request without a key goes before it"),
+            (None, 2, ": 2 requests without a key go before it"),
+        ] {
+            let start = "the request has 700 ms left, and no answer of the model `m` is to be expected for 2000 ms";
+            let end = "; give it more time, or try again later";
+            assert_eq!(words(key, ahead), format!("{start}{clause}{end}"));
+        }
+    }
 }

@@ -108,7 +108,7 @@ impl Registry {
             models: worker.offers.iter().map(|offer| offer.card.clone()).collect(),
             speed: worker.speed,
             tickets: if state == WorkerState::Gone { 0 } else { held + anonymous },
-            reported: worker.reported.clone(),
+            reported: worker.reported(),
             resources: worker.resources,
             paused: worker.pressure.reason().filter(|_| state == WorkerState::Paused),
             tokens_per_second: worker.tokens_per_second,

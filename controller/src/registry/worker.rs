@@ -66,7 +66,7 @@ pub(crate) struct Worker {
     /// Tickets that a FastChat worker's beats do not know, whatever their models.
     pub(crate) missing: Missing,
     /// Its load in its own words.
-    pub(crate) reported: Vec<ModelLoad>,
+    reported: Reported,
     pub(crate) breaker: Breaker,
     /// What presses on its machine.
     pub(crate) pressure: Pressure,
@@ -102,7 +102,7 @@ impl Worker {
             ttft_ms: None,
             unattributed: Foreign::default(),
             missing: Missing::default(),
-            reported: Vec::new(),
+            reported: Reported::default(),
             breaker: Breaker::new(),
             pressure: Pressure::default(),
             full_until: None,
@@ -113,7 +113,7 @@ impl Worker {
         };
         if let Origin::FastChat { queue_length, .. } = origin {
             worker.unattributed = Foreign::told(queue_length);
-            worker.report_total(queue_length);
+            worker.reported = Reported::Total(queue_length);
         }
         worker
     }
@@ -242,7 +242,7 @@ impl Worker {
         load: Option<&[ModelLoad]>,
         settled: &HashMap<String, u32>,
     ) -> Vec<(String, u32)> {
-        self.reported = load.map(<[ModelLoad]>::to_vec).unwrap_or_default();
+        self.reported = load.map(|load| Reported::ByModel(load.to_vec())).unwrap_or_default();
         let Some(load) = load else {
             self.offers.iter_mut().for_each(Offer::beat_untold);
             return Vec::new();
@@ -310,21 +310,56 @@ impl Worker {
 
     /// Notes the load that a FastChat worker tells as one number.
     pub(crate) fn report_total(&mut self, queue_length: u32) {
-        let models: Vec<_> = self.offers.iter().map(|offer| offer.card.name.as_str()).collect();
-        self.reported = match queue_length {
-            0 => Vec::new(),
-            running => vec![ModelLoad { model: models.join(", "), running, waiting: 0 }],
-        };
+        self.reported = Reported::Total(queue_length);
+    }
+
+    /// Its load in its own words, to be shown: one number is that of all its models together.
+    pub(crate) fn reported(&self) -> Vec<ModelLoad> {
+        match &self.reported {
+            Reported::ByModel(load) => load.clone(),
+            Reported::Total(0) => Vec::new(),
+            &Reported::Total(running) => {
+                let models: Vec<_> = self.offers.iter().map(|offer| offer.card.name.as_str()).collect();
+                vec![ModelLoad { model: models.join(", "), running, waiting: 0 }]
+            }
+        }
+    }
+
+    /// Its load by model, where it tells that.
+    pub(crate) fn reported_by_model(&self) -> &[ModelLoad] {
+        match &self.reported {
+            Reported::ByModel(load) => load,
+            Reported::Total(_) => &[],
+        }
     }
 
     /// Requests it had in its own words.
     pub(crate) fn reported_total(&self) -> u64 {
-        self.reported.iter().map(|load| u64::from(load.running) + u64::from(load.waiting)).sum()
+        match &self.reported {
+            Reported::ByModel(load) => load.iter().map(|load| u64::from(load.running) + u64::from(load.waiting)).sum(),
+            &Reported::Total(running) => running.into(),
+        }
     }
 
     /// A grant of this worker.
     pub(crate) fn grant(&self, ticket: TicketId) -> Grant {
         Grant { ticket, worker: self.id.clone(), address: self.address.clone(), transport: self.transport, model: None }
+    }
+}
+
+/// What a worker last told of its load.
+#[derive(Debug, Clone)]
+enum Reported {
+    /// That of each of its models; of none, where it tells nothing.
+    ByModel(Vec<ModelLoad>),
+    /// One number for all its models, as FastChat's workers do. It comes with every beat and may be of thousands of
+    /// models, so it is put in words only when somebody looks.
+    Total(u32),
+}
+
+impl Default for Reported {
+    fn default() -> Self {
+        Self::ByModel(Vec::new())
     }
 }
 

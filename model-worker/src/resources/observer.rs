@@ -6,13 +6,11 @@ use std::time::{Duration, Instant};
 
 use muster_shared::control::Resources;
 
-use super::Meter;
+use super::machine::Machine;
 use crate::engine::EngineHandle;
 use crate::metrics;
 use crate::state::State;
 
-/// A look that takes longer is not waited for: a heartbeat is worth more than what it tells.
-const PATIENCE: Duration = Duration::from_secs(1);
 /// Time between two looks of a worker that tells nobody.
 const ALONE: Duration = Duration::from_secs(5);
 
@@ -31,17 +29,15 @@ pub(crate) struct Seen {
 #[derive(Debug)]
 pub(crate) struct Observer {
     state: Arc<State>,
-    /// Locked while a look runs. Absent until the first, which has nothing to compare with.
-    meter: Arc<Mutex<Option<Meter>>>,
-    /// Megabits a second of the network, where somebody knows better than the system.
-    network: Option<NonZeroU32>,
+    machine: Machine,
     /// Tokens chosen up to the last look, and when that was.
     tokens: Mutex<(u64, Instant)>,
 }
 
 impl Observer {
+    /// `network`: its megabits a second, where somebody knows better than the system.
     pub(crate) fn new(state: Arc<State>, network: Option<NonZeroU32>) -> Self {
-        Self { state, meter: Arc::default(), network, tokens: Mutex::new((0, Instant::now())) }
+        Self { state, machine: Machine::new(network), tokens: Mutex::new((0, Instant::now())) }
     }
 
     /// Begins to measure, and looks again and again, for ever.
@@ -54,7 +50,7 @@ impl Observer {
 
     /// What is to be told now.
     pub(crate) async fn look(&self) -> Seen {
-        let mut machine = self.look_at_machine().await.unwrap_or_default();
+        let mut machine = self.machine.look().await;
         let engines = || self.state.catalog().ok().into_iter().flat_map(|catalog| catalog.engines());
         machine.kv_cache = engines().map(EngineHandle::fill).reduce(f64::max);
         metrics::resources(&machine);
@@ -68,21 +64,6 @@ impl Observer {
             tokens_per_second: self.rate(chosen, Instant::now()).filter(|_| has_engines),
             ttft_ms: (count > 0).then(|| sum * 1e3 / f64::from(count)),
         }
-    }
-
-    /// `None` when that takes too long, this time or still the last.
-    async fn look_at_machine(&self) -> Option<Resources> {
-        let (meter, network) = (Arc::clone(&self.meter), self.network);
-        let look = tokio::task::spawn_blocking(move || {
-            let mut meter = match meter.try_lock() {
-                Ok(meter) => meter,
-                // What it holds is compared with what comes: at worst one look tells nonsense between 0 and 1.
-                Err(std::sync::TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
-                Err(std::sync::TryLockError::WouldBlock) => return None,
-            };
-            Some(meter.get_or_insert_with(|| Meter::new(network)).look())
-        });
-        tokio::time::timeout(PATIENCE, look).await.ok()?.ok()?
     }
 
     /// Tokens per second since the last look.

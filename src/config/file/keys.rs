@@ -7,6 +7,8 @@
 //!     priority: 5
 //!   - key: another
 //! ```
+//!
+//! A key without a name is called by its place, first those of the file, then those of flags: `another` is `key-2`.
 
 use std::collections::{HashMap, HashSet};
 use std::fmt;
@@ -24,6 +26,9 @@ use super::variables::{self, Filled, Place};
 
 /// How a file begins that is YAML, or JSON, which is YAML too. Nobody's key looks like that.
 const YAML: [&str; 3] = ["keys:", "{", "---"];
+
+/// Why a key has a name that nobody gave it.
+const UNNAMED: &str = "a key without a name is called by its place";
 
 /// A file with names and priorities.
 #[derive(Debug, Default, Deserialize)]
@@ -110,10 +115,19 @@ pub(crate) fn client_keys(given: &[Secret], file: Option<&Path>) -> anyhow::Resu
         }
         None => Vec::new(),
     };
-    keys.extend(given.iter().cloned().map(ApiKey::unnamed));
-    let mut seen = HashSet::new();
-    keys.retain(|key| seen.insert(key.secret.expose().to_owned())); // said twice, it is still one
-    Ok(keys)
+    let flags = given.iter().cloned().zip(keys.len() + 1..);
+    keys.extend(flags.map(|(secret, place)| ApiKey::unnamed(secret, place)));
+    let (mut secrets, mut names) = (HashSet::new(), HashSet::new());
+    keys.retain(|key| secrets.insert(key.secret.expose().to_owned())); // said twice, it is still one
+    let taken = keys.iter().find(|key| !names.insert(key.name.as_str()));
+    match (taken, file) {
+        // A file's own names are told apart already.
+        (Some(ApiKey { name, .. }), Some(file)) => {
+            let file = file.display();
+            anyhow::bail!("the name `{name}` in {file} is that of a key outside it too: {UNNAMED}; choose another")
+        }
+        _ => Ok(keys),
+    }
 }
 
 /// Reads a line of the plain form, on which there is nothing but a key: what looks like something else is a mistake in
@@ -133,8 +147,9 @@ fn read(text: &str, lookup: impl Fn(&str) -> Option<String>) -> Result<Vec<ApiKe
     match lines().next() {
         Some((_, first)) if YAML.iter().any(|begin| first.starts_with(begin)) => read_yaml(text, lookup),
         _ => lines()
-            .map(|(number, line)| match plain(line) {
-                Ok(key) => Ok(ApiKey::unnamed(key)),
+            .zip(1..)
+            .map(|((number, line), place)| match plain(line) {
+                Ok(key) => Ok(ApiKey::unnamed(key, place)),
                 Err(error) => Err(format!("line {}: {error}", number + 1)),
             })
             .collect(),
@@ -149,13 +164,15 @@ fn read_yaml(text: &str, lookup: impl Fn(&str) -> Option<String>) -> Result<Vec<
     for Spanned { value: entry, referenced, .. } in file.keys {
         let place = Place { line: referenced.line() as usize, column: referenced.column() as usize };
         let line = filled.in_file(place).line;
-        let key = entry.into_key().map_err(|error| format!("line {line}: {}", filled.hide(&error)))?;
+        let key = entry.into_key(keys.len() + 1).map_err(|error| format!("line {line}: {}", filled.hide(&error)))?;
         if let Some(first) = secrets.insert(key.secret.expose().to_owned(), line) {
             return Err(format!("line {line}: the key of `{}` stands in line {first} already", shown(&filled, &key)));
         }
         if let Some(first) = names.insert(key.name.clone(), line) {
             let name = shown(&filled, &key);
-            return Err(format!("line {line}: the name `{name}` is taken by line {first}; give each key its own"));
+            return Err(format!(
+                "line {line}: the name `{name}` is taken by line {first}; give each key its own ({UNNAMED})"
+            ));
         }
         keys.push(key);
     }
@@ -167,14 +184,14 @@ fn shown(filled: &Filled, key: &ApiKey) -> String {
 }
 
 impl Entry {
-    fn into_key(self) -> Result<ApiKey, String> {
+    fn into_key(self, place: usize) -> Result<ApiKey, String> {
         let priority = i8::try_from(self.priority).map_err(|_| {
             let (least, most) = (i8::MIN, i8::MAX);
             format!("priority is {}; expected a whole number from {least} to {most}", self.priority)
         })?;
         match self.name {
             Some(name) => ApiKey::named(&name, self.key, priority).map_err(|error| error.to_string()),
-            None => Ok(ApiKey { priority, ..ApiKey::unnamed(self.key) }),
+            None => Ok(ApiKey { priority, ..ApiKey::unnamed(self.key, place) }),
         }
     }
 }
@@ -203,9 +220,9 @@ mod tests {
 
     #[test]
     fn a_file_holds_a_key_a_line_or_names_them() {
-        let plain = vec![key("ca978112", "a", 0), key("25057160", "b name=x", 0)];
-        assert_eq!(keys("# ours\n a \n\nb name=x\n"), Ok(plain));
-        let named = vec![key("alice", "a", 5), key("3e23e816", "b", -1), key("ba7816bf", "abc", 0)];
+        let plain = vec![key("key-1", "a", 0), key("key-2", "b-name=x", 0)];
+        assert_eq!(keys("# ours\n a \n\nb-name=x\n"), Ok(plain));
+        let named = vec![key("alice", "a", 5), key("key-2", "b", -1), key("key-3", "abc", 0)];
         for text in [
             "# ours\nkeys:\n  - {name: alice, key: a, priority: 5}\n  - priority: -1\n    key: b\n  - abc\n",
             r#"{"keys": [{"name": "alice", "key": "a", "priority": 5}, {"key": "b", "priority": -1}, "abc"]}"#,
@@ -224,6 +241,8 @@ mod tests {
             ("keys:\n  - {key: hunter2}\nlimits: 1\n", "line 3", "limits"),
             ("keys:\n  - {key: hunter2}\n  - {name: b, key: hunter2}\n", "line 3", "line 2 already"),
             ("keys:\n  - {name: a, key: hunter2}\n  - {name: a, key: hunter3}\n", "line 3", "taken by line 2"),
+            ("keys:\n  - {name: key-2, key: hunter2}\n  - hunter3\n", "line 3", "`key-2` is taken by line 2"),
+            ("keys:\n  - hunter2\n  - {name: key-1, key: hunter3}\n", "line 3", "is called by its place"),
             ("keys:\n  - {name: two words, key: hunter2}\n", "line 2", "no name for a key"),
             ("keys:\n  - {name: a, key: hunter2, priority: 128}\n", "line 2", "priority is 128"),
             ("keys:\n  - {name: a, key: hunter2, priority: high}\n", "line 2", "i64"),
@@ -255,11 +274,21 @@ mod tests {
     fn a_key_that_is_given_twice_counts_once_and_keeps_its_name() {
         let file = tempfile::NamedTempFile::new().expect("a file");
         std::fs::write(file.path(), "keys: [{name: alice, key: a}]").expect("it is written");
-        let given = ["a", "b", "b"].map(Secret::new);
+        let given = ["a", "b", "b", "c"].map(Secret::new);
         let keys = client_keys(&given, Some(file.path())).expect("keys");
-        assert_eq!(keys.iter().map(|key| &*key.name).collect::<Vec<_>>(), ["alice", "3e23e816"]);
+        assert_eq!(keys.iter().map(|key| &*key.name).collect::<Vec<_>>(), ["alice", "key-3", "key-5"]);
         std::fs::write(file.path(), "keys: []").expect("it is written");
         let error = client_keys(&given, Some(file.path())).expect_err("none in it").to_string();
         assert!(error.ends_with("holds no key"), "{error}");
+    }
+
+    #[test]
+    fn a_name_in_a_file_that_a_key_outside_has_by_its_place_is_refused() {
+        let file = tempfile::NamedTempFile::new().expect("a file");
+        std::fs::write(file.path(), "keys: [{name: key-2, key: a}]").expect("it is written");
+        let error = client_keys(&[Secret::new("b")], Some(file.path())).expect_err("two of a name").to_string();
+        let words = "is that of a key outside it too: a key without a name is called by its place; choose another";
+        assert!(error.contains("the name `key-2` in ") && error.ends_with(words), "{error}");
+        client_keys(&[Secret::new("a")], Some(file.path())).expect("the same key again is no other");
     }
 }
