@@ -10,7 +10,7 @@ use muster_shared::transport::Transport;
 use rand::Rng;
 use slab::Slab;
 
-use super::Slot;
+use super::{Lack, Slot};
 use crate::dispatch::{Candidate, Candidates, LANES, Policies, Policy, PolicyRequest, Ranking, Ring, Seat};
 
 /// On whose behalf a request is made; `None`: nobody's in particular.
@@ -168,9 +168,29 @@ impl Pool {
         affinity: Option<u64>,
         rng: &mut dyn Rng,
     ) -> Choice {
-        let wanted: [bool; LANES] = std::array::from_fn(|lane| {
-            transports.is_empty() || transports.iter().any(|&transport| lane_of(transport) == lane)
-        });
+        let wanted = wanted(transports);
+        let Some(is_paused) = self.side_for(wanted, exclude) else { return Choice::Nobody };
+        match self.pick(wanted, is_paused, exclude, affinity, rng) {
+            Some(seat) => Choice::Slot(self.member(seat).slot),
+            None => Choice::NoRoom,
+        }
+    }
+
+    /// What a choice would find none of; `None`: it would have someone to pick from.
+    pub(super) fn lack(&self, exclude: &[Seat], transports: &[Transport]) -> Option<Lack> {
+        let wanted = wanted(transports);
+        let Some(is_paused) = self.side_for(wanted, exclude) else { return Some(Lack::Worker) };
+        let lanes = self.lanes.iter().zip(wanted).filter(|(_, wanted)| *wanted);
+        let room: u32 = lanes.map(|(lane, _)| lane.ranking(is_paused).count()).sum();
+        let is_excluded = |seat: &&Seat| {
+            let standing = self.member(**seat).standing;
+            wanted[usize::from(seat.lane)] && standing.paused == is_paused && standing.candidate.is_some()
+        };
+        (room as usize == exclude.iter().filter(is_excluded).count()).then_some(Lack::Room)
+    }
+
+    /// Whether those that are paused must do (`true`), or must not; `None`: nobody would take the request.
+    fn side_for(&self, wanted: [bool; LANES], exclude: &[Seat]) -> Option<bool> {
         let mut live = [0, 0];
         for (lane, _) in self.lanes.iter().zip(wanted).filter(|(_, wanted)| *wanted) {
             live[0] += lane.ready.live;
@@ -182,14 +202,10 @@ impl Pool {
                 live[usize::from(standing.paused)] -= 1;
             }
         }
-        let is_paused = match live {
-            [0, 0] => return Choice::Nobody,
-            [0, _] => true,
-            _ => false,
-        };
-        match self.pick(wanted, is_paused, exclude, affinity, rng) {
-            Some(seat) => Choice::Slot(self.member(seat).slot),
-            None => Choice::NoRoom,
+        match live {
+            [0, 0] => None,
+            [0, _] => Some(true),
+            _ => Some(false),
         }
     }
 
@@ -273,6 +289,11 @@ impl Lane {
     fn ranking(&self, is_paused: bool) -> &Ranking {
         if is_paused { &self.paused.ranking } else { &self.ready.ranking }
     }
+}
+
+/// The lanes of those that speak one of `transports` (none: any).
+fn wanted(transports: &[Transport]) -> [bool; LANES] {
+    std::array::from_fn(|lane| transports.is_empty() || transports.iter().any(|&transport| lane_of(transport) == lane))
 }
 
 fn lane_of(transport: Transport) -> usize {

@@ -3,8 +3,10 @@
 use std::time::Instant;
 
 use muster_shared::control::WorkerState;
+use muster_shared::id::WorkerId;
+use muster_shared::transport::Transport;
 
-use super::{Registry, Request};
+use super::{Lack, Registry, Request};
 use crate::names::Standing;
 
 impl Registry {
@@ -24,5 +26,13 @@ impl Registry {
                 && !request.exclude.contains(&worker.id)
         });
         if is_served { Standing::Served } else { Standing::Suspended }
+    }
+    /// What [`Registry::grant`] would find none of, for a request for that model at the moment; `None`: it would be
+    /// granted, if the policy picks anyone. Looks at nobody but those excluded.
+    pub(crate) fn lack(&self, model: &str, exclude: &[WorkerId], transports: &[Transport]) -> Option<Lack> {
+        match self.pools.get(model) {
+            Some(pool) => pool.lack(&self.seats_of(model, exclude), transports),
+            None => Some(Lack::Worker),
+        }
     }
 }
