@@ -12,6 +12,7 @@ mod properties;
 #[cfg(test)]
 mod tests;
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -26,7 +27,7 @@ use crate::names::Names;
 use crate::queue::{Newcomer, Place, Queue, Turn};
 use crate::registry::{Asker, Denial, Holder, Lack, Registry, millis};
 use refusal::Crowd;
-use wish::Wish;
+use wish::{Likeness, Wish};
 
 /// Time between two looks for what may be forgotten, if not a shorter heartbeat. A controller that runs looks at the clock
 /// as often.
@@ -44,7 +45,7 @@ pub(crate) type Answer = Result<Grant, Problem>;
 pub(crate) struct Desk<R> {
     /// Workers and tickets, to be read; changes go through [`Desk::change`].
     registry: Registry,
-    queue: Queue<Waiting<R>>,
+    queue: Queue<Arc<Likeness>, Waiting<R>>,
     estimates: Estimates,
     names: Arc<Names>,
     rng: StdRng,
@@ -197,7 +198,8 @@ impl<R> Desk<R> {
         if self.queue.len_of(&model) == 0 {
             self.estimates.begun(&model);
         }
-        match self.queue.push(&newcomer, Waiting { wish, reply, hurried }) {
+        let kind = Arc::new(wish.likeness());
+        match self.queue.push(&newcomer, kind, Waiting { wish, reply, hurried }) {
             Ok(place) => Some(place),
             Err((full, Waiting { wish, reply, .. })) => {
                 let problem = refusal::bounded(full, &wish.asker, self.problem(&wish, Duration::ZERO));
@@ -257,6 +259,7 @@ impl<R> Desk<R> {
     /// Forgets what is long gone. Tidies memory; no answer depends on it.
     pub(crate) fn sweep(&mut self, now: Instant) {
         self.estimates.sweep(now);
+        self.queue.sweep(now);
         self.change(now, |registry| registry.sweep(now));
     }
 
@@ -300,12 +303,15 @@ impl<R> Desk<R> {
     }
 
     fn serve_model(&mut self, model: &str, now: Instant) {
-        // What those asked for who found no room: whoever asks for the same finds none either, and keeps its place.
-        let mut denied: Vec<Wish> = Vec::new();
+        // The kinds that need not wait. Whoever is served takes room and makes none, so they only become fewer.
+        let mut open: BTreeSet<Arc<Likeness>> = self.queue.kinds(model).cloned().collect();
         loop {
+            open.retain(|kind| kind.lack(model, &self.registry, &self.names) != Some(Lack::Room));
+            if open.is_empty() {
+                return;
+            }
             let in_flight = |key: &_| self.registry.held_by(model, key);
-            let fits = |waiting: &Waiting<R>| !denied.iter().any(|denied| denied.is_like(&waiting.wish));
-            let turn = Turn { now, in_flight: &in_flight, fits: &fits };
+            let turn = Turn { now, in_flight: &in_flight, fits: &|kind| open.contains(kind) };
             let Some((place, waiter)) = self.queue.next(model, &turn) else { return };
             let wish = &waiter.item.wish;
             let (waiter, answer) = match wish.grant(&mut self.registry, &self.names, &mut self.rng, now) {
@@ -313,8 +319,9 @@ impl<R> Desk<R> {
                     self.estimates.departed(model, now);
                     (self.queue.serve(&place, now), Ok(grant))
                 }
+                // A policy may leave a worker alone that has room.
                 Err(Lack::Room) => {
-                    denied.push(wish.clone());
+                    open.remove(&waiter.kind);
                     continue;
                 }
                 Err(Lack::Worker) => {

@@ -2,11 +2,16 @@
 //!
 //! Each model has a line, and in it each key has a row ([`line`] says whose turn it is). Within a row a second of waiting
 //! lifts a request by one priority class. That is the same as an order by time of arrival in which a class is worth a
-//! second's start, so a rank is fixed when the request comes and never changes while it waits.
+//! second's start, so a rank is fixed when the request comes and never changes while it waits. How long a key has waited
+//! for its turn outlasts those who waited on its behalf ([`memory`]): else a key would never rise further than its
+//! requests are patient.
 //!
-//! A push costs the logarithm of those who wait, a turn as much as the model has keys.
+//! Requests of one kind `K` find the same room, so of each kind only the first in a row is ever looked at. A push costs
+//! the logarithm of those who wait. A turn costs as much as the model has keys, and for each key the kinds that stand
+//! before the first one that fits; how many wait does not matter.
 
 mod line;
+mod memory;
 #[cfg(test)]
 mod properties;
 #[cfg(test)]
@@ -19,20 +24,25 @@ use std::time::Instant;
 use crate::config::QueueConfig;
 use crate::registry::Key;
 use line::{Line, Moment, Rank};
+use memory::Memory;
 
 /// Nanoseconds that one priority class is worth.
 const CLASS: i64 = 1_000_000_000;
+/// So many are counted before a newcomer, and no more: to count all would be the dearest part of a push, and whoever has
+/// a thousand before it knows enough.
+const COUNTED: usize = 1000;
 
-/// Requests that wait for room; `T` is what the caller keeps of each.
+/// Requests that wait for room: `K` tells which find the same room, `T` is what the caller keeps of each.
 #[derive(Debug)]
-pub(crate) struct Queue<T> {
+pub(crate) struct Queue<K, T> {
     bounds: QueueConfig,
     clock: Clock,
-    lines: BTreeMap<Arc<str>, Line<T>>,
+    lines: BTreeMap<Arc<str>, Line<K, T>>,
     /// The same waiters by the time at which they give up.
     deadlines: BTreeMap<(Instant, u64), Place>,
     /// How many wait on behalf of each key, over all models. Those of nobody are not counted.
     keys: HashMap<Arc<str>, usize>,
+    memory: Memory,
 }
 
 /// Numbers what happens, so that no two moments are the same.
@@ -40,6 +50,8 @@ pub(crate) struct Queue<T> {
 struct Clock {
     start: Instant,
     number: u64,
+    /// The latest time it was told of.
+    seen: i64,
 }
 
 /// Where a waiter stands. A place is never given twice.
@@ -52,13 +64,15 @@ pub(crate) struct Place {
 
 /// One request that waits.
 #[derive(Debug)]
-pub(crate) struct Waiter<T> {
+pub(crate) struct Waiter<K, T> {
     /// When it gives up.
     pub(crate) deadline: Instant,
     /// When it came.
     pub(crate) since: Instant,
     /// What the caller keeps of it.
     pub(crate) item: T,
+    /// Of which kind it is.
+    pub(crate) kind: K,
     came: Moment,
     /// The class that it gives its key while it is the first of it.
     class: i64,
@@ -83,13 +97,13 @@ pub(crate) struct Newcomer<'a> {
 }
 
 /// Upon what it depends whose turn it is.
-pub(crate) struct Turn<'a, T> {
+pub(crate) struct Turn<'a, K> {
     /// The time.
     pub(crate) now: Instant,
     /// Requests of a key that run on the model's workers.
     pub(crate) in_flight: &'a dyn Fn(&Key) -> u32,
-    /// Whether there may be room for a waiter; the others are passed over.
-    pub(crate) fits: &'a dyn Fn(&T) -> bool,
+    /// Whether there may be room for a kind; the others are passed over.
+    pub(crate) fits: &'a dyn Fn(&K) -> bool,
 }
 
 /// A bound that one more would exceed.
@@ -103,15 +117,16 @@ pub(crate) enum Full {
     Key(usize),
 }
 
-impl<T> Queue<T> {
+impl<K: Ord + Clone, T> Queue<K, T> {
     /// An empty queue.
     pub(crate) fn new(bounds: QueueConfig, start: Instant) -> Self {
         Self {
             bounds,
-            clock: Clock { start, number: 0 },
+            clock: Clock { start, number: 0, seen: 0 },
             lines: BTreeMap::new(),
             deadlines: BTreeMap::new(),
             keys: HashMap::new(),
+            memory: Memory::default(),
         }
     }
 
@@ -125,23 +140,29 @@ impl<T> Queue<T> {
         self.lines.get(model).map_or(0, Line::len)
     }
 
+    /// The kinds of those who wait for a model.
+    pub(crate) fn kinds(&self, model: &str) -> impl Iterator<Item = &K> {
+        self.lines.get(model).into_iter().flat_map(Line::kinds)
+    }
+
     /// Lets a request wait.
     ///
     /// # Errors
     /// The bound that is in its way, with the request.
-    pub(crate) fn push(&mut self, newcomer: &Newcomer<'_>, item: T) -> Result<Place, (Full, T)> {
+    pub(crate) fn push(&mut self, newcomer: &Newcomer<'_>, kind: K, item: T) -> Result<Place, (Full, T)> {
         if let Some(full) = self.full(newcomer) {
             return Err((full, item));
         }
         let came = self.clock.next(newcomer.since);
         let rank = Rank::new(came, newcomer.priority);
         let class = i64::from(newcomer.key_priority) + i64::from(newcomer.priority.min(0));
-        let waiter = Waiter { deadline: newcomer.deadline, since: newcomer.since, item, came, class };
+        let waiter = Waiter { deadline: newcomer.deadline, since: newcomer.since, item, kind, came, class };
         let model = match self.lines.get_key_value(newcomer.model) {
             Some((model, _)) => Arc::clone(model),
             None => Arc::from(newcomer.model),
         };
-        self.lines.entry(Arc::clone(&model)).or_default().push(newcomer.key, rank, waiter);
+        let line = self.lines.entry(Arc::clone(&model)).or_default();
+        line.push(newcomer.key, rank, waiter, || self.memory.resume(&model, newcomer.key, came));
         if let Some(key) = newcomer.key {
             *self.keys.entry(Arc::clone(key)).or_default() += 1;
         }
@@ -151,9 +172,12 @@ impl<T> Queue<T> {
     }
 
     /// Takes a waiter out, if it still waits.
-    pub(crate) fn remove(&mut self, place: &Place) -> Option<Waiter<T>> {
+    pub(crate) fn remove(&mut self, place: &Place) -> Option<Waiter<K, T>> {
         let line = self.lines.get_mut(&place.model)?;
-        let waiter = line.remove(&place.key, &place.rank)?;
+        let (waiter, times) = line.remove(&place.key, &place.rank)?;
+        if let Some(times) = times {
+            self.memory.keep(&place.model, &place.key, times, self.clock.seen);
+        }
         if line.len() == 0 {
             self.lines.remove(&place.model);
         }
@@ -165,7 +189,7 @@ impl<T> Queue<T> {
     }
 
     /// The same for one that is served: its key has had its turn.
-    pub(crate) fn serve(&mut self, place: &Place, now: Instant) -> Option<Waiter<T>> {
+    pub(crate) fn serve(&mut self, place: &Place, now: Instant) -> Option<Waiter<K, T>> {
         let turn = self.clock.next(now);
         self.lines.get_mut(&place.model)?.note_turn(&place.key, turn);
         self.remove(place)
@@ -178,14 +202,20 @@ impl<T> Queue<T> {
         }
     }
 
+    /// Forgets how long keys have waited of which nobody has for long. Tidies memory; no turn depends on it.
+    pub(crate) fn sweep(&mut self, now: Instant) {
+        self.memory.sweep(self.clock.nanos(now));
+    }
+
     /// Takes out the waiter whose deadline passed first, if one has passed.
-    pub(crate) fn pop_expired(&mut self, now: Instant) -> Option<Waiter<T>> {
+    pub(crate) fn pop_expired(&mut self, now: Instant) -> Option<Waiter<K, T>> {
+        self.clock.see(now);
         self.next_deadline().filter(|deadline| *deadline <= now)?;
         self.pop()
     }
 
     /// Takes out the waiter whose deadline is the next.
-    pub(crate) fn pop(&mut self) -> Option<Waiter<T>> {
+    pub(crate) fn pop(&mut self) -> Option<Waiter<K, T>> {
         let place = self.deadlines.first_key_value()?.1.clone();
         Some(self.remove(&place).expect("deadlines and waiters come and go together"))
     }
@@ -196,14 +226,14 @@ impl<T> Queue<T> {
     }
 
     /// Whose turn it is among those who wait for a model and may find room.
-    pub(crate) fn next(&self, model: &str, turn: &Turn<'_, T>) -> Option<(Place, &Waiter<T>)> {
+    pub(crate) fn next(&self, model: &str, turn: &Turn<'_, K>) -> Option<(Place, &Waiter<K, T>)> {
         let (model, line) = self.lines.get_key_value(model)?;
         let (key, rank, waiter) = line.next(turn, self.clock.nanos(turn.now))?;
         Some((Place { model: Arc::clone(model), key: key.clone(), rank }, waiter))
     }
 
     /// How many will certainly be served before a newcomer, unless they give up: those of its key who came before. Of
-    /// other keys none is certain to be.
+    /// other keys none is certain to be. Beyond a thousand it is a thousand.
     pub(crate) fn ahead(&self, newcomer: &Newcomer<'_>) -> usize {
         let came = Moment { at: self.clock.nanos(newcomer.since), number: u64::MAX };
         let rank = Rank::new(came, newcomer.priority);
@@ -238,8 +268,13 @@ impl<T> Queue<T> {
 impl Clock {
     /// A moment that comes after all others of its time.
     fn next(&mut self, at: Instant) -> Moment {
+        self.see(at);
         self.number += 1;
         Moment { at: self.nanos(at), number: self.number }
+    }
+
+    fn see(&mut self, at: Instant) {
+        self.seen = self.seen.max(self.nanos(at));
     }
 
     fn nanos(&self, at: Instant) -> i64 {

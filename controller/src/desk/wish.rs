@@ -7,10 +7,13 @@ use muster_shared::control::Grant;
 use muster_shared::problem::{Kind, Problem};
 use rand::Rng;
 
+mod likeness;
+
 use super::Desk;
 use super::refusal::{self, Crowd};
 use crate::names::{Names, Targets};
 use crate::registry::{Asker, Denial, Lack, Registry, Request, millis};
+pub(super) use likeness::Likeness;
 
 /// A request, with the model that it is for.
 #[derive(Debug, Clone)]
@@ -116,10 +119,9 @@ impl Wish {
         Err(lack)
     }
 
-    /// Whether the same workers will do for both.
-    pub(super) fn is_like(&self, other: &Self) -> bool {
-        let (request, others) = (&self.asker.request, &other.asker.request);
-        self.alias == other.alias && request.exact == others.exact && request.is_like(others)
+    /// What those have in common with it that find the same room.
+    pub(super) fn likeness(&self) -> Likeness {
+        Likeness::new(&self.asker.request, self.alias.clone())
     }
 
     /// Whether only workers of the model under which it waits will ever do.

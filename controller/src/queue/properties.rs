@@ -58,7 +58,8 @@ struct Known {
 }
 
 struct World {
-    queue: Queue<u64>,
+    /// There are five kinds.
+    queue: Queue<u64, u64>,
     start: Instant,
     now: Instant,
     came: u64,
@@ -105,7 +106,7 @@ impl World {
             (self.waiting.len() >= 12).then_some(Full::All(12))
         };
         self.came += 1;
-        match self.queue.push(&newcomer, self.came) {
+        match self.queue.push(&newcomer, self.came % 5, self.came) {
             Ok(place) => {
                 assert_eq!(full, None);
                 let rank = (head_start, self.came);
@@ -118,7 +119,7 @@ impl World {
     fn serve(&mut self, model: usize, in_flight: [u32; 4]) {
         let in_flight = |key: &Key| in_flight[KEYS.iter().position(|known| *known == key.as_deref()).expect("a key")];
         let fits = |number: &u64| !number.is_multiple_of(5);
-        let turn = Turn { now: self.now, in_flight: &in_flight, fits: &fits };
+        let turn = Turn { now: self.now, in_flight: &in_flight, fits: &|kind| *kind != 0 };
         let next = self.queue.next(MODELS[model], &turn).map(|(place, waiter)| (place, waiter.item));
         let candidates = || self.waiting.iter().filter(|(number, known)| fits(number) && known.model == model);
         let Some((place, number)) = next else {
@@ -163,7 +164,7 @@ impl World {
 
 /// Keys that always want more than they get, on a model with a few places.
 struct Crowd {
-    queue: Queue<usize>,
+    queue: Queue<(), usize>,
     now: Instant,
     /// Of each key.
     classes: Vec<i8>,
@@ -192,7 +193,7 @@ impl Crowd {
         let deadline = since + Duration::from_secs(3600);
         let key_priority = self.classes[key];
         let newcomer = Newcomer { model: "m", key: &name, key_priority, priority: 0, since, deadline };
-        self.queue.push(&newcomer, key).expect("there is room");
+        self.queue.push(&newcomer, (), key).expect("there is room");
     }
 
     /// A place is free: whoever's turn it is takes it, and asks for the next one.

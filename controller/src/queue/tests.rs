@@ -13,7 +13,8 @@ fn of(key: &str) -> Key {
 }
 
 struct Fixture {
-    queue: Queue<String>,
+    /// Each is of a kind of its own.
+    queue: Queue<String, String>,
     start: Instant,
     /// What runs of each key.
     in_flight: HashMap<String, u32>,
@@ -33,7 +34,7 @@ impl Fixture {
     }
 
     fn push(&mut self, newcomer: &Newcomer<'_>, name: &str) -> Result<Place, (Full, String)> {
-        self.queue.push(newcomer, name.to_owned())
+        self.queue.push(newcomer, name.to_owned(), name.to_owned())
     }
 
     /// One of no key comes after `at` milliseconds.
@@ -277,4 +278,54 @@ fn a_hundred_thousand_of_a_thousand_keys_take_turns() {
     }
     while f.queue.pop().is_some() {}
     assert!(f.queue.lines.is_empty() && f.queue.keys.is_empty());
+}
+
+/// How many of a high and a low key are served in ten minutes, where there is one place, each request takes a second and
+/// waits for half a minute, and two of each key come every second.
+fn served_in_ten_minutes(priority: i8) -> [usize; 2] {
+    let keys = [of("high"), of("low")];
+    let mut f = Fixture::new(NONE);
+    let mut served = [0, 0];
+    for second in 0..600 {
+        f.now = f.start + secs(second);
+        while f.queue.pop_expired(f.now).is_some() {}
+        for (key, key_priority) in keys.iter().zip([priority, 0]) {
+            let newcomer = Newcomer { key_priority, deadline: f.now + secs(30), ..f.newcomer(key) };
+            for _ in 0..2 {
+                f.push(&newcomer, key.as_deref().expect("it has a name")).expect("there is room");
+            }
+        }
+        let name = f.serve(|_| true).expect("some wait");
+        f.ended(&name);
+        served[usize::from(name == "low")] += 1;
+    }
+    served
+}
+
+#[test]
+fn no_key_starves_however_high_another_is() {
+    for priority in [5, 25, 35, 100, 127] {
+        let [high, low] = served_in_ten_minutes(priority);
+        assert!(low > 0 && high > low, "priority {priority}: {high} and {low}");
+    }
+}
+
+#[test]
+fn those_of_one_kind_are_looked_at_once() {
+    let now = Instant::now();
+    let mut queue = Queue::new(QueueConfig { limit: 20_000, ..NONE }, now);
+    let key = None;
+    let deadline = now + secs(30);
+    let newcomer = Newcomer { model: "m", key: &key, key_priority: 0, priority: 0, since: now, deadline };
+    for number in 0..10_000 {
+        queue.push(&newcomer, number % 7, number).expect("there is room");
+    }
+    let looks = std::cell::Cell::new(0);
+    let nobody = |_: &i32| {
+        looks.set(looks.get() + 1);
+        false
+    };
+    assert!(queue.next("m", &Turn { now, in_flight: &|_| 0, fits: &nobody }).is_none());
+    assert!(looks.get() <= 7, "{} looks at seven kinds", looks.get());
+    assert_eq!(queue.ahead(&newcomer), COUNTED);
 }

@@ -10,7 +10,7 @@ use muster_shared::transport::Transport;
 use rand::{Rng, RngExt as _};
 use slab::Slab;
 
-use super::Slot;
+use super::{Lack, Slot};
 use crate::dispatch::{Candidate, Candidates, LANES, Policies, Policy, PolicyRequest, Ranking, Ring, Seat};
 
 /// On whose behalf a request is made; `None`: nobody's in particular.
@@ -309,6 +309,17 @@ impl Pool {
 impl Lane {
     fn ranking(&self, is_paused: bool) -> &Ranking {
         if is_paused { &self.paused.ranking } else { &self.ready.ranking }
+    }
+}
+
+impl Survey {
+    /// What a request would find none of; `None`: there is someone to pick from.
+    pub(super) fn lack(&self) -> Option<Lack> {
+        match (self.ready, self.spared) {
+            (ready, spared) if ready.live + spared.live == 0 => Some(Lack::Worker),
+            (ready, _) if ready.live > 0 => (ready.room == 0).then_some(Lack::Room),
+            (_, spared) => (spared.room == 0).then_some(Lack::Room),
+        }
     }
 }
 

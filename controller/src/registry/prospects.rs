@@ -1,7 +1,10 @@
 //! How well a model is served, for those who choose between models.
 
+use muster_shared::id::WorkerId;
+use muster_shared::transport::Transport;
+
 use super::pool::Survey;
-use super::{Denial, Registry, Request};
+use super::{Denial, Lack, Registry, Request};
 use crate::names::Standing;
 
 impl Registry {
@@ -23,11 +26,19 @@ impl Registry {
         let Some(pool) = self.pools.get(&request.model) else { return Some(Denial::UnknownModel) };
         let survey = pool.prospects(&self.seats(request), &request.transports);
         let Survey { ready, spared, excluded } = survey;
-        if ready.live + spared.live == 0 {
-            return Some(Denial::NoWorker { excluded });
-        }
-        let room = if ready.live > 0 { ready.room } else { spared.room };
         let (full, open) = (ready.full() + spared.full(), ready.open + spared.open);
-        (room == 0).then_some(Denial::NoRoom { full, open, paused: spared.room })
+        match survey.lack()? {
+            Lack::Worker => Some(Denial::NoWorker { excluded }),
+            Lack::Room => Some(Denial::NoRoom { full, open, paused: spared.room }),
+        }
+    }
+
+    /// What [`Registry::grant`] would find none of, for a request for that model at the moment; `None`: it would be
+    /// granted, if the policy picks anyone. Looks at nobody but those excluded.
+    pub(crate) fn lack(&self, model: &str, exclude: &[WorkerId], transports: &[Transport]) -> Option<Lack> {
+        match self.pools.get(model) {
+            Some(pool) => pool.prospects(&self.seats_of(model, exclude), transports).lack(),
+            None => Some(Lack::Worker),
+        }
     }
 }

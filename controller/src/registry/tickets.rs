@@ -67,11 +67,6 @@ impl Request {
     pub(super) fn is_spoken_by(&self, worker: &Worker) -> bool {
         self.transports.is_empty() || self.transports.contains(&worker.transport)
     }
-
-    /// Whether the same workers will do for both.
-    pub(crate) fn is_like(&self, other: &Self) -> bool {
-        self.model == other.model && self.exclude == other.exclude && self.transports == other.transports
-    }
 }
 
 /// A request with the one who will hold its ticket.
