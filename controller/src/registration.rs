@@ -44,7 +44,9 @@ pub(crate) async fn check(outbound: &Outbound, registration: &Registration) -> R
             "the worker at {} says that it is incarnation {incarnation}, not {}",
             registration.address, registration.incarnation
         );
-        return Err(Problem::invalid("incarnation", message));
+        // What is older was true once.
+        let kind = if registration.incarnation < incarnation { Kind::Stale } else { Kind::Invalid };
+        return Err(Problem::new(kind, message).with_param("incarnation"));
     }
     Ok(true)
 }

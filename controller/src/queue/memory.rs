@@ -57,11 +57,6 @@ impl Memory {
     pub(super) fn sweep(&mut self, now: i64) {
         self.rests.retain(|_, rest| rest.is_fresh(now));
     }
-
-    #[cfg(test)]
-    pub(super) fn len(&self) -> usize {
-        self.rests.len()
-    }
 }
 
 impl Rest {

@@ -102,6 +102,7 @@ mod tests {
     }
 
     #[tokio::test]
+    #[expect(clippy::await_holding_lock, reason = "a look that runs holds it, and nobody else waits for it")]
     async fn while_looks_take_too_long_the_last_is_told_again_for_a_few_beats() {
         let folder = tempfile::tempdir().expect("a folder");
         let machine = machine(folder.path(), 10 * SECOND);
@@ -121,6 +122,7 @@ mod tests {
     }
 
     #[tokio::test]
+    #[expect(clippy::await_holding_lock, reason = "a look that runs holds it, and nobody else waits for it")]
     async fn a_look_that_ends_late_is_told_at_the_next_beat() {
         let folder = tempfile::tempdir().expect("a folder");
         let machine = machine(folder.path(), Duration::from_millis(10));
