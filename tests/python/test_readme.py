@@ -86,7 +86,7 @@ def test_the_chat_line_answers(fleet: Muster, binary: Path):
 
 def test_the_configuration_file_is_read(binary: Path, tmp_path: Path):
     file = tmp_path / "muster.yaml"
-    file.write_text(block("yaml", "controller:"))
+    file.write_text(block("yaml", "policy: lottery"))
     printed = {
         verb: shell(f"{binary} --config {file} {verb} --print-config", MY_KEY="k", HOME=str(tmp_path), PATH="/usr/bin:/bin")
         for verb in ("controller", "worker", "gateway")
@@ -94,6 +94,20 @@ def test_the_configuration_file_is_read(binary: Path, tmp_path: Path):
     assert "policy: lottery" in printed["controller"]
     assert "slots: 16" in printed["worker"]
     assert "***" in printed["gateway"]
+
+
+def test_names_are_read_from_the_configuration(binary: Path, tmp_path: Path):
+    file = tmp_path / "muster.yaml"
+    file.write_text(block("yaml", "aliases:"))
+    printed = shell(f"{binary} --config {file} controller --print-config", HOME=str(tmp_path), PATH="/usr/bin:/bin")
+    assert "qwen-old: 90" in printed and "prefix_affinity" in printed, printed
+
+
+def test_the_key_file_is_read(binary: Path, tmp_path: Path):
+    file = tmp_path / "keys.yaml"
+    file.write_text(block("yaml", "keys:"))
+    command = f"{binary} gateway --api-key-file {file} --print-config"
+    shell(command, BATCH_KEY="b", CHAT_KEY="c", HOME=str(tmp_path), PATH="/usr/bin:/bin")
 
 
 @pytest.mark.parametrize("script", sorted(set(re.findall(r"scripts/[a-z-]+\.sh", README))))
