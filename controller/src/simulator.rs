@@ -8,7 +8,7 @@
 //! ```
 //!
 //! * A **worker** runs up to 16 requests together and lets 48 wait, as ours do unless told otherwise. Those that run share
-//!   it as our engine's do ([`worker`]): one alone is fastest, sixteen together do five times as much.
+//!   it as our engine's do (`worker`): one alone is fastest, sixteen together do five times as much.
 //! * The **gateway** waits 10 s for room, tries up to three workers, names those that failed, tells the outcome, and gives
 //!   a worker up that has not begun after 120 s. Unlike the shipped one it begins broken answers anew instead of going on
 //!   with them, has no budget of retries (a hundred a second always may, and there are fewer), and loses no time itself.
