@@ -1,6 +1,6 @@
 //! The registry's rules, with made-up clocks.
 
-use muster_shared::control::{Grant, Held, Outcome, WorkerState, WorkerStatus};
+use muster_shared::control::{Grant, Held, ModelLoad, Outcome, WorkerState, WorkerStatus};
 use muster_shared::id::GatewayId;
 use muster_shared::transport::Transport;
 use rand::SeedableRng;
@@ -420,6 +420,22 @@ fn a_fastchat_worker_told_anew_changes_its_models_and_keeps_its_tickets() {
     f.registry.update_fastchat(&WorkerId::new("w"), status, f.now);
     assert_eq!(f.registry.model_names(None, f.now), ["m", "n"]);
     assert_eq!((f.status().tickets, f.status().speed), (1, 2.0));
+}
+
+#[test]
+fn the_one_number_of_a_fastchat_worker_is_shown_as_that_of_all_its_models() {
+    let mut f = Fixture::new();
+    f.registry.register(fastchat_worker("w"), FASTCHAT, f.now).expect("it is not stale");
+    let told = |f: &mut Fixture, names: &[&str], queue_length| {
+        let model_names = names.iter().map(|&name| name.to_owned()).collect();
+        let status = muster_shared::fastchat::WorkerStatus { model_names, speed: 1.0, queue_length };
+        f.registry.update_fastchat(&WorkerId::new("w"), status, f.now);
+        f.status().reported
+    };
+    let load = |model: &str, running| vec![ModelLoad { model: model.to_owned(), running, waiting: 0 }];
+    assert_eq!(told(&mut f, &["m"], 2), load("m", 2));
+    assert_eq!(told(&mut f, &["m", "n"], 3), load("m, n", 3), "also of a model that came with the number");
+    assert_eq!(told(&mut f, &["m", "n"], 0), []);
 }
 
 #[test]
