@@ -58,6 +58,11 @@ impl Gateways {
         }
     }
 
+    /// When it was last heard of.
+    pub(super) fn heard(&self, gateway: GatewayId) -> Option<Instant> {
+        self.known.get(&gateway).map(|known| known.heard)
+    }
+
     /// Its tickets.
     pub(super) fn tickets(&self, gateway: GatewayId) -> impl Iterator<Item = TicketId> {
         self.known.get(&gateway).into_iter().flat_map(|known| known.tickets.iter().copied())

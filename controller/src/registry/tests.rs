@@ -590,3 +590,24 @@ fn a_worker_that_never_beats_is_not_held_to_what_it_was_given_long_ago() {
     let worker = &f.registry.workers[slot];
     assert_eq!(worker.about(f.now).candidate(&worker.offers[0]).given, 0);
 }
+
+#[test]
+fn lost_tickets_are_those_of_the_gateway_that_fell_silent() {
+    let mut f = Fixture::with_worker(9);
+    let kept = f.granted();
+    let alive = f.gateway;
+    let dead = GatewayId::new();
+    f.gateway = dead;
+    for _ in 0..3 {
+        f.granted();
+    }
+    // It dies, and its requests with it; the one that came before them goes on. Two beats miss them before they lapse.
+    for pause in [11, 2, 3] {
+        f.now += secs(pause);
+        f.registry.renew(alive, f.now);
+        f.beat(1);
+    }
+    assert_eq!(f.status().tickets, 1, "theirs have ended or lapsed");
+    let held: Vec<TicketId> = f.registry.gateways.tickets(alive).collect();
+    assert_eq!(held, [kept]);
+}

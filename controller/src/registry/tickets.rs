@@ -320,25 +320,41 @@ impl Registry {
     /// Held tickets of a worker, by model, that had time to become requests: two heartbeats.
     pub(super) fn settled_tickets(&self, slot: Slot, now: Instant) -> HashMap<String, u32> {
         let mut counts = HashMap::new();
-        let settled = |given: Instant| given + 2 * self.rules.lease.heartbeat <= now;
         // Oldest first.
-        for (_, id) in self.workers[slot].tickets.iter().take_while(|(given, _)| settled(*given)) {
+        for (_, id) in self.workers[slot].tickets.iter().take_while(|(given, _)| self.is_settled(*given, now)) {
             *counts.entry(self.tickets[id].model.to_string()).or_default() += 1;
         }
         counts
     }
 
-    /// Ends tickets that stand for no request of the worker, the oldest. Which ones cannot be known, but their number is
-    /// right; should the release of one come after all, it is unknown, and no error.
+    /// Ends tickets that stand for no request of the worker. Which ones cannot be known, but their number is right; should
+    /// the release of one come after all, it is unknown, and no error.
+    ///
+    /// Those of the gateway that has been silent for longest go first, and of these the oldest: when a gateway dies, its
+    /// requests are gone before its tickets lapse, and those of the others are not to pay for it.
     ///
     /// `model`: theirs, or `None` where the worker does not tell its models apart.
     pub(super) fn end_lost(&mut self, slot: Slot, model: Option<&str>, count: u32, now: Instant) {
         let worker = &self.workers[slot];
         tracing::warn!(worker = %worker.id, ?model, count, "tickets are lost: two heartbeats do not know their requests");
+        let settled = worker.tickets.iter().take_while(|(given, _)| self.is_settled(*given, now));
         let is_meant = |id: &TicketId| model.is_none_or(|model| *self.tickets[id].model == *model);
-        let ids = worker.tickets.iter().map(|&(_, id)| id).filter(is_meant);
-        let lost: Vec<TicketId> = ids.take(count as usize).collect();
-        lost.into_iter().for_each(|id| self.end(id, now));
+        let mut ids: Vec<_> = settled.map(|&(_, id)| id).filter(is_meant).map(|id| (self.heard_of(id), id)).collect();
+        ids.sort_by_key(|&(heard, _)| heard); // stable: the oldest stay in front
+        ids.into_iter().take(count as usize).for_each(|(_, id)| self.end(id, now));
+    }
+
+    /// Whether a ticket given then had time to become a request.
+    fn is_settled(&self, given: Instant, now: Instant) -> bool {
+        given + 2 * self.rules.lease.heartbeat <= now
+    }
+
+    /// When the holder of a ticket was last heard of; the controller itself is always there.
+    fn heard_of(&self, id: TicketId) -> (bool, Option<Instant>) {
+        match self.tickets[&id].holder {
+            Holder::Relay => (true, None),
+            Holder::Gateway(gateway) => (false, self.gateways.heard(gateway)),
+        }
     }
 
     pub(super) fn lapse_gateways(&mut self, now: Instant) {
