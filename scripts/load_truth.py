@@ -69,6 +69,8 @@ class Fleet:
         self.controller = self.service("controller", "--heartbeat", f"{HEARTBEAT_S:.0f}s")
         address = ["--controller-address", f"http://{self.controller.host}"]
         fake = ["--model", f"{SAY}=fake", "--fake-token-time", f"{TOKEN_MS}ms", "--fake-answer", "1000000"]
+        # An answer that repeats itself would be foretold, and soon be at its end.
+        fake += ["--speculation", "false"]
         flags = [*address, *fake, "--model", EMBED, "--slots", "64", "--waiting", "64"]
         self.workers = [self.service("worker", *flags) for _ in range(self.count)]
         fast = ["--transport", "fastchat", "--model", FAST, "--token-time", f"{TOKEN_MS}ms"]

@@ -25,7 +25,8 @@ pub(crate) async fn controller(args: Box<ControllerArgs>, file: File) -> anyhow:
     let guard = Guard::token(config.token.is_some(), section.insecure);
     let listener = listen("controller", &section.host, section.port, guard).await?;
     announce("controller", &listener)?;
-    Ok(muster_controller::run(config, listener, stop).await?)
+    muster_controller::run(config, listener, stop).await;
+    Ok(())
 }
 
 /// Runs a worker until it is told to stop.

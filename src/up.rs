@@ -3,6 +3,7 @@
 mod banner;
 
 use std::collections::BTreeMap;
+use std::convert::Infallible;
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
@@ -240,7 +241,13 @@ fn start(plan: Plan, listeners: Listeners, progress: &Progress) -> anyhow::Resul
     let services = Services([
         Service::start("gateway", |stop| Box::pin(muster_gateway::run(gateway_config, gateway, stop))),
         Service::start("worker", |stop| Box::pin(muster_worker::run(worker_config, worker, stop))),
-        Service::start("controller", |stop| Box::pin(muster_controller::run(controller_config, controller, stop))),
+        Service::start("controller", |stop| {
+            let run = muster_controller::run(controller_config, controller, stop);
+            Box::pin(async move {
+                run.await;
+                Ok::<(), Infallible>(())
+            })
+        }),
     ]);
     Ok((services, front))
 }

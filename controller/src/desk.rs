@@ -16,7 +16,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use muster_shared::control::{Grant, Outcome, Release};
+use muster_shared::control::{Grant, Outcome, Registration, Release};
 use muster_shared::id::TicketId;
 use muster_shared::problem::{Kind, Problem};
 use rand::rngs::StdRng;
@@ -125,6 +125,14 @@ impl<R> Desk<R> {
         &self.names
     }
 
+    /// Says in the log which of a worker's models nobody can ask for, since an alias has the name.
+    pub(crate) fn warn_of_hidden(&self, registration: &Registration) {
+        let hidden = registration.models.iter().filter(|card| self.names.stands_for(&card.name).is_some());
+        for card in hidden {
+            tracing::warn!(worker = %registration.id, model = card.name, "an alias hides a model of the same name");
+        }
+    }
+
     /// Notes that the controller runs. After it stood still, as a process or its machine may, the silence of all others
     /// was its own.
     pub(crate) fn look_at_clock(&mut self, now: Instant) {
@@ -168,7 +176,7 @@ impl<R> Desk<R> {
                 self.answers.push((reply, Ok(grant)));
                 return None;
             }
-            Err(shortage) => shortage,
+            Err(lack) => lack,
         };
         let patience = Patience { wait: patience.wait.min(self.max_wait), ..patience };
         if self.closed || patience.wait.is_zero() || lack == Lack::Worker {

@@ -75,19 +75,17 @@ async fn try_register(service: &Service, mut registration: Registration) -> Resu
     if let Some(elsewhere) = &elsewhere {
         registration::check_alone(&service.outbound, elsewhere).await?;
     }
-    for card in &registration.models {
-        if service.with(|desk, _| desk.names().stands_for(&card.name).is_some()) {
-            tracing::warn!(worker = %registration.id, model = card.name, "an alias hides a model of the same name");
-        }
-    }
-    service.change(|registry, now| {
-        if registry.elsewhere(&registration, now) != elsewhere {
-            return Err(registration::another_came(&registration.id)); // while this one was looked at
-        }
-        if is_vouched {
-            registry.believe(&registration, now);
-        }
-        registry.register(registration, Origin::Native, now)
+    service.with(|desk, now| {
+        desk.warn_of_hidden(&registration);
+        desk.change(now, |registry| {
+            if registry.elsewhere(&registration, now) != elsewhere {
+                return Err(registration::another_came(&registration.id)); // while this one was looked at
+            }
+            if is_vouched {
+                registry.believe(&registration, now);
+            }
+            registry.register(registration, Origin::Native, now)
+        })
     })
 }
 

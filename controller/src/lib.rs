@@ -24,7 +24,6 @@
 pub mod config;
 mod desk;
 pub mod dispatch;
-mod error;
 mod estimate;
 mod fastchat;
 #[cfg(test)]
@@ -51,7 +50,6 @@ use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
 pub use config::Config;
-pub use error::Error;
 
 use front::Front;
 use service::Service;
@@ -59,16 +57,15 @@ use service::Service;
 /// Serves a controller on `listener` until `shutdown`; then answers all who wait, and gives running calls
 /// [`Config::drain`] to end.
 ///
-/// # Errors
-/// [`Error::Listener`] when the listener fails.
-pub async fn run(config: Config, listener: TcpListener, shutdown: CancellationToken) -> Result<(), Error> {
+/// A listener that fails for a time is tried again, so nothing but `shutdown` ends it.
+pub async fn run(config: Config, listener: TcpListener, shutdown: CancellationToken) {
     metrics::describe();
     let service = Arc::new(Service::new(&config, shutdown.clone()));
     let router = http::router(&config, Arc::clone(&service));
     let front = Front::new(&config, Arc::clone(&service), router);
     // Neither of the two companions ever ends; dropping this future drops them too.
     tokio::select! {
-        () = serve_requests(listener, front, shutdown, Patience::draining(config.drain)) => Ok(()),
+        () = serve_requests(listener, front, shutdown, Patience::draining(config.drain)) => {}
         never = service.keep_time() => match never {},
         never = fastchat::refresh::run(&service) => match never {},
     }

@@ -30,7 +30,7 @@ use memory::Memory;
 const CLASS: i64 = 1_000_000_000;
 /// So many are counted before a newcomer, and no more: to count all would be the dearest part of a push, and whoever has
 /// a thousand before it knows enough.
-const COUNTED: usize = 1000;
+pub(crate) const COUNTED: usize = 1000;
 
 /// Requests that wait for room: `K` tells which find the same room, `T` is what the caller keeps of each.
 #[derive(Debug)]

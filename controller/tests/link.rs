@@ -437,5 +437,5 @@ async fn a_controller_that_stops_ends_its_links() {
     let linked = Linked::new(&controller).await;
     controller.shutdown.cancel();
     linked.ended().await;
-    within(controller.served).await.expect("it does not panic").expect("it stops well");
+    within(controller.served).await.expect("it stops well");
 }

@@ -272,7 +272,7 @@ async fn a_controller_that_stops_answers_those_who_wait() {
     controller.until(|fleet| fleet.waiting == 1).await;
     controller.shutdown.cancel();
     assert_eq!(refusal(within(waits).await.expect("it does not panic")).kind, Kind::NoWorker);
-    within(controller.served).await.expect("it does not panic").expect("it stops well");
+    within(controller.served).await.expect("it stops well");
 }
 
 #[tokio::test]

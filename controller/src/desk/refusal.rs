@@ -6,7 +6,7 @@ use muster_shared::problem::{Kind, Problem};
 
 use super::RETRY_FULL;
 use crate::estimate::Expected;
-use crate::queue::Full;
+use crate::queue::{COUNTED, Full};
 use crate::registry::{Asker, millis};
 
 /// Longest name of a model or a key, in bytes.
@@ -71,6 +71,7 @@ pub(super) fn hopeless(asker: &Asker, ahead: usize, expected: Expected, left: Du
     let ahead = match ahead {
         0 => String::new(), // one answer alone takes that long
         1 => format!(": 1 request {whose} goes before it"),
+        COUNTED => format!(": {ahead} requests {whose} or more go before it"),
         _ => format!(": {ahead} requests {whose} go before it"),
     };
     let message = format!(
@@ -117,6 +118,7 @@ mod tests {
             (Some("alice"), 80, ": 80 requests of the same key go before it"),
             (None, 1, ": 1 request without a key goes before it"),
             (None, 2, ": 2 requests without a key go before it"),
+            (None, COUNTED, ": 1000 requests without a key or more go before it"),
         ] {
             let start = "the request has 700 ms left, and no answer of the model `m` is to be expected for 2000 ms";
             let end = "; give it more time, or try again later";

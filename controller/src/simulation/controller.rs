@@ -1,13 +1,16 @@
 //! The shell around the shipped rules, as `service.rs`, `link.rs` and `http.rs` are one, without sockets and threads.
 
+mod checks;
+mod links;
+
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use muster_shared::control::{
-    Fleet, Heartbeat, HeartbeatReply, Held, Leave, Outcome, Registration, Release, Releases, Renew, WorkerState,
+    Fleet, Heartbeat, HeartbeatReply, Leave, Outcome, Registration, Release, Releases, Renew,
 };
 use muster_shared::id::{Epoch, GatewayId, TicketId, WorkerId};
-use muster_shared::link::{Ask, Tell};
+use muster_shared::link::Tell;
 use rand::rngs::StdRng;
 use rand::{RngExt as _, SeedableRng as _};
 
@@ -337,92 +340,6 @@ impl Controller {
         self.refusable(expected, sim, |registry, now| registry.release(holder, &release, now));
     }
 
-    /// What one read of a link brings.
-    fn asks(&mut self, link: u64, asks: Vec<Ask>, sim: &mut Sim) {
-        let asks: Vec<Ask> = asks.into_iter().map(|ask| self.spell(ask, wire::through_link, sim)).collect();
-        if let [Ask::Hello { gateway, held }] = &asks[..] {
-            return self.hello(link, *gateway, held, sim);
-        }
-        let Some(session) = self.sessions.get(&link) else { return };
-        let gateway = session.gateway;
-        self.books.renew(gateway, sim.now);
-        self.change(sim, |registry, now| registry.renew(gateway, now));
-        for ask in asks {
-            self.take(link, gateway, ask, sim);
-        }
-    }
-
-    fn take(&mut self, link: u64, gateway: GatewayId, ask: Ask, sim: &mut Sim) {
-        match ask {
-            Ask::Dispatch { id, dispatch } => {
-                let serial = sim.serial();
-                let (asker, patience) = question(dispatch);
-                let place = self.ask(serial, asker, patience, Way::Link { link, id }, sim);
-                if let (Some(place), Some(session)) = (place, self.sessions.get_mut(&link)) {
-                    session.waiting.insert(id, (place, serial));
-                }
-            }
-            Ask::Abandon { id } => {
-                let waiting = self.sessions.get_mut(&link).and_then(|session| session.waiting.remove(&id));
-                if let Some((place, ask)) = waiting {
-                    self.abandon(&place, ask);
-                }
-            }
-            Ask::Release(release) => self.release(Holder::Gateway(gateway), release, sim),
-            Ask::Sync { claims } => {
-                self.books.adopt(gateway, &claims, sim.now);
-                let unknown = self.change(sim, |registry, now| registry.adopt(gateway, &claims, now));
-                self.tell_fleet(link, unknown, sim);
-            }
-            Ask::Hello { .. } => {}
-        }
-    }
-
-    /// A gateway's new link begins, after the end of the one before.
-    fn hello(&mut self, link: u64, gateway: GatewayId, held: &[Held], sim: &mut Sim) {
-        let before: Vec<u64> =
-            self.sessions.iter().filter(|(_, session)| session.gateway == gateway).map(|(&link, _)| link).collect();
-        for link in before {
-            self.end_session(link);
-            sim.close_link(link, End::Controller);
-        }
-        sim.note(Actor::Controller, "hears hello, tickets", [held.len() as u64, link]);
-        self.sessions.insert(link, Session { gateway, waiting: BTreeMap::new() });
-        self.books.reconcile(gateway, held, sim.now);
-        let unknown = self.change(sim, |registry, now| registry.reconcile(gateway, held, now));
-        self.tell_fleet(link, unknown, sim);
-    }
-
-    fn tell_fleet(&mut self, link: u64, unknown: Vec<TicketId>, sim: &mut Sim) {
-        let fleet = Box::new(self.fleet(sim.now));
-        // Not compared: reading JSON may round a measured number otherwise.
-        let through = |tell: &Tell| wire::read_again(tell);
-        let tell = self.spell(Tell::Fleet { fleet, unknown }, through, sim);
-        self.tells.entry(link).or_default().push(tell);
-    }
-
-    /// A link has ended; those who waited for its sake are gone with it.
-    pub(super) fn on_link_end(&mut self, link: u64, sim: &mut Sim) {
-        self.begin(sim);
-        sim.note(Actor::Controller, "loses link", [link, 0]);
-        sim.close_link(link, End::Controller);
-        self.end_session(link);
-        self.finish(sim);
-    }
-
-    fn end_session(&mut self, link: u64) {
-        let Some(session) = self.sessions.remove(&link) else { return };
-        for (place, ask) in session.waiting.into_values() {
-            self.abandon(&place, ask);
-        }
-    }
-
-    /// Gives up a place. What the same read has brought before may have made the answer already, which then goes out.
-    fn abandon(&mut self, place: &Place, ask: u64) {
-        self.books.asks.abandon(ask);
-        self.desk.abandon(place);
-    }
-
     // Time.
 
     /// A worker's address for one who says no more. The answer is given at once.
@@ -518,58 +435,6 @@ impl Controller {
             Way::Probe => {
                 self.heard.push((reply.ask, answer));
                 None
-            }
-        }
-    }
-
-    fn check(&self, sim: &mut Sim) {
-        let registry = self.desk.registry();
-        let (held, booked) = (registry.held(), self.books.tickets());
-        if self.is_settled && held != booked {
-            let difference = self.books.difference(|ticket| registry.knows(ticket));
-            sim.claim(Err(format!("the controller has {held} tickets and should have {booked}; {difference}")));
-        }
-        if self.desk.waiting() != self.books.asks.len() {
-            let (waiting, asked) = (self.desk.waiting(), self.books.asks.len());
-            sim.claim(Err(format!("{waiting} wait at the controller, and {asked} have asked and are not answered")));
-        }
-        if self.is_settled {
-            sim.claim(self.books.asks.check_time(sim.now));
-        }
-        if self.changes.is_multiple_of(SAMPLE) {
-            self.check_listing(sim);
-        }
-        if self.is_settled && self.changes.is_multiple_of(SAMPLE) {
-            registry.audit(sim.now);
-        }
-    }
-
-    /// The listing tells the truth and changes nothing; nobody waits where there is room.
-    fn check_listing(&self, sim: &mut Sim) {
-        let before = (self.changes.is_multiple_of(SAMPLE * 8)).then(|| self.portrait());
-        let fleet = self.fleet(sim.now);
-        let later = sim.now + Duration::from_secs(3600);
-        if let Some(before) = before {
-            drop((self.fleet(later), self.desk.registry().as_one_worker(later)));
-            if self.portrait() != before {
-                sim.claim(Err("a listing has changed something".to_owned()));
-            }
-        }
-        for worker in &fleet.workers {
-            let booked = self.books.tickets_of(&worker.id);
-            let anonymous = self.books.lookups_of(&worker.id);
-            if worker.tickets < booked || worker.tickets > booked + anonymous {
-                let (id, tickets) = (&worker.id, worker.tickets);
-                sim.claim(Err(format!("{id} is listed with {tickets} tickets and should have {booked}")));
-            }
-            if worker.state != WorkerState::Ready || self.books.is_spared(&worker.id, sim.now) {
-                continue;
-            }
-            for card in &worker.models {
-                let load = self.load(&worker.id, &card.name);
-                if card.capacity.is_none_or(|capacity| load < capacity.total()) {
-                    sim.claim(self.books.asks.check_room(&worker.id, &card.name));
-                }
             }
         }
     }

@@ -33,7 +33,7 @@ pub(crate) struct Controller {
     pub(crate) client: ControllerClient,
     pub(crate) gateway: GatewayId,
     pub(crate) shutdown: CancellationToken,
-    pub(crate) served: JoinHandle<Result<(), muster_controller::Error>>,
+    pub(crate) served: JoinHandle<()>,
     http: reqwest::Client,
     _stop: DropGuard,
 }
