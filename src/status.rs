@@ -89,6 +89,7 @@ fn state(state: WorkerState) -> &'static str {
         WorkerState::Open => "open",
         WorkerState::Paused => "paused",
         WorkerState::Draining => "draining",
+        WorkerState::Down => "down",
         WorkerState::Gone => "gone",
     }
 }

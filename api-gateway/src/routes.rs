@@ -128,7 +128,11 @@ mod tests {
     /// The status of an answer and the origin that it allows, with a key that nobody knows.
     async fn ask(origins: &[&str], method: Method, path: &str) -> (StatusCode, Option<String>) {
         let state = State {
-            upstream: Upstream::new(crate::Config::default(), GatewayId::new(), Common::new(&crate::Config::default())),
+            upstream: Upstream::new(
+                crate::Config::default(),
+                GatewayId::new(),
+                Common::new(&crate::Config::default(), String::new()),
+            ),
             keys: [Arc::new(ApiKey::unnamed(Secret::new("key"), 1))].into(),
             body_limit: 1,
             started: 0,

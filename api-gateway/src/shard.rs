@@ -43,7 +43,8 @@ struct Shard {
 /// When the system gives no thread.
 pub(crate) async fn run(config: Config, listeners: Listeners, shutdown: CancellationToken) -> Result<(), Error> {
     let Listeners { http: listener, grpc } = listeners;
-    let common = Common::new(&config);
+    let address = listener.local_addr().map(|address| format!("http://{address}")).unwrap_or_default();
+    let common = Common::new(&config, address);
     let shards = (0..config.threads.get()).map(|number| start(number, &config, &common, &shutdown));
     let shards: Vec<Shard> = shards.collect::<Result<_, _>>()?;
     let grpc = grpc.map(|listener| grpc::start(listener, &config, &common, &shutdown)).transpose()?;

@@ -40,6 +40,7 @@ use muster_shared::control::{Dispatch, ModelKind, ModelStatus, Outcome};
 use muster_shared::generate::GenerateRequest;
 use muster_shared::grpc::{GrpcPool, GrpcWorkerClient};
 use muster_shared::id::GatewayId;
+use muster_shared::link::Process;
 use muster_shared::problem::{Kind, Problem};
 use muster_shared::secret::Secret;
 use muster_shared::transport::Transport;
@@ -158,6 +159,8 @@ struct Inner {
 /// What the threads of a gateway have in common. Cheap to clone.
 #[derive(Debug, Clone)]
 pub(crate) struct Common {
+    /// What the controller is told of the process.
+    process: Process,
     /// The name of this run, on requests that are passed on.
     via: HeaderValue,
     /// The last known fleet.
@@ -169,10 +172,12 @@ pub(crate) struct Common {
 }
 
 impl Common {
-    pub(crate) fn new(config: &Config) -> Self {
+    /// Those of a gateway that listens at that base URL.
+    pub(crate) fn new(config: &Config, address: String) -> Self {
+        let process = Process { id: GatewayId::new(), address, version: env!("CARGO_PKG_VERSION").to_owned() };
         let budget = Arc::new(TpsBudget::new(BUDGET_SPAN, BUDGET_FLOOR, config.retry_budget));
-        let via = HeaderValue::try_from(GatewayId::new().to_string()).expect("letters and digits");
-        Self { via, view: Arc::default(), budget, cut: CancellationToken::new() }
+        let via = HeaderValue::try_from(process.id.to_string()).expect("letters and digits");
+        Self { process, via, view: Arc::default(), budget, cut: CancellationToken::new() }
     }
 }
 
@@ -183,10 +188,10 @@ impl Upstream {
         let (http, embed_http) = (client(config.first_token_timeout), client(config.request_timeout));
         let peers = Arc::new(Peers::new(config.connect_timeout));
         let batch = config.fastchat_embedding_batch;
-        let Common { via, view, budget, cut } = common;
+        let Common { process, via, view, budget, cut } = common;
         Self(Arc::new(Inner {
             gateway,
-            link: ControllerLink::new(gateway, Arc::clone(&peers), Arc::clone(&view)),
+            link: ControllerLink::new(gateway, process, Arc::clone(&peers), Arc::clone(&view)),
             peers,
             view,
             fastchat: FastChatClient::new(http, embed_http, config.token.clone(), batch),
@@ -490,6 +495,7 @@ impl Upstream {
         let usual = config.dispatch_wait + config.connect_timeout * 2;
         let limit = usual.min(left / 2);
         let dispatch = Dispatch {
+            request: Some(job.request_id.to_string()),
             exact: job.exact,
             affinity: job.affinity,
             priority: job.priority,

@@ -69,6 +69,7 @@ async fn try_register(service: &Service, body: Value) -> Result<(), Problem> {
         models: status.model_names.into_iter().map(bare_card).collect(),
         speed: status.speed,
         version: String::new(),
+        capabilities: None,
     };
     service.change(|registry, now| registry.register(registration, origin, now)).map(drop)
 }

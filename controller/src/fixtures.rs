@@ -32,6 +32,7 @@ pub(crate) fn worker(id: &str, capacity: u32) -> Registration {
         models: vec![ModelCard { name: "m".to_owned(), kind: None, context_length: None, capacity }],
         speed: 1.0,
         version: String::new(),
+        capabilities: None,
     }
 }
 

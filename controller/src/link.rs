@@ -116,7 +116,7 @@ async fn introduce(link: &mut Link<Stream>) -> io::Result<(GatewayId, Vec<Held>)
     loop {
         link.exchange().await?;
         match link.take()? {
-            Some(Ask::Hello { gateway, held }) => return Ok((gateway, held)),
+            Some(Ask::Hello { gateway, held, .. }) => return Ok((gateway, held)),
             Some(_) => return Err(unexpected("the first message is not a hello")),
             None => {}
         }

@@ -29,12 +29,13 @@ static RENEWED: LazyLock<Counter> = LazyLock::new(|| counter!(HEARTBEATS, "resul
 static DONE: LazyLock<Counter> = LazyLock::new(|| counter!(RELEASES, "outcome" => "done"));
 
 /// States with their label; every one is told each time, so that none sticks at an old value.
-const STATES: [(WorkerState, &str); 6] = [
+const STATES: [(WorkerState, &str); 7] = [
     (WorkerState::Ready, "ready"),
     (WorkerState::Suspect, "suspect"),
     (WorkerState::Open, "open"),
     (WorkerState::Paused, "paused"),
     (WorkerState::Draining, "draining"),
+    (WorkerState::Down, "down"),
     (WorkerState::Gone, "gone"),
 ];
 

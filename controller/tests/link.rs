@@ -8,7 +8,7 @@ use muster_controller::Config;
 use muster_shared::client::{ClientError, ControllerClient, Timeouts, http_client};
 use muster_shared::control::{Fleet, Grant, Heartbeat, Held, Leave, ModelLoad, Outcome, Release};
 use muster_shared::id::{GatewayId, TicketId, WorkerId};
-use muster_shared::link::{Ask, Link, Message, Tell};
+use muster_shared::link::{Ask, Link, Message, Process, Tell};
 use muster_shared::problem::{BoxError, Kind, Problem};
 use muster_shared::secret::Secret;
 use serde_json::{Value, json};
@@ -24,7 +24,8 @@ impl Linked {
     async fn open(controller: &Controller, gateway: GatewayId, held: Vec<Held>) -> (Self, Fleet, Vec<TicketId>) {
         let link = within(controller.client.link()).await.expect("a link");
         let mut linked = Self { link, gateway };
-        linked.say(&Ask::Hello { gateway, held }).await;
+        let process = Process { id: gateway, address: "http://g".to_owned(), version: "0".to_owned() };
+        linked.say(&Ask::Hello { gateway, process, held }).await;
         let (fleet, unknown) = linked.fleet().await;
         (linked, fleet, unknown)
     }
@@ -355,7 +356,7 @@ async fn a_request_without_an_upgrade_is_refused_in_words() {
     let controller = Controller::start().await;
     let (status, body) = controller.get("/link").await;
     assert_eq!(status, 400);
-    assert!(body.contains("Upgrade: muster-link-2"), "{body}");
+    assert!(body.contains("Upgrade: muster-link-3"), "{body}");
     let other = reqwest::Client::new().get(format!("{}/link", controller.address));
     let other = other.header("connection", "upgrade").header("upgrade", "websocket");
     assert_eq!(within(other.send()).await.expect("an answer").status(), 400);

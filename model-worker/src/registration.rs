@@ -210,6 +210,7 @@ impl Registrar {
             models: catalog.cards(),
             speed: self.measured().unwrap_or(self.state.stated_speed),
             version: env!("CARGO_PKG_VERSION").to_owned(),
+            capabilities: None,
         })
     }
 

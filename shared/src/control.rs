@@ -1,11 +1,13 @@
 //! What workers and gateways say to the controller.
 //!
-//! Every message is the JSON body of a `POST` to the path of the same name (`/register`, `/heartbeat`, `/drain`,
+//! Every message is the JSON body of a `POST` to the path of the same name (`/register`, `/heartbeat`, `/drain`, `/resume`,
 //! `/deregister`, `/dispatch`, `/release`, `/renew`); `GET /fleet` answers with a [`Fleet`]. An error is a
 //! [`crate::problem::Problem`] with a 4xx or 5xx status. Durations are in milliseconds.
 
+mod capabilities;
 mod resources;
 
+pub use capabilities::{Capabilities, Gpu};
 pub use resources::Resources;
 
 use serde::{Deserialize, Serialize};
@@ -102,6 +104,18 @@ pub struct Registration {
     /// The worker's version, for the status page.
     #[serde(default)]
     pub version: String,
+    /// What its machine has, for the status page.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub capabilities: Option<Capabilities>,
+}
+
+/// `GET /report` of a worker: what it would tell a controller, for one that asks.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Report {
+    /// As if it registered now.
+    pub registration: Registration,
+    /// As if it beat now.
+    pub heartbeat: Heartbeat,
 }
 
 fn default_speed() -> f64 {
@@ -213,7 +227,7 @@ pub struct Renewal {
     pub shed: bool,
 }
 
-/// `POST /drain` and `POST /deregister`: the worker takes no more requests, or is gone.
+/// `POST /drain`, `POST /resume` and `POST /deregister`: the worker takes no more requests, takes them again, or is gone.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Leave {
     /// The worker's name.
@@ -228,6 +242,9 @@ pub struct Leave {
 pub struct Dispatch {
     /// Who will hold the ticket.
     pub gateway: GatewayId,
+    /// The request's id, by which the decision can be explained later (`GET /explain/ID`). Absent: it has none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub request: Option<String>,
     /// The model's name.
     pub model: String,
     /// No other model will do, neither one that the name stands for nor a fallback: an answer that this one has begun
@@ -265,6 +282,7 @@ impl Dispatch {
     pub fn new(gateway: GatewayId, model: impl Into<String>) -> Self {
         Self {
             gateway,
+            request: None,
             model: model.into(),
             exact: false,
             affinity: None,
@@ -374,6 +392,8 @@ pub enum WorkerState {
     Paused,
     /// Finishes what it runs and gets nothing.
     Draining,
+    /// A static peer that does not answer its probes: gets nothing until it does.
+    Down,
     /// Its lease ended, or it deregistered; kept for a while so that its models are known to have existed.
     Gone,
 }
@@ -384,6 +404,8 @@ pub enum WorkerState {
 pub enum Source {
     /// It registered itself, or was registered by hand.
     Registered,
+    /// It stands in the controller's peers file.
+    Static,
 }
 
 /// One worker in a [`Fleet`].

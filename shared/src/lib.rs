@@ -10,6 +10,7 @@
 //! * [`id`]: names of workers, gateways and tickets.
 //! * [`transport`]: how a worker wants to be spoken to.
 //! * [`control`]: what workers and gateways say to the controller.
+//! * [`topology`]: what the controller shows of its fleet.
 //! * [`generate`], [`embed`] and [`text`]: what a gateway asks of a worker, and what it gets back.
 //! * [`tensor`]: the same for any graph, in the terms of the Open Inference Protocol.
 //! * [`link`] (feature `link`): the connection over which a gateway and its controller exchange them.
@@ -43,4 +44,5 @@ pub mod sse;
 pub mod telemetry;
 pub mod tensor;
 pub mod text;
+pub mod topology;
 pub mod transport;

@@ -149,6 +149,7 @@ impl Keeper {
             models: models.clone(),
             speed: self.offer.speed,
             version: env!("CARGO_PKG_VERSION").to_owned(),
+            capabilities: None,
         };
         match self.client.register(&registration).await {
             Ok(lease) => {

@@ -73,6 +73,7 @@ pub(super) fn registration(address: String, room: u32) -> Registration {
         models: vec![ModelCard { name: MODEL.to_owned(), kind: None, context_length: None, capacity }],
         speed: 1.0,
         version: env!("CARGO_PKG_VERSION").to_owned(),
+        capabilities: None,
     }
 }
 

@@ -356,6 +356,7 @@ pub(crate) fn stopping() -> Problem {
 mod tests {
     use muster_shared::generate::{GenerateRequest, Prompt};
     use muster_shared::id::GatewayId;
+    use muster_shared::link::Process;
 
     use super::*;
     use crate::upstream::link::ControllerLink;
@@ -405,7 +406,8 @@ mod tests {
     fn ticket() -> Ticket {
         let peers = Arc::new(Peers::new(MINUTE));
         let worker = peers.get(&WorkerId::new("w"), "http://w", Transport::Http);
-        ControllerLink::new(GatewayId::new(), peers, Arc::default()).take(worker, "m".into(), None)
+        let process = Process { id: GatewayId::new(), address: String::new(), version: String::new() };
+        ControllerLink::new(GatewayId::new(), process, peers, Arc::default()).take(worker, "m".into(), None)
     }
 
     #[tokio::test(start_paused = true)]

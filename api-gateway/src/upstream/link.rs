@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use muster_shared::client::{ClientError, ControllerClient};
 use muster_shared::control::{Dispatch, Grant, Held, Release};
 use muster_shared::id::{GatewayId, TicketId};
-use muster_shared::link::{Ask, Link, Tell};
+use muster_shared::link::{Ask, Link, Process, Tell};
 use muster_shared::problem::{Problem, chain};
 use rand::RngExt as _;
 use tokio::sync::{Notify, oneshot};
@@ -45,6 +45,7 @@ pub(crate) struct ControllerLink(Arc<Inner>);
 #[derive(Debug)]
 struct Inner {
     gateway: GatewayId,
+    process: Process,
     desk: Mutex<Desk>,
     /// Rung when there is something to say.
     bell: Notify,
@@ -91,8 +92,8 @@ struct Waiting {
 
 impl ControllerLink {
     /// A link that is not connected yet: [`ControllerLink::run`] connects it.
-    pub(crate) fn new(gateway: GatewayId, peers: Arc<Peers>, view: Arc<View>) -> Self {
-        Self(Arc::new(Inner { gateway, desk: Mutex::default(), bell: Notify::new(), peers, view }))
+    pub(crate) fn new(gateway: GatewayId, process: Process, peers: Arc<Peers>, view: Arc<View>) -> Self {
+        Self(Arc::new(Inner { gateway, process, desk: Mutex::default(), bell: Notify::new(), peers, view }))
     }
 
     /// Asks for a worker. Dropping the future gives up the place in the controller's queue, and a grant on the way.
@@ -271,7 +272,7 @@ impl ControllerLink {
         desk.outgoing.clear();
         desk.unclaimed.clear();
         let held = desk.held.iter().map(|(&ticket, holding)| holding.told(ticket)).collect();
-        Ask::Hello { gateway: self.0.gateway, held }
+        Ask::Hello { gateway: self.0.gateway, process: self.0.process.clone(), held }
     }
 
     /// What there is to say, if it is urgent or `is_due`. `may_look`: the last question about the fleet is answered.

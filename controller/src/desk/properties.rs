@@ -367,7 +367,9 @@ fn check_chosen<'a>(worker: &WorkerStatus, request: &Request, mut all: impl Iter
         WorkerState::Ready => {}
         WorkerState::Paused => assert_eq!(all.find(would_do), None, "it is to be spared: {worker:?}"),
         WorkerState::Suspect => assert_eq!(worker.tickets, 1, "a trial is one request: {worker:?}"),
-        WorkerState::Open | WorkerState::Draining | WorkerState::Gone => panic!("it must not be chosen: {worker:?}"),
+        WorkerState::Open | WorkerState::Draining | WorkerState::Down | WorkerState::Gone => {
+            panic!("it must not be chosen: {worker:?}")
+        }
     }
 }
 

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use muster_shared::control::{Grant, Held, Outcome, Release, Releases, Renew};
 use muster_shared::id::{GatewayId, TicketId, WorkerId};
-use muster_shared::link::{Ask, Tell};
+use muster_shared::link::{Ask, Process, Tell};
 use muster_shared::problem::{Kind, Problem};
 use rand::RngExt as _;
 
@@ -193,7 +193,11 @@ impl Gateway {
         let held = self.held.values().map(Holding::told).collect();
         sim.note(self.actor(), "says hello with requests", [self.held.len() as u64, link]);
         self.waiting_since = Some(sim.now);
-        sim.say(link, End::Gateway, Wire::Asks { link, asks: vec![Ask::Hello { gateway: self.id, held }] });
+        sim.say(
+            link,
+            End::Gateway,
+            Wire::Asks { link, asks: vec![Ask::Hello { gateway: self.id, process: process(self.id), held }] },
+        );
     }
 
     /// The link's other end is gone.
@@ -331,4 +335,9 @@ fn no_controller() -> Problem {
 /// The index of a worker, from its name.
 pub(super) fn number_of(worker: &WorkerId) -> usize {
     worker.as_str()[1..].parse().expect("all are called so")
+}
+
+/// What a gateway says of its process.
+fn process(id: GatewayId) -> Process {
+    Process { id, address: "http://gateway".to_owned(), version: "0".to_owned() }
 }

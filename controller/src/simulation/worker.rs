@@ -178,6 +178,7 @@ impl Worker {
             models: self.models.clone(),
             speed: 1.0 + self.index as f64 / 4.0,
             version: String::new(),
+            capabilities: None,
         };
         sim.post(self.actor(), Actor::Controller, Wire::Register { from: self.run(), registration });
         sim.after(PATIENCE, Event::Timer(self.actor(), Timer::Join(self.turn)));

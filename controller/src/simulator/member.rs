@@ -44,6 +44,7 @@ impl Member {
             models: vec![ModelCard { name: MODEL.to_owned(), kind: None, context_length: None, capacity }],
             speed: 1.0,
             version: String::new(),
+            capabilities: None,
         }
     }
 

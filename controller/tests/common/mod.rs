@@ -205,6 +205,7 @@ impl Worker {
             models: vec![ModelCard { name: "m".to_owned(), kind: None, context_length: None, capacity }],
             speed: 1.0,
             version: "0.0.0".to_owned(),
+            capabilities: None,
         }
     }
 

@@ -30,6 +30,7 @@ enum BriefAsk<'a> {
 #[derive(Debug, Serialize, Deserialize)]
 struct BriefDispatch<'a> {
     gateway: GatewayId,
+    request: Option<Cow<'a, str>>,
     model: Cow<'a, str>,
     exact: bool,
     affinity: Option<u64>,
@@ -73,6 +74,7 @@ impl Message for Ask {
             Self::Dispatch { id, dispatch } => {
                 let dispatch = BriefDispatch {
                     gateway: dispatch.gateway,
+                    request: dispatch.request.as_deref().map(Cow::Borrowed),
                     model: dispatch.model.as_str().into(),
                     exact: dispatch.exact,
                     affinity: dispatch.affinity,
@@ -103,6 +105,7 @@ impl Message for Ask {
             BriefAsk::Dispatch { id, dispatch } => {
                 let dispatch = Dispatch {
                     gateway: dispatch.gateway,
+                    request: dispatch.request.map(Into::into),
                     model: dispatch.model.into(),
                     exact: dispatch.exact,
                     affinity: dispatch.affinity,
@@ -177,6 +180,7 @@ fn whole<M: DeserializeOwned>(bytes: &[u8]) -> Result<M, BoxError> {
 mod tests {
     use proptest::prelude::*;
 
+    use super::super::Process;
     use super::*;
     use crate::control::Held;
     use crate::problem::{Kind, Problem};
@@ -190,6 +194,7 @@ mod tests {
     fn dispatch(model: String, affinity: Option<u64>, priority: i8) -> Dispatch {
         Dispatch {
             gateway: GatewayId::new(),
+            request: affinity.map(|_| "a request".to_owned()),
             model,
             exact: priority > 0,
             affinity,
@@ -203,6 +208,10 @@ mod tests {
         }
     }
 
+    fn process() -> Process {
+        Process { id: GatewayId::new(), address: "http://g".to_owned(), version: "1".to_owned() }
+    }
+
     proptest! {
         #[test]
         fn whatever_a_gateway_says_arrives(
@@ -213,7 +222,7 @@ mod tests {
                 Ask::Dispatch { id, dispatch: dispatch(model.clone(), affinity, priority) },
                 Ask::Abandon { id },
                 Ask::Release(Release { ticket, outcome: Outcome::Overloaded, ttft_ms, tokens }),
-                Ask::Hello { gateway: GatewayId::new(), held: vec![Held { ticket, worker: WorkerId::new("w"), model, key: None }] },
+                Ask::Hello { gateway: GatewayId::new(), process: process(), held: vec![Held { ticket, worker: WorkerId::new("w"), model, key: None }] },
                 Ask::Sync { claims: vec![] },
             ] {
                 prop_assert_eq!(Ask::read(&written(&ask)).expect("a message"), ask);

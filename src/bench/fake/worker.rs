@@ -84,6 +84,7 @@ impl Worker {
             models: self.names().map(card).collect(),
             speed: self.speed,
             version: env!("CARGO_PKG_VERSION").to_owned(),
+            capabilities: None,
         }
     }
 

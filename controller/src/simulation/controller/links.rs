@@ -19,7 +19,7 @@ impl Controller {
     /// What one read of a link brings.
     pub(super) fn asks(&mut self, link: u64, asks: Vec<Ask>, sim: &mut Sim) {
         let asks: Vec<Ask> = asks.into_iter().map(|ask| self.spell(ask, wire::through_link, sim)).collect();
-        if let [Ask::Hello { gateway, held }] = &asks[..] {
+        if let [Ask::Hello { gateway, held, .. }] = &asks[..] {
             return self.hello(link, *gateway, held, sim);
         }
         let Some(session) = self.sessions.get(&link) else { return };
