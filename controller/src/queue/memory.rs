@@ -64,3 +64,26 @@ impl Rest {
         now.saturating_sub(self.from) <= KEPT
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_key_is_as_old_as_it_was_when_it_comes_again_within_five_minutes_and_no_older() {
+        let model: Arc<str> = "m".into();
+        let at = |at| Moment { at, number: 1 };
+        let age_after = |pause: i64| {
+            let mut memory = Memory::default();
+            memory.keep(&model, &None, Times { since: at(0), end: None }, 7 * CLASS);
+            memory.sweep(7 * CLASS + pause);
+            let now = 7 * CLASS + pause;
+            let first = now - memory.resume(&model, &None, at(now)).since.at;
+            let second = now - memory.resume(&model, &None, at(now)).since.at;
+            assert_eq!(second, 0, "it is remembered once");
+            first
+        };
+        assert_eq!(age_after(KEPT), 7 * CLASS, "the pause itself does not count");
+        assert_eq!(age_after(KEPT + 1), 0);
+    }
+}
