@@ -28,6 +28,8 @@ pub struct Config {
     pub pressure: PressureConfig,
     /// The fleet token that every caller must show; `None` lets everyone in.
     pub token: Option<Secret>,
+    /// Name of the place where everything is that does not say otherwise.
+    pub site: String,
     /// Longest body of a request, in bytes.
     pub body_limit: usize,
     /// Time that running requests have to end when the controller stops.
@@ -44,6 +46,7 @@ impl Default for Config {
             breaker: BreakerConfig::default(),
             pressure: PressureConfig::default(),
             token: None,
+            site: "local".to_owned(),
             body_limit: 1 << 20,
             drain: Duration::from_secs(5),
         }

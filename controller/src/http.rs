@@ -20,7 +20,7 @@ use crate::config::Config;
 use crate::desk::Patience;
 use crate::registry::{Asker, Holder, Origin, Request};
 use crate::service::Service;
-use crate::{fastchat, link, metrics, registration};
+use crate::{events, fastchat, link, metrics, registration, topology};
 
 /// What a handler answers.
 pub(crate) type Reply<T> = Result<Json<T>, Problem>;
@@ -38,6 +38,8 @@ pub(crate) fn router(config: &Config, service: Arc<Service>) -> Router {
         .route("/release", post(release))
         .route("/renew", post(renew))
         .route("/fleet", get(fleet))
+        .route("/topology", get(topology::show))
+        .route("/events", get(events::open))
         .route("/link", get(link::open));
     let open = Router::new()
         .route("/health", get(alive))

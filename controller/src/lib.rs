@@ -18,6 +18,7 @@
 //! * `registration`: what is checked before the registry sees a worker; `outbound`: calls to workers.
 //! * `front`: the calls that come by the thousand; `http`: every route, and our own handlers; `link`: a gateway's
 //!   connection; `fastchat`: FastChat's routes.
+//! * `topology`: the fleet as a picture; `events`: what changes about it, as a stream.
 //! * `metrics`: what is counted.
 //! * [`offline`]: the rules alone, for simulations and measurements; [`simulator`]: a fleet around them, in virtual time.
 
@@ -25,6 +26,7 @@ pub mod config;
 mod desk;
 pub mod dispatch;
 mod estimate;
+mod events;
 mod fastchat;
 #[cfg(test)]
 mod fixtures;
@@ -42,6 +44,7 @@ mod service;
 #[cfg(test)]
 mod simulation;
 pub mod simulator;
+mod topology;
 
 use std::sync::Arc;
 
