@@ -28,6 +28,8 @@ pub struct Config {
     pub pressure: PressureConfig,
     /// The fleet token that every caller must show; `None` lets everyone in.
     pub token: Option<Secret>,
+    /// The key of operators, who drain and resume workers; `None`: whoever has the fleet token may.
+    pub admin_key: Option<Secret>,
     /// Name of the place where everything is that does not say otherwise.
     pub site: String,
     /// Longest body of a request, in bytes.
@@ -46,6 +48,7 @@ impl Default for Config {
             breaker: BreakerConfig::default(),
             pressure: PressureConfig::default(),
             token: None,
+            admin_key: None,
             site: "local".to_owned(),
             body_limit: 1 << 20,
             drain: Duration::from_secs(5),

@@ -36,6 +36,7 @@ mod agenda;
 mod audit;
 mod breaker;
 mod changes;
+mod drain;
 mod gateways;
 mod hashing;
 mod load;
@@ -353,25 +354,6 @@ impl Registry {
         self.leave(slot, places);
     }
 
-    /// Stops requests to a worker; those that run go on.
-    ///
-    /// # Errors
-    /// [`Kind::NotFound`] when it is not known, [`Kind::Stale`] when the caller means an older process.
-    pub(crate) fn drain(&mut self, leave: &Leave, now: Instant) -> Result<(), Problem> {
-        let slot = self.leaving(leave, now)?;
-        let worker = &mut self.workers[slot];
-        if worker.gone_since.is_none() && !worker.draining {
-            tracing::info!(worker = %leave.id, "a worker drains");
-            worker.draining = true;
-            worker.cause = Some(Words::Borrowed(match leave.incarnation {
-                Some(_) => "it is stopping",
-                None => "drained by an operator",
-            }));
-        }
-        self.refresh(slot, now);
-        Ok(())
-    }
-
     /// Ends a worker's lease, and its tickets with it.
     ///
     /// # Errors
@@ -494,17 +476,6 @@ impl Registry {
         }
         let next = worker.next_change(self.rules.lease.fastchat_expiration, now);
         self.agenda.put(slot, next, &mut worker.due);
-    }
-
-    fn leaving(&mut self, leave: &Leave, now: Instant) -> Result<Slot, Problem> {
-        self.settle(now);
-        let slot = self.by_id.get(&leave.id).copied().ok_or_else(|| {
-            Problem::new(Kind::NotFound, format!("no worker `{}` is known", leave.id)).with_param("id")
-        })?;
-        if let Some(incarnation) = leave.incarnation {
-            refuse_stale(&self.workers[slot], incarnation)?;
-        }
-        Ok(slot)
     }
 
     fn lease_of(&self, origin: Origin) -> Option<Duration> {

@@ -12,6 +12,7 @@ use tokio::sync::{Notify, mpsc, oneshot};
 use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 
+use crate::access::Keys;
 use crate::config::{Config, PolicyName};
 use crate::desk::{Answer, Desk, Patience, SWEEP, Setup};
 use crate::link::Links;
@@ -33,6 +34,8 @@ pub(crate) struct Service {
     pub(crate) refresh: Notify,
     /// For calls to workers.
     pub(crate) outbound: Outbound,
+    /// Who may call.
+    pub(crate) keys: Keys,
     /// Longest wait for room.
     pub(crate) max_wait: Duration,
     /// Cancelled when the controller stops.
@@ -87,6 +90,7 @@ impl Service {
             wake: Notify::new(),
             refresh: Notify::new(),
             outbound: Outbound::new(config.token.clone()),
+            keys: Keys::new(config),
             max_wait: config.queue.max_wait,
             sweep: SWEEP.min(config.lease.heartbeat),
             shutdown,

@@ -75,6 +75,8 @@ pub(crate) struct Worker {
     /// It said that it has no room; believed until then.
     pub(crate) full_until: Option<Instant>,
     pub(crate) draining: bool,
+    /// It drains since it stops, and nobody can have it go on.
+    pub(super) stopping: bool,
     /// How it was when it was last looked at.
     pub(super) told: Told,
     /// Why it may be in another state now; taken with the next look.
@@ -115,6 +117,7 @@ impl Worker {
             pressure: Pressure::default(),
             full_until: None,
             draining: false,
+            stopping: false,
             told: Told::nothing(now),
             cause: None,
             totals: Totals::default(),
@@ -141,6 +144,7 @@ impl Worker {
         self.breaker = old.breaker.clone();
         self.breaker.beat();
         self.draining = old.draining;
+        self.stopping = old.stopping;
         self.sequence = old.sequence;
         self.given = old.given;
         self.response_ms = old.response_ms;
