@@ -10,6 +10,13 @@ use muster_shared::control::{Capabilities, ModelCard};
 use muster_shared::id::WorkerId;
 use muster_shared::transport::Transport;
 
+/// Most processors that a machine can be believed to have.
+pub(crate) const MOST_CPUS: u32 = 4096;
+/// Most memory that a machine can be believed to have, in units of 10^9 bytes.
+pub(crate) const MOST_MEMORY_GB: f64 = 65_536.0;
+/// Most GPUs that a machine can be believed to have.
+pub(crate) const MOST_GPUS: u32 = 64;
+
 /// A worker as it is written down.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Peer {
