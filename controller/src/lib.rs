@@ -38,6 +38,7 @@ mod metrics;
 pub mod names;
 pub mod offline;
 mod outbound;
+pub mod peers;
 mod queue;
 mod registration;
 mod registry;

@@ -17,7 +17,7 @@ const LONGEST_NAME: usize = 512;
 /// Longest address, in bytes.
 const LONGEST_ADDRESS: usize = 2048;
 /// Greatest speed: the sum of many must be a number, too.
-const FASTEST: f64 = 1e12;
+pub(crate) const FASTEST: f64 = 1e12;
 /// Most models that one worker offers: each costs the controller at every change of the worker.
 const MOST_MODELS: usize = 4096;
 
@@ -154,7 +154,11 @@ fn check_speed(speed: f64, param: &str) -> Result<(), Problem> {
     Err(Problem::invalid(param, format!("the speed is {speed}; it must be a number above 0, up to {FASTEST}")))
 }
 
-fn check_name(name: &str, param: &str, what: &str) -> Result<(), Problem> {
+/// Checks that a name can be told to others.
+///
+/// # Errors
+/// [`muster_shared::problem::Kind::Invalid`], naming `param`.
+pub(crate) fn check_name(name: &str, param: &str, what: &str) -> Result<(), Problem> {
     let problem = if name.is_empty() {
         format!("{what} is empty")
     } else if name.len() > LONGEST_NAME {
@@ -167,7 +171,11 @@ fn check_name(name: &str, param: &str, what: &str) -> Result<(), Problem> {
     Err(Problem::invalid(param, problem))
 }
 
-fn check_count(models: usize, param: &str) -> Result<(), Problem> {
+/// Checks that a worker offers no more models than one can.
+///
+/// # Errors
+/// [`muster_shared::problem::Kind::Invalid`], naming `param`.
+pub(crate) fn check_count(models: usize, param: &str) -> Result<(), Problem> {
     if models <= MOST_MODELS {
         return Ok(());
     }

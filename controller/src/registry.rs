@@ -8,6 +8,7 @@
 //!                          │                            └── Failed ──▶ Open, with a longer pause
 //!   Ready, Suspect ── its machine is short of something ──▶ Paused ── no more ──▶ as before
 //!   any of them ── drain ──▶ Draining
+//!   a static peer ── its probes fail ──▶ Down ── they succeed ──▶ as before
 //!   any of them ── lease over, deregister ──▶ Gone ── ten minutes ──▶ (unknown)
 //! ```
 //!
@@ -40,6 +41,7 @@ mod drain;
 mod gateways;
 mod hashing;
 mod load;
+mod peers;
 mod picture;
 mod pool;
 mod pressure;
@@ -57,6 +59,7 @@ pub(crate) use changes::Changed;
 use changes::{Changes, Words};
 use gateways::Gateways;
 use hashing::ByTicket;
+pub(crate) use peers::{Answer, Load, Verdict};
 pub(crate) use pool::Key;
 use pool::{Pool, Pools};
 pub(crate) use pressure::check_measures;
@@ -90,6 +93,8 @@ pub(crate) struct Registry {
     changes: Changes,
     /// What has ended since somebody last looked.
     tally: Tally,
+    /// Static peers at which a request has failed since somebody looked.
+    doubtful: Vec<WorkerId>,
 }
 
 /// A process as it is known.
@@ -130,6 +135,7 @@ impl Registry {
             tickets: ByTicket::default(),
             changes: Changes::default(),
             tally: Tally::default(),
+            doubtful: Vec::new(),
         }
     }
 
@@ -149,6 +155,7 @@ impl Registry {
         now: Instant,
     ) -> Result<Lease, Problem> {
         self.settle(now);
+        self.refuse_written(&registration.id, &registration.address)?;
         let term = self.lease_of(origin);
         let mut worker = Worker::new(registration, origin, term, now);
         let slot = self.by_id.get(&worker.id).copied();
@@ -157,7 +164,7 @@ impl Registry {
             if known.gone_since.is_none() {
                 refuse_stale(known, worker.incarnation)?; // one that has gone may have had a clock that ran ahead
             }
-            if known.incarnation == worker.incarnation && known.origin == Origin::Native {
+            if known.incarnation == worker.incarnation && !matches!(known.origin, Origin::FastChat { .. }) {
                 worker.carry_over(known);
             }
         }
@@ -232,6 +239,9 @@ impl Registry {
         self.settle(now);
         let Some(slot) = self.at_address(&registration.address) else { return };
         let worker = &mut self.workers[slot];
+        if worker.is_written() {
+            return; // what is written down is not for others to change
+        }
         if worker.id == registration.id && worker.incarnation == registration.incarnation {
             return;
         }
@@ -312,17 +322,12 @@ impl Registry {
     /// Takes a FastChat worker's heartbeat, and says whether the worker is known.
     pub(crate) fn fastchat_beat(&mut self, id: &WorkerId, queue_length: u32, now: Instant) -> bool {
         self.settle(now);
-        let Some(slot) = self.known(id).filter(|&slot| self.workers[slot].origin != Origin::Native) else {
-            return false;
-        };
+        let is_fastchat = |worker: &Worker| matches!(worker.origin, Origin::FastChat { .. });
+        let Some(slot) = self.known(id).filter(|&slot| is_fastchat(&self.workers[slot])) else { return false };
         let settled = self.settled_tickets(slot, now).values().sum();
         let worker = &mut self.workers[slot];
         worker.renew(now);
-        let vouched = worker.offers.iter_mut().map(load::Offer::end_anonymous).sum();
-        let excess = queue_length.saturating_sub(worker.tickets());
-        worker.unattributed.beat(excess, vouched);
-        worker.report_total(queue_length);
-        let lost = worker.missing.beat(queue_length, settled);
+        let lost = worker.take_total(queue_length, settled);
         if lost > 0 {
             self.end_lost(slot, None, lost, now);
         }
@@ -361,6 +366,9 @@ impl Registry {
     pub(crate) fn deregister(&mut self, leave: &Leave, now: Instant) -> Result<(), Problem> {
         let slot = self.leaving(leave, now)?;
         let worker = &mut self.workers[slot];
+        if worker.is_written() {
+            return Err(peers::written(&leave.id, "id"));
+        }
         if worker.gone_since.is_none() {
             tracing::info!(worker = %leave.id, "a worker deregistered");
             worker.gone_since = Some(now);
@@ -411,7 +419,8 @@ impl Registry {
     pub(crate) fn sweep(&mut self, now: Instant) {
         self.settle(now);
         let workers = self.workers.iter();
-        let old = workers.filter(|(_, worker)| worker.gone_since.is_some_and(|since| now >= since + TOMBSTONE));
+        let is_old = |worker: &Worker| worker.gone_since.is_some_and(|since| now >= since + TOMBSTONE);
+        let old = workers.filter(|(_, worker)| is_old(worker) || worker.is_removed() && worker.tickets() == 0);
         let old: Vec<Slot> = old.map(|(slot, _)| slot).collect();
         for slot in old {
             let places = self.take_places(slot);
@@ -482,7 +491,7 @@ impl Registry {
         match origin {
             Origin::Native => Some(self.rules.lease.term()),
             Origin::FastChat { beats: true, .. } => Some(self.rules.lease.fastchat_expiration),
-            Origin::FastChat { beats: false, .. } => None,
+            Origin::FastChat { beats: false, .. } | Origin::Static => None,
         }
     }
 

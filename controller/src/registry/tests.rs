@@ -11,6 +11,7 @@ use crate::fixtures::{FASTCHAT, asker, beat, fastchat_worker, leave, release, ru
 
 mod identity;
 mod pauses;
+mod peers;
 
 struct Fixture {
     registry: Registry,

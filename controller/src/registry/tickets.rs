@@ -197,6 +197,9 @@ impl Registry {
         if release.outcome == Outcome::Done {
             worker.take_response(took);
         }
+        if matches!(release.outcome, Outcome::Unreachable | Outcome::Failed) && worker.is_written() {
+            self.doubtful.push(worker.id.clone());
+        }
         let before = worker.state(now);
         worker.breaker.record(release.outcome, &self.rules.breaker, now);
         let after = worker.state(now);

@@ -75,7 +75,7 @@ impl Registry {
 
     /// Live workers that registered through FastChat's interface.
     pub(crate) fn fastchat_workers(&self, now: Instant) -> Vec<WorkerId> {
-        let workers = self.all().filter(|worker| worker.origin != Origin::Native);
+        let workers = self.all().filter(|worker| matches!(worker.origin, Origin::FastChat { .. }));
         workers.filter(|worker| worker.state(now) != WorkerState::Gone).map(|worker| worker.id.clone()).collect()
     }
 
@@ -103,7 +103,7 @@ impl Registry {
             id: worker.id.clone(),
             address: worker.address.clone(),
             transport: worker.transport,
-            source: Source::Registered,
+            source: if worker.origin == Origin::Static { Source::Static } else { Source::Registered },
             state,
             models: worker.offers.iter().map(|offer| offer.card.clone()).collect(),
             speed: worker.speed,

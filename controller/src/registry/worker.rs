@@ -3,7 +3,7 @@
 use std::collections::{BTreeSet, HashMap};
 use std::time::{Duration, Instant};
 
-use muster_shared::control::{Grant, Heartbeat, ModelLoad, Registration, Resources, WorkerState};
+use muster_shared::control::{Capabilities, Grant, Heartbeat, ModelLoad, Registration, Resources, WorkerState};
 use muster_shared::id::{TicketId, WorkerId};
 use muster_shared::problem::{Kind, Problem};
 use muster_shared::topology::Totals;
@@ -12,6 +12,7 @@ use muster_shared::transport::Transport;
 use super::breaker::{Breaker, Circuit};
 use super::changes::{Told, Words};
 use super::load::{Foreign, Missing, Offer};
+use super::peers::Peering;
 use super::pool::Standing;
 use super::pressure::Pressure;
 use crate::config::PressureConfig;
@@ -34,6 +35,8 @@ pub(crate) enum Origin {
         /// Requests it had when it registered.
         queue_length: u32,
     },
+    /// None: it stands in the peers file, and its lease never ends.
+    Static,
 }
 
 /// One worker.
@@ -83,6 +86,14 @@ pub(crate) struct Worker {
     pub(super) cause: Option<Words>,
     /// What has ended on it.
     pub(super) totals: Totals,
+    /// Where it is, as somebody has written down.
+    pub(crate) site: Option<String>,
+    /// What its machine has, as somebody has written down.
+    pub(crate) declared: Option<Capabilities>,
+    /// What its machine has: in its own words, else as written down.
+    pub(crate) capabilities: Option<Capabilities>,
+    /// What is known of a static peer besides.
+    pub(super) peering: Option<Box<Peering>>,
     /// Set when it was found gone, or left.
     pub(crate) gone_since: Option<Instant>,
     /// Length of its lease; `None`: it never ends.
@@ -121,6 +132,10 @@ impl Worker {
             told: Told::nothing(now),
             cause: None,
             totals: Totals::default(),
+            site: None,
+            declared: None,
+            capabilities: registration.capabilities,
+            peering: None,
             gone_since: None,
             lease,
             renewed: now,
@@ -152,6 +167,16 @@ impl Worker {
         self.pressure = old.pressure;
         self.tokens_per_second = old.tokens_per_second;
         self.ttft_ms = old.ttft_ms;
+    }
+
+    /// Forgets the doubts about a process that is no more; its tickets must end, too.
+    pub(super) fn start_anew(&mut self) {
+        self.breaker = Breaker::new();
+        self.pressure = Pressure::default();
+        self.draining = false;
+        self.full_until = None;
+        self.response_ms = None;
+        self.sequence = None;
     }
 
     /// Takes a heartbeat's number.
@@ -211,14 +236,16 @@ impl Worker {
 
     /// How it stands to requests, whatever the model.
     pub(super) fn about(&self, now: Instant) -> About {
+        let is_unproven = self.is_unproven();
         let is_open = match self.breaker.circuit(now) {
+            _ if is_unproven => false,
             Circuit::Closed => true,
             // One request at a time decides, and those sent before the failure count too.
             Circuit::HalfOpen => self.tickets() == 0,
             Circuit::Open => false,
         };
         let live = self.is_live(now);
-        let open = live && self.breaker.circuit(now) == Circuit::Open;
+        let open = live && (is_unproven || self.breaker.circuit(now) == Circuit::Open);
         About {
             live,
             // One whose circuit is open serves nobody, so it keeps nobody from those that are merely paused.
@@ -243,6 +270,15 @@ impl Worker {
         self.given = 0;
         self.full_until = None;
         self.breaker.beat();
+    }
+
+    /// Takes the load that is told as one number for all models. Gives how many of the `settled` tickets it proves lost.
+    pub(crate) fn take_total(&mut self, queue_length: u32, settled: u32) -> u32 {
+        let vouched = self.offers.iter_mut().map(Offer::end_anonymous).sum();
+        let excess = queue_length.saturating_sub(self.tickets());
+        self.unattributed.beat(excess, vouched);
+        self.report_total(queue_length);
+        self.missing.beat(queue_length, settled)
     }
 
     /// Lets its lease go on by so long, though no sign of life came.
@@ -275,10 +311,14 @@ impl Worker {
         if self.gone_at(now).is_some() {
             return WorkerState::Gone;
         }
-        if self.draining {
+        if self.draining || self.is_removed() {
             return WorkerState::Draining;
         }
+        if self.down_reason().is_some() {
+            return WorkerState::Down;
+        }
         match self.breaker.circuit(now) {
+            _ if self.is_unproven() => WorkerState::Open,
             Circuit::Open => WorkerState::Open,
             // Half open or not: one that is paused and doubtful gets one request at a time, should it get any.
             _ if self.pressure.is_paused() => WorkerState::Paused,
@@ -299,7 +339,7 @@ impl Worker {
 
     /// Whether it would take a request for its models, now or when it has room.
     pub(crate) fn is_live(&self, now: Instant) -> bool {
-        !matches!(self.state(now), WorkerState::Draining | WorkerState::Gone)
+        !matches!(self.state(now), WorkerState::Draining | WorkerState::Down | WorkerState::Gone)
     }
 
     /// Its offer of a model.

@@ -1,5 +1,7 @@
 //! What a worker's machine has.
 
+use std::fmt;
+
 use serde::{Deserialize, Serialize};
 
 /// What a machine has, in a worker's own words or as an operator has written it down. What is absent is not known.
@@ -38,6 +40,25 @@ impl Gpu {
             Self::Any(any) => *any,
             Self::Count(count) => *count > 0,
             Self::Named(_) => true,
+        }
+    }
+
+    /// Whether both can be told of one machine: two numbers, or two names, must be the same.
+    pub fn agrees(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Count(one), Self::Count(other)) => one == other,
+            (Self::Named(one), Self::Named(other)) => one.eq_ignore_ascii_case(other),
+            _ => self.is_there() == other.is_there(),
+        }
+    }
+}
+
+impl fmt::Display for Gpu {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Any(any) => any.fmt(f),
+            Self::Count(count) => count.fmt(f),
+            Self::Named(name) => name.fmt(f),
         }
     }
 }
