@@ -26,6 +26,8 @@ pub struct Config {
     pub breaker: BreakerConfig,
     /// When a worker is spared whose machine is short of something.
     pub pressure: PressureConfig,
+    /// Decisions that can be explained later, the last ones; 0: none.
+    pub journal: usize,
     /// The fleet token that every caller must show; `None` lets everyone in.
     pub token: Option<Secret>,
     /// Longest body of a request, in bytes.
@@ -43,6 +45,7 @@ impl Default for Config {
             queue: QueueConfig::default(),
             breaker: BreakerConfig::default(),
             pressure: PressureConfig::default(),
+            journal: 10_000,
             token: None,
             body_limit: 1 << 20,
             drain: Duration::from_secs(5),
@@ -55,7 +58,7 @@ impl Config {
     pub(crate) fn rules(&self) -> Rules {
         let own = self.names.policies().map(|(model, policy)| (model.to_owned(), policy.policy()));
         let policies = Policies::new(self.policy.policy(), own.collect());
-        Rules { lease: self.lease, breaker: self.breaker, pressure: self.pressure, policies }
+        Rules { lease: self.lease, breaker: self.breaker, pressure: self.pressure, policies, journal: self.journal }
     }
 }
 

@@ -5,7 +5,8 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
-use rand::Rng;
+use rand::rngs::Xoshiro256PlusPlus;
+use rand::{Rng, SeedableRng as _};
 
 mod candidates;
 mod latency_feedback;
@@ -82,6 +83,12 @@ pub fn names() -> impl Iterator<Item = &'static str> {
 /// The policy of exactly this name.
 pub fn by_name(name: &str) -> Option<&'static dyn Policy> {
     POLICIES.into_iter().find(|policy| policy.name() == name)
+}
+
+/// The random numbers of one decision. The generator is one whose numbers are the same on every machine and in every later
+/// version of its library, so that a decision can be made again from its seed.
+pub(crate) fn dice(seed: u64) -> Xoshiro256PlusPlus {
+    Xoshiro256PlusPlus::seed_from_u64(seed)
 }
 
 /// Which policy picks for which model.
