@@ -26,6 +26,8 @@ pub struct Config {
     pub breaker: BreakerConfig,
     /// When a worker is spared whose machine is short of something.
     pub pressure: PressureConfig,
+    /// Decisions that can be explained later, the last ones; 0: none.
+    pub journal: usize,
     /// The fleet token that every caller must show; `None` lets everyone in.
     pub token: Option<Secret>,
     /// The key of operators, who drain and resume workers; `None`: whoever has the fleet token may.
@@ -47,6 +49,7 @@ impl Default for Config {
             queue: QueueConfig::default(),
             breaker: BreakerConfig::default(),
             pressure: PressureConfig::default(),
+            journal: 10_000,
             token: None,
             admin_key: None,
             site: "local".to_owned(),
@@ -61,7 +64,7 @@ impl Config {
     pub(crate) fn rules(&self) -> Rules {
         let own = self.names.policies().map(|(model, policy)| (model.to_owned(), policy.policy()));
         let policies = Policies::new(self.policy.policy(), own.collect());
-        Rules { lease: self.lease, breaker: self.breaker, pressure: self.pressure, policies }
+        Rules { lease: self.lease, breaker: self.breaker, pressure: self.pressure, policies, journal: self.journal }
     }
 }
 

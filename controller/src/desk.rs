@@ -165,14 +165,18 @@ impl<R> Desk<R> {
     }
 
     /// Asks for a worker. A place is given to one who has to wait.
-    pub(crate) fn ask(&mut self, asker: Asker, patience: Patience, reply: R, now: Instant) -> Option<Place> {
+    pub(crate) fn ask(&mut self, mut asker: Asker, patience: Patience, reply: R, now: Instant) -> Option<Place> {
+        asker.note.since = Some(now);
         if let Holder::Gateway(gateway) = asker.holder {
             self.registry.renew(gateway, now);
         }
         self.serve_waiting(now);
-        let late = patience.deadline.is_some_and(|left| left.is_zero()).then(refusal::late);
-        if let Some(problem) = refusal::outsized(&asker).or(late) {
-            self.answers.push((reply, Err(problem)));
+        if let Some(problem) = refusal::outsized(&asker) {
+            self.answers.push((reply, Err(problem))); // not for the journal, which would hold what is too large
+            return None;
+        }
+        if patience.deadline.is_some_and(|left| left.is_zero()) {
+            self.refuse(&asker, reply, refusal::late(), now);
             return None;
         }
         let wish = self.wish(asker);
@@ -186,7 +190,7 @@ impl<R> Desk<R> {
         let patience = Patience { wait: patience.wait.min(self.max_wait), ..patience };
         if self.closed || patience.wait.is_zero() || lack == Lack::Worker {
             let problem = if self.closed { closing() } else { self.problem(&wish, Duration::ZERO) };
-            self.answers.push((reply, Err(problem)));
+            self.refuse(&wish.asker, reply, problem, now);
             return None;
         }
         self.queue_up(wish, patience, reply, now)
@@ -205,7 +209,7 @@ impl<R> Desk<R> {
             deadline: now + patience.deadline.map_or(patience.wait, |left| left.min(patience.wait)),
         };
         if let Some(problem) = self.hopeless(&wish, &newcomer, patience, now) {
-            self.answers.push((reply, Err(problem)));
+            self.refuse(&wish.asker, reply, problem, now);
             return None;
         }
         if self.queue.len_of(&model) == 0 {
@@ -216,7 +220,7 @@ impl<R> Desk<R> {
             Ok(place) => Some(place),
             Err((full, Waiting { wish, reply, .. })) => {
                 let problem = refusal::bounded(full, &wish.asker, self.problem(&wish, Duration::ZERO));
-                self.answers.push((reply, Err(problem)));
+                self.refuse(&wish.asker, reply, problem, now);
                 None
             }
         }
@@ -311,8 +315,14 @@ impl<R> Desk<R> {
                 true => refusal::waited_in_vain(&wish.asker, waited),
                 false => self.problem(&wish, waited),
             };
-            self.answers.push((reply, Err(problem)));
+            self.refuse(&wish.asker, reply, problem, now);
         }
+    }
+
+    /// Refuses a request, and writes down why.
+    fn refuse(&mut self, asker: &Asker, reply: R, problem: Problem, now: Instant) {
+        self.registry.note_refusal(asker, &problem, now);
+        self.answers.push((reply, Err(problem)));
     }
 
     fn serve_model(&mut self, model: &str, now: Instant) {
@@ -339,6 +349,7 @@ impl<R> Desk<R> {
                 }
                 Err(Lack::Worker) => {
                     let problem = self.problem(wish, now.saturating_duration_since(waiter.since));
+                    self.registry.note_refusal(&wish.asker, &problem, now);
                     (self.queue.remove(&place), Err(problem))
                 }
             };

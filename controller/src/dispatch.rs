@@ -5,7 +5,8 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
-use rand::Rng;
+use rand::rngs::Xoshiro256PlusPlus;
+use rand::{Rng, SeedableRng as _};
 
 mod candidates;
 mod latency_feedback;
@@ -72,6 +73,62 @@ pub trait Policy: fmt::Debug + Send + Sync {
     fn wants_ring(&self) -> bool {
         false
     }
+
+    /// Why it picked whom it picked, for people: the rest of a sentence that begins with the worker.
+    fn reason(&self, picked: &Picked<'_>) -> String;
+
+    /// The chance that a candidate had, where that can be told from the candidates alone.
+    fn chance(&self, candidate: &Candidate, candidates: &Candidates<'_>, request: &PolicyRequest<'_>) -> Option<f64>;
+
+    /// The key of a candidate as it is shown to people.
+    fn score(&self, candidate: &Candidate) -> f64 {
+        self.key(candidate)
+    }
+}
+
+/// A pick that is to be explained.
+#[derive(Clone, Copy)]
+pub struct Picked<'a> {
+    /// Who was picked.
+    pub(crate) seat: Seat,
+    /// From whom.
+    pub(crate) candidates: &'a Candidates<'a>,
+    /// For what.
+    pub(crate) request: &'a PolicyRequest<'a>,
+    /// Where the random numbers began from which it was drawn.
+    pub(crate) seed: u64,
+    /// What a seat's worker is called.
+    pub(crate) name: &'a dyn Fn(Seat) -> String,
+}
+
+impl Picked<'_> {
+    /// Who was picked.
+    fn candidate(&self) -> &Candidate {
+        self.candidates.get(self.seat).unwrap_or(&Candidate::IDLE)
+    }
+
+    /// That it had the least key, in the words for it.
+    fn had_the_least(&self, what: &str) -> String {
+        let Summary { count, .. } = *self.candidates.summary();
+        match self.candidates.count_least() {
+            1 if count == 1 => format!("had the {what}, and was the only candidate"),
+            1 => format!("had the {what}, of {count} candidates"),
+            ties if ties == count => format!("had the {what}, as all {count} candidates had, and was drawn"),
+            ties => format!("had the {what}, as {ties} of {count} candidates had, and was drawn from these"),
+        }
+    }
+
+    /// That it was drawn with a chance.
+    fn was_drawn(&self, policy: &dyn Policy) -> String {
+        let chance = policy.chance(self.candidate(), self.candidates, self.request).unwrap_or(0.0);
+        format!("was drawn with a chance of {:.1} %", chance * 100.0)
+    }
+}
+
+impl fmt::Debug for Picked<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Picked").field("seat", &self.seat).field("seed", &self.seed).finish_non_exhaustive()
+    }
 }
 
 /// The names of all policies, in the order in which they are listed to users.
@@ -82,6 +139,12 @@ pub fn names() -> impl Iterator<Item = &'static str> {
 /// The policy of exactly this name.
 pub fn by_name(name: &str) -> Option<&'static dyn Policy> {
     POLICIES.into_iter().find(|policy| policy.name() == name)
+}
+
+/// The random numbers of one decision. The generator is one whose numbers are the same on every machine and in every later
+/// version of its library, so that a decision can be made again from its seed.
+pub(crate) fn dice(seed: u64) -> Xoshiro256PlusPlus {
+    Xoshiro256PlusPlus::seed_from_u64(seed)
 }
 
 /// Which policy picks for which model.
@@ -136,6 +199,48 @@ mod tests {
     /// A candidate of that speed and load.
     pub(super) fn candidate(speed: f64, load: u32) -> Candidate {
         Candidate { speed, load, ..Candidate::IDLE }
+    }
+
+    /// Why the policy picks for that seed, and the chance of each candidate.
+    pub(super) fn explained(policy: &dyn Policy, candidates: &[Candidate], seed: u64) -> (String, Vec<Option<f64>>) {
+        let mut ranking = Ranking::default();
+        for (place, candidate) in candidates.iter().enumerate() {
+            ranking.set(place, Some((*candidate, policy.key(candidate))));
+        }
+        let view = Candidates::new([Some(&ranking), None, None, None], None);
+        let request = PolicyRequest { model: "m", affinity: None };
+        let seat = policy.pick(&view, &request, &mut dice(seed)).expect("there are candidates");
+        let name = |seat: Seat| format!("w{}", seat.place);
+        let picked = Picked { seat, candidates: &view, request: &request, seed, name: &name };
+        let chances = candidates.iter().map(|candidate| policy.chance(candidate, &view, &request)).collect();
+        (format!("w{} {}", seat.place, policy.reason(&picked)), chances)
+    }
+
+    #[test]
+    fn chances_that_are_told_add_up_and_come_true() {
+        let resources = |cpu| Resources { cpu: Some(cpu), memory: Some(cpu), ..Resources::default() };
+        let busy = |speed, load, response_ms, turn| Candidate { speed, load, response_ms, turn, ..Candidate::IDLE };
+        let candidates = vec![
+            Candidate { resources: resources(0.5), ..busy(1.0, 2, Some(100.0), 3) },
+            Candidate { resources: resources(0.2), ..busy(3.0, 3, Some(300.0), 1) },
+            Candidate { resources: resources(0.2), ..busy(4.0, 4, None, 1) },
+        ];
+        for policy in POLICIES {
+            let chances = explained(policy, &candidates, 1).1;
+            let told: Vec<f64> = chances.into_iter().flatten().collect();
+            if told.is_empty() {
+                assert_eq!(policy.name(), "power_of_two");
+                continue;
+            }
+            assert!((told.iter().sum::<f64>() - 1.0).abs() < 1e-9, "{policy:?}: {told:?}");
+            let mut counts = [0_u32; 3];
+            for seed in 0..4000 {
+                let place: usize = explained(policy, &candidates, seed).0[1..2].parse().expect("a place");
+                counts[place] += 1;
+            }
+            let near = counts.iter().zip(&told).all(|(&count, told)| (f64::from(count) / 4000.0 - told).abs() < 0.03);
+            assert!(near, "{policy:?}: {counts:?} of 4000, but {told:?} were told");
+        }
     }
 
     #[test]

@@ -7,7 +7,7 @@ use muster_shared::id::{GatewayId, TicketId, WorkerId};
 use muster_shared::transport::Transport;
 
 use crate::config::Config;
-use crate::registry::{Asker, Holder, Origin, Request, Rules};
+use crate::registry::{Asker, Holder, Note, Origin, Request, Rules};
 
 /// The usual rules.
 pub(crate) fn rules() -> Rules {
@@ -64,7 +64,7 @@ pub(crate) fn leave(id: &str) -> Leave {
 pub(crate) fn asker(gateway: GatewayId) -> Asker {
     let request =
         Request { model: "m".to_owned(), exact: false, affinity: None, exclude: Vec::new(), transports: Vec::new() };
-    Asker { holder: Holder::Gateway(gateway), key: None, request }
+    Asker { holder: Holder::Gateway(gateway), key: None, request, note: Note::default() }
 }
 
 pub(crate) fn release(ticket: TicketId, outcome: Outcome) -> Release {

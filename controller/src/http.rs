@@ -19,7 +19,7 @@ use tower_http::trace::TraceLayer;
 
 use crate::config::Config;
 use crate::desk::Patience;
-use crate::registry::{Asker, Holder, Origin, Request};
+use crate::registry::{Asker, Holder, Note, Origin, Request};
 use crate::service::Service;
 use crate::{access, events, fastchat, link, metrics, registration, topology};
 
@@ -152,7 +152,7 @@ pub(crate) async fn dispatch(State(service): Shared, Body(dispatch): Body<Dispat
 
 /// A dispatch as the desk takes it.
 pub(crate) fn question(dispatch: Dispatch) -> (Asker, Patience) {
-    let Dispatch { gateway, model, exact, affinity, exclude, transports, key, .. } = dispatch;
+    let Dispatch { gateway, request: id, model, exact, affinity, exclude, transports, key, .. } = dispatch;
     let request = Request { model, exact, affinity, exclude, transports };
     let patience = Patience {
         wait: Duration::from_millis(dispatch.wait_ms),
@@ -160,7 +160,8 @@ pub(crate) fn question(dispatch: Dispatch) -> (Asker, Patience) {
         priority: dispatch.priority,
         key_priority: dispatch.key_priority,
     };
-    (Asker { holder: Holder::Gateway(gateway), key: key.map(Arc::from), request }, patience)
+    let note = Note { request: id.map(Arc::from), ..Note::default() };
+    (Asker { holder: Holder::Gateway(gateway), key: key.map(Arc::from), request, note }, patience)
 }
 
 pub(crate) async fn release(

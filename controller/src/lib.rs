@@ -14,6 +14,7 @@
 //! * [`names`]: aliases, fallbacks, and the policies of single models.
 //! * `queue`: the bounded waiting queue, fair between keys; `estimate`: how long it takes.
 //! * `desk`: the three together; every rule ends here, and none of it does I/O.
+//! * [`journal`]: why each of the last workers was chosen.
 //! * `service`: the lock, the replies to those who wait, and the clock.
 //! * `access`: who may call; `registration`: what is checked before the registry sees a worker; `outbound`: calls to workers.
 //! * `front`: the calls that come by the thousand; `http`: every route, and our own handlers; `link`: a gateway's
@@ -33,6 +34,7 @@ mod fastchat;
 mod fixtures;
 mod front;
 mod http;
+pub mod journal;
 mod link;
 mod metrics;
 pub mod names;

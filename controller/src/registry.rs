@@ -31,6 +31,7 @@ use slab::Slab;
 
 use crate::config::{BreakerConfig, LeaseConfig, PressureConfig};
 use crate::dispatch::Policies;
+use crate::journal::Journal;
 
 mod agenda;
 #[cfg(test)]
@@ -60,12 +61,12 @@ use changes::{Changes, Words};
 use gateways::Gateways;
 use hashing::ByTicket;
 pub(crate) use peers::{Answer, Load, Verdict};
-pub(crate) use pool::Key;
-use pool::{Pool, Pools};
+use pool::Pools;
+pub(crate) use pool::{Key, Pick, Pool, Standing, lanes_of};
 pub(crate) use pressure::check_measures;
 pub(crate) use tally::Tally;
 use tickets::Ticket;
-pub(crate) use tickets::{Asker, Denial, Holder, Lack, Request};
+pub(crate) use tickets::{Asker, Denial, Holder, Lack, Note, Question, Request};
 pub(crate) use view::bare_card;
 pub(crate) use worker::Origin;
 use worker::Worker;
@@ -95,6 +96,8 @@ pub(crate) struct Registry {
     tally: Tally,
     /// Static peers at which a request has failed since somebody looked.
     doubtful: Vec<WorkerId>,
+    /// Why each was chosen, if that is kept.
+    journal: Option<Journal>,
 }
 
 /// A process as it is known.
@@ -119,13 +122,16 @@ pub(crate) struct Rules {
     pub(crate) pressure: PressureConfig,
     /// Who picks.
     pub(crate) policies: Policies,
+    /// Decisions that are kept; 0: none.
+    pub(crate) journal: usize,
 }
 
 impl Registry {
     /// An empty registry.
     pub(crate) fn new(rules: Rules) -> Self {
         Self {
-            pools: Pools::new(rules.policies.clone()),
+            pools: Pools::new(rules.policies.clone(), rules.journal > 0),
+            journal: (rules.journal > 0).then(|| Journal::new(rules.journal)),
             gateways: Gateways::new(rules.lease.gateway_term()),
             rules,
             workers: Slab::new(),
@@ -469,7 +475,8 @@ impl Registry {
 
     fn leave(&mut self, slot: Slot, places: Vec<load::Place>) {
         let worker = &self.workers[slot].id;
-        places.iter().for_each(|place| self.pools.leave(&place.model, worker, place.seat));
+        let ended = places.iter().filter_map(|place| self.pools.leave(&place.model, worker, place.seat));
+        ended.for_each(|stream| self.journal.iter_mut().for_each(|journal| journal.bury(stream)));
     }
 
     /// Tells all who depend on a worker how it is now. Ends every change of a worker.

@@ -8,8 +8,9 @@ use proptest::prelude::*;
 use rand::SeedableRng;
 
 use super::*;
+use crate::dispatch::{self, Policies};
 use crate::fixtures::{FASTCHAT, beat, fastchat_worker, leave, release, rules, secs, silent_beat, worker};
-use crate::registry::{Origin, Request};
+use crate::registry::{Note, Origin, Request, Rules};
 
 /// Workers `w0` to `w3`: one place for `m`; two for `m`; one each for `m` and `n`; FastChat's, without a limit.
 const WORKERS: usize = 4;
@@ -153,10 +154,11 @@ struct World {
 }
 
 impl World {
-    fn new() -> Self {
+    fn new(policy: &str, journal: usize) -> Self {
         let now = Instant::now();
         let setup = Setup { queue: BOUNDS, heartbeat: secs(5), rng: StdRng::seed_from_u64(1) };
-        let registry = Registry::new(rules());
+        let policies = Policies::new(dispatch::by_name(policy).expect("a policy"), BTreeMap::new());
+        let registry = Registry::new(Rules { journal, policies, ..rules() });
         Self {
             desk: Desk::new(registry, setup, now).with_names(names()),
             now,
@@ -234,7 +236,14 @@ impl World {
         let asker = Asker {
             holder,
             key: KEYS[key].map(Into::into),
-            request: Request { model, exact: false, affinity: None, exclude, transports: Vec::new() },
+            request: Request {
+                model,
+                exact: false,
+                affinity: (key > 0).then_some(key as u64),
+                exclude,
+                transports: Vec::new(),
+            },
+            note: Note::default(),
         };
         let reply = self.asked;
         self.asked += 1;
@@ -343,6 +352,7 @@ impl World {
         assert!(of_m <= 4 && self.waiting.len() <= 5, "more wait than may");
         assert!(self.waiting.keys().all(|reply| self.until[reply] > self.now), "one waits beyond its time");
         self.desk.registry().audit(self.now);
+        self.desk.registry().audit_journal();
     }
 }
 
@@ -375,8 +385,12 @@ fn check_chosen<'a>(worker: &WorkerStatus, request: &Request, mut all: impl Iter
 
 proptest! {
     #[test]
-    fn every_rule_holds_over_any_order_of_commands(commands in proptest::collection::vec(commands(), 1..120)) {
-        let mut world = World::new();
+    fn every_rule_holds_over_any_order_of_commands(
+        commands in proptest::collection::vec(commands(), 1..120),
+        policy in proptest::sample::select(dispatch::names().collect::<Vec<_>>()),
+        journal in prop_oneof![1..8_usize, Just(100)],
+    ) {
+        let mut world = World::new(policy, journal);
         for command in commands {
             world.run(command);
             world.check();

@@ -16,8 +16,8 @@ const MOST_EXCLUDED: usize = 256;
 
 /// It is larger than any request need be.
 pub(super) fn outsized(asker: &Asker) -> Option<Problem> {
-    let Asker { key, request, .. } = asker;
-    let names = [("model", Some(&*request.model)), ("key", key.as_deref())];
+    let Asker { key, request, note, .. } = asker;
+    let names = [("model", Some(&*request.model)), ("key", key.as_deref()), ("request", note.request.as_deref())];
     let long = names.into_iter().find(|(_, name)| name.is_some_and(|name| name.len() > LONGEST_NAME));
     if let Some((param, _)) = long {
         let message = format!("the name of the {param} has more than {LONGEST_NAME} bytes");

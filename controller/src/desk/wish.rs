@@ -1,6 +1,7 @@
 //! What one who asks wishes for, once the name has been resolved: a model, or another in its stead.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use muster_shared::control::Grant;
@@ -32,6 +33,7 @@ impl<R> Desk<R> {
         }
         let drawn = draw(&self.registry, &self.names, &mut self.rng, &asker.request).model.to_owned();
         let alias = std::mem::replace(&mut asker.request.model, drawn);
+        asker.note.asked = Some(Arc::from(alias.as_str()));
         Wish { asker, alias: Some(alias) }
     }
 
@@ -141,7 +143,8 @@ impl Wish {
             let granted = if *model == self.asker.request.model {
                 registry.grant(&self.asker, rng, now)
             } else {
-                let asker = Asker { request: self.request_for(model), ..self.asker.clone() };
+                let mut asker = Asker { request: self.request_for(model), ..self.asker.clone() };
+                asker.note.asked.get_or_insert_with(|| Arc::from(self.asker.request.model.as_str()));
                 registry.grant(&asker, rng, now)
             };
             match granted {

@@ -89,6 +89,22 @@ impl<'a> Candidates<'a> {
         self.summary.count == 0
     }
 
+    /// How many have the least key.
+    pub fn count_least(&self) -> u32 {
+        self.summary.ties_at(self.summary.least)
+    }
+
+    /// The chance of one of that key to be picked by [`Candidates::least`].
+    pub fn chance_of_least(&self, key: f64) -> f64 {
+        if key == self.summary.least { 1.0 / f64::from(self.count_least()) } else { 0.0 }
+    }
+
+    /// The chance of one to be picked by [`Candidates::drawn_by`], of that weight.
+    pub fn chance_of_drawn(&self, own: f64, weight: &dyn Fn(&Summary) -> f64) -> f64 {
+        let total = weight(&self.summary);
+        if total > 0.0 && total.is_finite() { own / total } else { 1.0 / f64::from(self.summary.count.max(1)) }
+    }
+
     /// Who sits there, if it is a candidate.
     pub fn get(&self, seat: Seat) -> Option<&'a Candidate> {
         self.lanes[usize::from(seat.lane)]?.get(seat.place as usize)

@@ -18,7 +18,7 @@
 
 use rand::{Rng, RngExt as _};
 
-use super::{Candidate, Candidates, Policy, PolicyRequest, Seat, Summary};
+use super::{Candidate, Candidates, Picked, Policy, PolicyRequest, Seat, Summary, dice};
 
 /// One request in so many goes to any worker.
 const EXPLORED: u32 = 20;
@@ -44,8 +44,34 @@ impl Policy for LatencyFeedback {
             return candidates.any(rng);
         }
         let fastest = candidates.summary().greatest;
-        candidates.drawn_by(rng, &|those: &Summary| those.sum + f64::from(those.ties_at(0.0)) * fastest)
+        candidates.drawn_by(rng, &|those| inverse(fastest, those))
     }
+
+    fn reason(&self, picked: &Picked<'_>) -> String {
+        if dice(picked.seed).random_ratio(1, EXPLORED) {
+            let count = picked.candidates.summary().count;
+            return format!("was drawn from all {count} candidates alike, as one request in {EXPLORED} is, to learn");
+        }
+        format!("{} ({})", picked.was_drawn(self), usual(picked.candidate()))
+    }
+
+    fn chance(&self, candidate: &Candidate, candidates: &Candidates<'_>, _request: &PolicyRequest<'_>) -> Option<f64> {
+        let fastest = candidates.summary().greatest;
+        let own = inverse(fastest, &Summary::of(self.key(candidate), candidate));
+        let drawn = candidates.chance_of_drawn(own, &|all| inverse(fastest, all));
+        let (explored, any) = (1.0 / f64::from(EXPLORED), 1.0 / f64::from(candidates.summary().count.max(1)));
+        Some(explored * any + (1.0 - explored) * drawn)
+    }
+}
+
+/// What some candidates weigh together; one that has not answered yet weighs as much as the fastest.
+fn inverse(fastest: f64, those: &Summary) -> f64 {
+    those.sum + f64::from(those.ties_at(0.0)) * fastest
+}
+
+/// How fast it usually is, in words.
+fn usual(candidate: &Candidate) -> String {
+    candidate.response_ms.map_or("it has not answered yet".to_owned(), |own| format!("it takes {own:.0} ms"))
 }
 
 /// Picks at random, each candidate with a chance by how much faster it is than the slowest.
@@ -66,6 +92,17 @@ impl Policy for LatencyFeedbackLinear {
         let max = candidates.summary().greatest;
         candidates.drawn_by(rng, &|those| weight(max, those))
     }
+
+    fn reason(&self, picked: &Picked<'_>) -> String {
+        let slowest = picked.candidates.summary().greatest;
+        format!("{} ({}, the slowest {slowest:.0} ms)", picked.was_drawn(self), usual(picked.candidate()))
+    }
+
+    fn chance(&self, candidate: &Candidate, candidates: &Candidates<'_>, _request: &PolicyRequest<'_>) -> Option<f64> {
+        let max = candidates.summary().greatest;
+        let own = weight(max, &Summary::of(self.key(candidate), candidate));
+        Some(candidates.chance_of_drawn(own, &|all| weight(max, all)))
+    }
 }
 
 /// What some candidates weigh together in the linear formula.
@@ -76,7 +113,7 @@ fn weight(max: f64, those: &Summary) -> f64 {
 
 #[cfg(test)]
 mod tests {
-    use super::super::tests::picks;
+    use super::super::tests::{explained, picks};
     use super::*;
 
     fn worker(response_ms: Option<f64>) -> Candidate {
@@ -89,6 +126,22 @@ mod tests {
         let shares = [0, 1, 2].map(|place| counts[place] as f64 / 500.0);
         let near = shares.iter().zip(expected).all(|(share, expected)| (share - expected).abs() < 0.7);
         assert!(near, "{shares:?} instead of {expected:?}");
+    }
+
+    #[test]
+    fn they_tell_the_chance_and_what_it_comes_from() {
+        let candidates = [Some(100.0), Some(300.0), None].map(worker);
+        let told: Vec<_> = (0..200).map(|seed| explained(&LatencyFeedback, &candidates, seed).0).collect();
+        let explored =
+            told.iter().filter(|told| told.contains("drawn from all 3 candidates alike, as one request in 20"));
+        assert!((3..20).contains(&explored.count()), "{told:?}");
+        // Of 95 in 100 it gets 3 of 7 parts, and a third of the rest.
+        assert!(told.iter().any(|told| told == "w0 was drawn with a chance of 42.4 % (it takes 100 ms)"), "{told:?}");
+        assert!(told.iter().any(|told| told.ends_with("(it has not answered yet)")), "{told:?}");
+        let told: Vec<_> = (0..50).map(|seed| explained(&LatencyFeedbackLinear, &candidates, seed).0).collect();
+        // (300 − 100 + 1) of (201 + 1 + 301)
+        let expected = "w0 was drawn with a chance of 40.0 % (it takes 100 ms, the slowest 300 ms)";
+        assert!(told.iter().any(|told| told == expected), "{told:?}");
     }
 
     #[test]

@@ -14,7 +14,7 @@
 use rand::Rng;
 
 use super::usage::{promised, used};
-use super::{Candidate, Candidates, Policy, PolicyRequest, Seat};
+use super::{Candidate, Candidates, Picked, Policy, PolicyRequest, Seat};
 
 /// Weights of GPU or processors, and of memory.
 const WEIGHTS: [f64; 2] = [0.6, 0.4];
@@ -35,6 +35,14 @@ impl Policy for LoadScore {
     fn pick(&self, candidates: &Candidates<'_>, _request: &PolicyRequest<'_>, rng: &mut dyn Rng) -> Option<Seat> {
         candidates.least(rng)
     }
+
+    fn reason(&self, picked: &Picked<'_>) -> String {
+        picked.had_the_least(&format!("lowest score, {:.3}", self.score(picked.candidate())))
+    }
+
+    fn chance(&self, candidate: &Candidate, candidates: &Candidates<'_>, _request: &PolicyRequest<'_>) -> Option<f64> {
+        Some(candidates.chance_of_least(self.key(candidate)))
+    }
 }
 
 /// From 0, idle, to 1.
@@ -49,7 +57,7 @@ fn score(candidate: &Candidate) -> f64 {
 mod tests {
     use muster_shared::control::Resources;
 
-    use super::super::tests::picks;
+    use super::super::tests::{explained, picks};
     use super::*;
 
     fn worker(gpu: Option<f64>, cpu: f64, memory: f64) -> Candidate {
@@ -59,6 +67,12 @@ mod tests {
 
     fn is_score(candidate: Candidate, expected: f64) {
         assert!((score(&candidate) - expected).abs() < 1e-12, "{} for {candidate:?}", score(&candidate));
+    }
+
+    #[test]
+    fn it_tells_the_score() {
+        let told = explained(&LoadScore, &[worker(None, 0.9, 0.25), worker(Some(0.5), 0.9, 0.25)], 1).0;
+        assert_eq!(told, "w1 had the lowest score, 0.400, of 2 candidates");
     }
 
     #[test]

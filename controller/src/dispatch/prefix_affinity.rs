@@ -12,10 +12,12 @@
 //! prompts along but its own, and no beginning, however beloved, drowns its worker. A prompt without a hash goes to the
 //! shortest queue.
 
+use std::collections::BTreeSet;
+
 use rand::Rng;
 
 use super::ring::mix;
-use super::{Candidate, Candidates, Policy, PolicyRequest, Seat, Summary};
+use super::{Candidate, Candidates, Picked, Policy, PolicyRequest, Seat, Summary};
 
 /// How much more than its fair share a worker may have: the `c` of the paper. Nearer to 1, prompts wander more.
 const MOST: f64 = 1.25;
@@ -45,6 +47,31 @@ impl Policy for PrefixAffinity {
         owner.or_else(|| candidates.least(rng))
     }
 
+    fn reason(&self, picked: &Picked<'_>) -> String {
+        let (own, all) = (picked.candidate(), picked.candidates.summary());
+        let least = || picked.had_the_least(&format!("least load ÷ speed, {:.2}", own.queue()));
+        let Some(hash) = picked.request.affinity else {
+            return format!("{}: the prompt came without a hash", least());
+        };
+        let (load, bound) = (own.load, bound(own, all));
+        if f64::from(load) >= bound {
+            return format!("{}: nobody near on the ring is below its share", least());
+        }
+        // Each has many points; those before it are counted once.
+        let before = picked.candidates.after(mix(hash)).take(STEPS).map(|(seat, _)| seat);
+        let before: BTreeSet<Seat> = before.take_while(|&seat| seat != picked.seat).collect();
+        let order = match before.len() {
+            0 => "is the first on the ring from the prompt's hash on".to_owned(),
+            more => format!("follows the prompt's hash on the ring after {more} that had their share"),
+        };
+        format!("{order}, and was below its own (load {load}, at most {bound:.0})")
+    }
+
+    /// It is no draw, unless the prompt has no hash.
+    fn chance(&self, candidate: &Candidate, candidates: &Candidates<'_>, request: &PolicyRequest<'_>) -> Option<f64> {
+        request.affinity.is_none().then(|| candidates.chance_of_least(self.key(candidate)))
+    }
+
     fn wants_ring(&self) -> bool {
         true
     }
@@ -63,7 +90,7 @@ mod tests {
     use rand::rngs::StdRng;
 
     use super::super::tests::{candidate, picks};
-    use super::super::{LANES, Ranking, Ring};
+    use super::super::{LANES, Ranking, Ring, dice};
     use super::*;
 
     /// Workers by number: those that are candidates, on a ring of all.
@@ -107,6 +134,29 @@ mod tests {
 
     fn seat(place: usize) -> Seat {
         Seat { lane: 0, place: place as u32 }
+    }
+
+    #[test]
+    fn it_tells_whose_prompt_it_was_and_who_had_too_much() {
+        let mut fleet = Fleet::new(&[Some(candidate(1.0, 4)); 4]);
+        let owner = fleet.give(7);
+        let told = |fleet: &Fleet, prompt: Option<u64>| {
+            let view = Candidates::new([Some(&fleet.ranking), None, None, None], Some(&fleet.ring));
+            let request = PolicyRequest { model: "m", affinity: prompt };
+            let picked = PrefixAffinity.pick(&view, &request, &mut dice(1)).expect("someone");
+            let name = |seat: Seat| format!("w{}", seat.place);
+            let picked = Picked { seat: picked, candidates: &view, request: &request, seed: 1, name: &name };
+            PrefixAffinity.reason(&picked)
+        };
+        let first = "is the first on the ring from the prompt's hash on, and was below its own (load 5, at most 6)";
+        assert_eq!(told(&fleet, Some(7)), first);
+        fleet.give(7);
+        let second = "follows the prompt's hash on the ring after 1 that had their share, \
+            and was below its own (load 4, at most 6)";
+        assert_eq!(told(&fleet, Some(7)), second);
+        fleet.set(owner, None);
+        assert!(told(&fleet, Some(7)).starts_with("is the first on the ring"), "one without room is no candidate");
+        assert!(told(&fleet, None).ends_with(": the prompt came without a hash"));
     }
 
     #[test]

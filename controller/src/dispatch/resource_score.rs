@@ -12,7 +12,7 @@
 use rand::Rng;
 
 use super::usage::{promised, used};
-use super::{Candidate, Candidates, Policy, PolicyRequest, Seat};
+use super::{Candidate, Candidates, Picked, Policy, PolicyRequest, Seat};
 
 /// Weights of processors, memory and network.
 const WEIGHTS: [f64; 3] = [0.4, 0.4, 0.2];
@@ -34,6 +34,18 @@ impl Policy for ResourceScore {
     fn pick(&self, candidates: &Candidates<'_>, _request: &PolicyRequest<'_>, rng: &mut dyn Rng) -> Option<Seat> {
         candidates.least(rng)
     }
+
+    fn reason(&self, picked: &Picked<'_>) -> String {
+        picked.had_the_least(&format!("highest score, {:.3}", self.score(picked.candidate())))
+    }
+
+    fn chance(&self, candidate: &Candidate, candidates: &Candidates<'_>, _request: &PolicyRequest<'_>) -> Option<f64> {
+        Some(candidates.chance_of_least(self.key(candidate)))
+    }
+
+    fn score(&self, candidate: &Candidate) -> f64 {
+        score(candidate)
+    }
 }
 
 /// From 0, nothing free, to 1.
@@ -48,7 +60,7 @@ fn score(candidate: &Candidate) -> f64 {
 mod tests {
     use muster_shared::control::Resources;
 
-    use super::super::tests::picks;
+    use super::super::tests::{explained, picks};
     use super::*;
 
     fn worker(cpu: f64, memory: f64, network: f64) -> Candidate {
@@ -59,6 +71,13 @@ mod tests {
 
     fn is_score(candidate: Candidate, expected: f64) {
         assert!((score(&candidate) - expected).abs() < 1e-12, "{} for {candidate:?}", score(&candidate));
+    }
+
+    #[test]
+    fn it_tells_the_score() {
+        let told = explained(&ResourceScore, &[worker(0.9, 0.9, 0.9), worker(0.5, 0.25, 0.5)], 1).0;
+        assert_eq!(told, "w1 had the highest score, 0.600, of 2 candidates");
+        assert_eq!(ResourceScore.score(&worker(0.0, 0.0, 0.0)), 1.0);
     }
 
     #[test]

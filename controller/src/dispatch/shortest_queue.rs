@@ -2,7 +2,7 @@
 
 use rand::Rng;
 
-use super::{Candidate, Candidates, Policy, PolicyRequest, Seat};
+use super::{Candidate, Candidates, Picked, Policy, PolicyRequest, Seat};
 
 /// Picks the candidate with the least load divided by speed; among equals, any at random, so that idle workers share.
 #[derive(Debug, Clone, Copy)]
@@ -20,12 +20,36 @@ impl Policy for ShortestQueue {
     fn pick(&self, candidates: &Candidates<'_>, _request: &PolicyRequest<'_>, rng: &mut dyn Rng) -> Option<Seat> {
         candidates.least(rng)
     }
+
+    fn reason(&self, picked: &Picked<'_>) -> String {
+        picked.had_the_least(&format!("least load ÷ speed, {:.2}", picked.candidate().queue()))
+    }
+
+    fn chance(&self, candidate: &Candidate, candidates: &Candidates<'_>, _request: &PolicyRequest<'_>) -> Option<f64> {
+        Some(candidates.chance_of_least(self.key(candidate)))
+    }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::super::tests::{candidate, picks};
+    use super::super::tests::{candidate, explained, picks};
     use super::*;
+
+    #[test]
+    fn it_tells_the_queue_and_how_many_had_it() {
+        let told = |loads: &[u32]| {
+            let candidates: Vec<_> = loads.iter().map(|&load| candidate(2.0, load)).collect();
+            explained(&ShortestQueue, &candidates, 1)
+        };
+        assert_eq!(told(&[3, 1, 4]).0, "w1 had the least load ÷ speed, 0.50, of 3 candidates");
+        assert!(
+            told(&[1, 4, 1])
+                .0
+                .ends_with(" had the least load ÷ speed, 0.50, as 2 of 3 candidates had, and was drawn from these")
+        );
+        assert!(told(&[0, 0]).0.ends_with(" had the least load ÷ speed, 0.00, as all 2 candidates had, and was drawn"));
+        assert_eq!(told(&[1, 4, 1]).1, [Some(0.5), Some(0.0), Some(0.5)]);
+    }
 
     #[test]
     fn held_requests_spread_in_the_ratio_of_speeds() {

@@ -16,7 +16,7 @@ use serde_json::{Value, json};
 
 use crate::desk::Patience;
 use crate::http::Shared;
-use crate::registry::{Asker, Holder, Request};
+use crate::registry::{Asker, Holder, Note, Request};
 use crate::service::{Service, TicketGuard};
 use muster_shared::problem::chain;
 
@@ -34,7 +34,10 @@ pub(super) async fn worker_generate_stream(
     };
     let request = Request::of_fastchat(model.to_owned());
     let patience = Patience::usual(service.max_wait);
-    let grant = match service.dispatch(Asker { holder: Holder::Relay, key: None, request }, patience).await {
+    let grant = match service
+        .dispatch(Asker { holder: Holder::Relay, key: None, request, note: Note::default() }, patience)
+        .await
+    {
         Ok(grant) => grant,
         Err(problem) => return Ok(only_frame(CONTROLLER_NO_WORKER, &problem.message)),
     };

@@ -24,6 +24,11 @@ impl Registry {
         worker.and_then(|worker| worker.offer(model)).map_or(0, super::load::Offer::load)
     }
 
+    /// Panics where the journal says something else than what was, or a decision cannot be made again.
+    pub(crate) fn audit_journal(&self) {
+        self.journal.as_ref().expect("a journal is kept").audit();
+    }
+
     /// Panics where an index says something else than the workers themselves.
     pub(crate) fn audit(&self, now: Instant) {
         let mut seats = BTreeMap::new();

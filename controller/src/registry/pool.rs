@@ -11,30 +11,33 @@ use rand::{Rng, RngExt as _};
 use slab::Slab;
 
 use super::{Lack, Slot};
-use crate::dispatch::{Candidate, Candidates, LANES, Policies, Policy, PolicyRequest, Ranking, Ring, Seat};
+use crate::dispatch::{Candidate, Candidates, LANES, Policies, Policy, PolicyRequest, Ranking, Ring, Seat, dice};
+use crate::journal::{Change, Machine};
 
 /// On whose behalf a request is made; `None`: nobody's in particular.
 pub(crate) type Key = Option<Arc<str>>;
 
 /// How a worker stands to requests for one model.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
-pub(super) struct Standing {
+pub(crate) struct Standing {
     /// Whether it would take a request, now or when it has room.
-    pub(super) live: bool,
+    pub(crate) live: bool,
     /// Whether it is spared while others are not.
-    pub(super) paused: bool,
+    pub(crate) paused: bool,
     /// Whether its circuit is open; then it is spared, too.
-    pub(super) open: bool,
+    pub(crate) open: bool,
     /// What policies see of it, where it has room now.
-    pub(super) candidate: Option<Candidate>,
+    pub(crate) candidate: Option<Candidate>,
 }
 
 /// The workers of one model.
 #[derive(Debug)]
-pub(super) struct Pool {
+pub(crate) struct Pool {
     /// The model's name.
-    pub(super) model: Arc<str>,
-    policy: &'static dyn Policy,
+    pub(crate) model: Arc<str>,
+    /// Its number among all pools there have been.
+    pub(crate) stream: u32,
+    pub(crate) policy: &'static dyn Policy,
     lanes: [Lane; LANES],
     ring: Option<Ring>,
     members: u32,
@@ -44,6 +47,10 @@ pub(super) struct Pool {
     keys: HashMap<Key, u32>,
     /// Whether it is among those whose change nobody has looked at yet.
     changed: bool,
+    /// What a journal has not been told yet, where one is kept.
+    untold: Option<Untold>,
+    /// Whether a journal knows of it.
+    pub(crate) is_told: bool,
 }
 
 /// Workers that speak one protocol.
@@ -86,12 +93,25 @@ pub(super) struct Survey {
 struct Member {
     slot: Slot,
     standing: Standing,
+    /// Its name, where a journal is kept.
+    name: Option<Arc<str>>,
+}
+
+/// A worker that was picked, and how.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Pick {
+    pub(super) slot: Slot,
+    pub(crate) seat: Seat,
+    /// Whether it was one of those that are spared while there are others.
+    pub(crate) is_paused: bool,
+    /// Where the policy's random numbers began.
+    pub(crate) seed: u64,
 }
 
 /// What a choice came to.
 pub(super) enum Choice {
     /// That worker.
-    Slot(Slot),
+    Picked(Pick),
     /// Someone would take it, and has no room now.
     NoRoom,
     /// Nobody would take it.
@@ -99,10 +119,11 @@ pub(super) enum Choice {
 }
 
 impl Pool {
-    fn new(model: Arc<str>, policy: &'static dyn Policy) -> Self {
+    fn new(model: Arc<str>, policy: &'static dyn Policy, stream: u32, untold: Option<Untold>) -> Self {
         let ring = policy.wants_ring().then(Ring::default);
         let lanes = std::array::from_fn(|_| Lane::default());
-        Self { model, policy, lanes, ring, members: 0, turn: 0, keys: HashMap::new(), changed: false }
+        let keys = HashMap::new();
+        Self { model, stream, policy, lanes, ring, members: 0, turn: 0, keys, changed: false, untold, is_told: false }
     }
 
     /// Every worker of the model, gone ones too.
@@ -142,10 +163,14 @@ impl Pool {
 
     fn join(&mut self, slot: Slot, worker: &WorkerId, transport: Transport) -> Seat {
         let lane = lane_of(transport);
-        let place = self.lanes[lane].members.insert(Member { slot, standing: Standing::default() });
+        let name = self.untold.as_ref().map(|_| Arc::from(worker.as_str()));
+        let place = self.lanes[lane].members.insert(Member { slot, standing: Standing::default(), name });
         let seat = Seat { lane: lane as u8, place: place as u32 };
         if let Some(ring) = &mut self.ring {
             ring.add(worker, seat);
+        }
+        if let Some(untold) = &mut self.untold {
+            untold.mark(seat);
         }
         self.members += 1;
         seat
@@ -157,6 +182,9 @@ impl Pool {
         if let Some(ring) = &mut self.ring {
             ring.remove(worker, seat);
         }
+        if let Some(untold) = &mut self.untold {
+            untold.mark(seat);
+        }
         self.members -= 1;
     }
 
@@ -167,6 +195,9 @@ impl Pool {
         let before = std::mem::replace(&mut members[place].standing, standing);
         if before == standing {
             return false;
+        }
+        if let Some(untold) = &mut self.untold {
+            untold.mark(seat);
         }
         let sides = [ready, paused];
         let (from, to) = (usize::from(before.paused), usize::from(standing.paused));
@@ -201,9 +232,30 @@ impl Pool {
             (0, _) => true,
             _ => false,
         };
-        match self.pick(wanted, is_paused, exclude, affinity, rng) {
-            Some(seat) => Choice::Slot(self.member(seat).slot),
+        // A seed of its own makes each decision one that can be made again.
+        let seed = rng.next_u64();
+        match self.pick(wanted, is_paused, exclude, affinity, &mut dice(seed)) {
+            Some(seat) => Choice::Picked(Pick { slot: self.member(seat).slot, seat, is_paused, seed }),
             None => Choice::NoRoom,
+        }
+    }
+
+    /// Tells `changes` how each worker stands of whom it has not been told, with its name where that is new.
+    pub(crate) fn tell(&mut self, changes: &mut Vec<Change>) {
+        let Some(untold) = &mut self.untold else { return };
+        for seat in untold.seats.drain(..) {
+            let told = &mut untold.told[usize::from(seat.lane)][seat.place as usize];
+            told.is_marked = false;
+            changes.push(match self.lanes[usize::from(seat.lane)].members.get(seat.place as usize) {
+                Some(member) => {
+                    let name = member.name.as_ref().expect("where a journal is kept, members have names");
+                    Change::of(seat, &member.standing, name, &mut told.machine)
+                }
+                None => {
+                    told.machine = None;
+                    Change::gone(seat)
+                }
+            });
         }
     }
 
@@ -290,6 +342,17 @@ impl Pool {
         Some(those[seat.place as usize].0)
     }
 
+    /// Who sits where, as a look at all says.
+    #[cfg(test)]
+    pub(crate) fn seen(&self) -> Vec<(Seat, Arc<str>, Standing)> {
+        let lanes = (0..).zip(&self.lanes);
+        let members = lanes.flat_map(|(lane, it)| it.members.iter().map(move |(place, member)| (lane, place, member)));
+        let seen = members.map(|(lane, place, member)| {
+            (Seat { lane, place: place as u32 }, member.name.clone().expect("a journal is kept"), member.standing)
+        });
+        seen.collect()
+    }
+
     /// What it was last told of the worker at a seat.
     #[cfg(test)]
     pub(super) fn standing(&self, seat: Seat) -> Standing {
@@ -303,6 +366,33 @@ impl Pool {
     fn side(&mut self, seat: Seat, is_paused: bool) -> &mut Side {
         let lane = &mut self.lanes[usize::from(seat.lane)];
         if is_paused { &mut lane.paused } else { &mut lane.ready }
+    }
+}
+
+/// Seats of which a journal has not been told, each once.
+#[derive(Debug, Default)]
+struct Untold {
+    seats: Vec<Seat>,
+    /// What it was told of each seat, by lane and place.
+    told: [Vec<Told>; LANES],
+}
+
+#[derive(Debug, Default, Clone)]
+struct Told {
+    is_marked: bool,
+    machine: Option<Arc<Machine>>,
+}
+
+impl Untold {
+    fn mark(&mut self, seat: Seat) {
+        let told = &mut self.told[usize::from(seat.lane)];
+        let place = seat.place as usize;
+        if place >= told.len() {
+            told.resize(place + 1, Told::default());
+        }
+        if !std::mem::replace(&mut told[place].is_marked, true) {
+            self.seats.push(seat);
+        }
     }
 }
 
@@ -343,11 +433,11 @@ impl Census {
 }
 
 /// The lanes of those who speak one of `transports`; none: all.
-fn lanes_of(transports: &[Transport]) -> [bool; LANES] {
+pub(crate) fn lanes_of(transports: &[Transport]) -> [bool; LANES] {
     std::array::from_fn(|lane| transports.is_empty() || transports.iter().any(|&speaks| lane_of(speaks) == lane))
 }
 
-fn lane_of(transport: Transport) -> usize {
+pub(crate) fn lane_of(transport: Transport) -> usize {
     match transport {
         Transport::Http => 0,
         Transport::Grpc => 1,
@@ -361,13 +451,17 @@ fn lane_of(transport: Transport) -> usize {
 pub(super) struct Pools {
     policies: Policies,
     by_model: HashMap<Arc<str>, Pool>,
+    /// Whether a journal is told of changes.
+    are_told: bool,
+    /// How many pools there have been.
+    streams: u32,
     /// Models for which someone who waits may have to hear of a change.
     changed: Vec<Arc<str>>,
 }
 
 impl Pools {
-    pub(super) fn new(policies: Policies) -> Self {
-        Self { policies, by_model: HashMap::new(), changed: Vec::new() }
+    pub(super) fn new(policies: Policies, are_told: bool) -> Self {
+        Self { policies, by_model: HashMap::new(), are_told, streams: 0, changed: Vec::new() }
     }
 
     pub(super) fn get(&self, model: &str) -> Option<&Pool> {
@@ -387,22 +481,23 @@ impl Pools {
         transport: Transport,
     ) -> (Arc<str>, Seat) {
         let name = self.by_model.get(model).map_or_else(|| Arc::from(model), |pool| Arc::clone(&pool.model));
-        let pool = self
-            .by_model
-            .entry(Arc::clone(&name))
-            .or_insert_with(|| Pool::new(Arc::clone(&name), self.policies.of(model)));
+        let pool = self.by_model.entry(Arc::clone(&name)).or_insert_with(|| {
+            self.streams = self.streams.wrapping_add(1);
+            let untold = self.are_told.then(Untold::default);
+            Pool::new(Arc::clone(&name), self.policies.of(model), self.streams, untold)
+        });
         let seat = pool.join(slot, worker, transport);
         (name, seat)
     }
 
-    /// Takes a worker out; a model without workers is forgotten.
-    pub(super) fn leave(&mut self, model: &str, worker: &WorkerId, seat: Seat) {
-        let Some(pool) = self.by_model.get_mut(model) else { return };
+    /// Takes a worker out; a model without workers is forgotten, and the number of its pool given.
+    pub(super) fn leave(&mut self, model: &str, worker: &WorkerId, seat: Seat) -> Option<u32> {
+        let pool = self.by_model.get_mut(model)?;
         pool.leave(worker, seat);
         mark(pool, &mut self.changed);
-        if pool.members == 0 {
-            self.by_model.remove(model);
-        }
+        let stream = (pool.members == 0).then_some(pool.stream)?;
+        self.by_model.remove(model);
+        Some(stream)
     }
 
     /// Takes note of how a worker stands.

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use muster_shared::control::{Grant, Held, Outcome, Release, WorkerState};
 use muster_shared::id::{GatewayId, TicketId, WorkerId};
+use muster_shared::problem::Problem;
 use muster_shared::transport::Transport;
 use rand::{Rng, RngExt as _};
 
@@ -14,6 +15,7 @@ use super::pool::{Choice, Key, Pool};
 use super::worker::Worker;
 use super::{Registry, Slot, tally};
 use crate::dispatch::Seat;
+use crate::journal::{Journal, Snapshot};
 
 /// How long a worker that refused for want of room is spared, unless a heartbeat comes sooner.
 const FULL: Duration = Duration::from_millis(250);
@@ -41,6 +43,8 @@ pub(super) struct Ticket {
     key: Key,
     pub(super) holder: Holder,
     given: Instant,
+    /// Number of the decision that gave it, where there is a journal.
+    decision: Option<u64>,
 }
 
 /// What is asked for: any live worker of a model that has not failed this request.
@@ -79,6 +83,44 @@ pub(crate) struct Asker {
     pub(crate) key: Key,
     /// What is asked for.
     pub(crate) request: Request,
+    /// What the journal says of it besides.
+    pub(crate) note: Note,
+}
+
+/// What a journal says of a request, and no choice depends on.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct Note {
+    /// The request's id.
+    pub(crate) request: Option<Arc<str>>,
+    /// The name that was asked for, where it is not the model's.
+    pub(crate) asked: Option<Arc<str>>,
+    /// When it was asked.
+    pub(crate) since: Option<Instant>,
+}
+
+/// What is asked, by whom.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Question<'a> {
+    pub(crate) request: &'a Request,
+    /// `None`: someone who will never say how the request ended.
+    pub(crate) holder: Option<Holder>,
+    pub(crate) key: &'a Key,
+    pub(crate) note: &'a Note,
+}
+
+impl<'a> Question<'a> {
+    /// That of one who will hold a ticket.
+    pub(crate) fn of(asker: &'a Asker) -> Self {
+        let Asker { holder, key, request, note } = asker;
+        Self { request, holder: Some(*holder), key, note }
+    }
+}
+
+/// A worker that was chosen.
+struct Chosen {
+    slot: Slot,
+    /// Number of the decision, where there is a journal.
+    decision: Option<u64>,
 }
 
 /// A request that has ended.
@@ -127,11 +169,12 @@ impl Registry {
     /// details.
     pub(crate) fn grant(&mut self, asker: &Asker, rng: &mut dyn Rng, now: Instant) -> Result<Grant, Lack> {
         self.settle(now);
-        let slot = self.choose(&asker.request, rng)?;
+        let Chosen { slot, decision } = self.choose(&Question::of(asker), rng, now)?;
         let ticket = TicketId::from_random(rng.random());
         let grant = self.workers[slot].grant(ticket);
         self.workers[slot].given += 1;
         self.hold(slot, &asker.request.model, ticket, asker.holder, &asker.key, now);
+        self.tickets.get_mut(&ticket).expect("it is held").decision = decision;
         self.take_turn(slot, &asker.request.model);
         self.refresh(slot, now);
         Ok(grant)
@@ -145,8 +188,9 @@ impl Registry {
     pub(crate) fn lookup(&mut self, model: &str, rng: &mut dyn Rng, now: Instant) -> Option<String> {
         self.settle(now);
         let request = Request::of_fastchat(model.to_owned());
-        match self.choose(&request, rng) {
-            Ok(slot) => {
+        let question = Question { request: &request, holder: None, key: &None, note: &Note::default() };
+        match self.choose(&question, rng, now) {
+            Ok(Chosen { slot, .. }) => {
                 let worker = &mut self.workers[slot];
                 worker.given += 1;
                 worker.offer_mut(model).expect("a candidate offers the model").give_anonymous(now);
@@ -154,9 +198,21 @@ impl Registry {
                 self.refresh(slot, now);
                 Some(self.workers[slot].address.clone())
             }
-            Err(Lack::Room) => self.choose_full(&request, rng, now),
+            Err(Lack::Room) => self.choose_full(&question, rng, now),
             Err(Lack::Worker) => None,
         }
+    }
+
+    /// Notes that a request is refused.
+    pub(crate) fn note_refusal(&mut self, asker: &Asker, problem: &Problem, now: Instant) {
+        if let Some(journal) = &mut self.journal {
+            journal.refused(self.pools.get_mut(&asker.request.model), &Question::of(asker), problem, now);
+        }
+    }
+
+    /// The last decisions, to be looked at without the registry; `None`: no journal is kept.
+    pub(crate) fn journal(&self) -> Option<Snapshot> {
+        self.journal.as_ref().map(Journal::snapshot)
     }
 
     /// Counts a ticket everywhere; [`Registry::refresh`] must follow.
@@ -171,7 +227,7 @@ impl Registry {
             // A request that has waited is answered over a connection that is open: a sign of life.
             self.gateways.hold(gateway, id, now);
         }
-        self.tickets.insert(id, Ticket { worker: slot, model, key: key.clone(), holder, given: now });
+        self.tickets.insert(id, Ticket { worker: slot, model, key: key.clone(), holder, given: now, decision: None });
     }
 
     fn take_turn(&mut self, slot: Slot, model: &str) {
@@ -210,6 +266,9 @@ impl Registry {
         tally::count(&mut worker.totals, release);
         self.tally.count(release);
         self.refresh(ticket.worker, now);
+        if let Some((journal, decision)) = self.journal.as_mut().zip(ticket.decision) {
+            journal.ended(decision, release, took);
+        }
         Some(Ended { model: ticket.model, key: ticket.key, took })
     }
 
@@ -269,11 +328,15 @@ impl Registry {
         self.pools.get(model).map_or(0, Pool::held)
     }
 
-    fn choose(&mut self, request: &Request, rng: &mut dyn Rng) -> Result<Slot, Lack> {
+    fn choose(&mut self, question: &Question<'_>, rng: &mut dyn Rng, now: Instant) -> Result<Chosen, Lack> {
+        let request = question.request;
         let exclude = self.seats(request);
         let pool = self.pools.get_mut(&request.model).ok_or(Lack::Worker)?;
         match pool.choose(&exclude, &request.transports, request.affinity, rng) {
-            Choice::Slot(slot) => Ok(slot),
+            Choice::Picked(pick) => {
+                let decision = self.journal.as_mut().map(|journal| journal.picked(pool, question, pick, now));
+                Ok(Chosen { slot: pick.slot, decision })
+            }
             Choice::NoRoom => Err(Lack::Room),
             Choice::Nobody => Err(Lack::Worker),
         }
@@ -295,8 +358,9 @@ impl Registry {
     }
 
     /// The address of a worker that is alive, be it full.
-    fn choose_full(&self, request: &Request, rng: &mut dyn Rng, now: Instant) -> Option<String> {
-        let pool = self.pools.get(&request.model)?;
+    fn choose_full(&mut self, question: &Question<'_>, rng: &mut dyn Rng, now: Instant) -> Option<String> {
+        let request = question.request;
+        let pool = self.pools.get_mut(&request.model)?;
         // When thousands are full, one of some is as good.
         let workers = pool.sample(SAMPLE, rng).into_iter().map(|slot| (slot, &self.workers[slot]));
         let live: Vec<_> = workers
@@ -312,7 +376,11 @@ impl Registry {
         let ready = of(&[WorkerState::Ready, WorkerState::Suspect]);
         let those = if ready.is_empty() { of(&[WorkerState::Paused]) } else { ready };
         let slot = pool.pick_of(&those, request.affinity, rng)?;
-        Some(self.workers[slot].address.clone())
+        let worker = &self.workers[slot];
+        if let Some(journal) = &mut self.journal {
+            journal.named(pool, question, &worker.id, now);
+        }
+        Some(worker.address.clone())
     }
 
     pub(super) fn end_tickets_of(&mut self, slot: Slot, now: Instant) {
@@ -401,6 +469,9 @@ impl Registry {
         }
         if let Holder::Gateway(gateway) = ticket.holder {
             self.gateways.let_go(gateway, id);
+        }
+        if let Some((journal, decision)) = self.journal.as_mut().zip(ticket.decision) {
+            journal.lapsed(decision); // unless a release is what ends it, and says so
         }
         Some(ticket)
     }
