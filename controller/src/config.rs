@@ -9,6 +9,7 @@ use muster_shared::secret::Secret;
 
 use crate::dispatch::{self, Policies, Policy};
 use crate::names::Names;
+use crate::peers::PeersConfig;
 use crate::registry::Rules;
 
 /// How a controller behaves. The defaults serve a fleet on one machine or one network.
@@ -26,6 +27,8 @@ pub struct Config {
     pub breaker: BreakerConfig,
     /// When a worker is spared whose machine is short of something.
     pub pressure: PressureConfig,
+    /// Workers that are written down; `None`: nobody is.
+    pub peers: Option<PeersConfig>,
     /// The fleet token that every caller must show; `None` lets everyone in.
     pub token: Option<Secret>,
     /// Longest body of a request, in bytes.
@@ -43,6 +46,7 @@ impl Default for Config {
             queue: QueueConfig::default(),
             breaker: BreakerConfig::default(),
             pressure: PressureConfig::default(),
+            peers: None,
             token: None,
             body_limit: 1 << 20,
             drain: Duration::from_secs(5),

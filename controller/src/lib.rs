@@ -15,6 +15,7 @@
 //! * `queue`: the bounded waiting queue, fair between keys; `estimate`: how long it takes.
 //! * `desk`: the three together; every rule ends here, and none of it does I/O.
 //! * `service`: the lock, the replies to those who wait, and the clock.
+//! * [`peers`]: workers that are written down instead of registering, and the probes that show whether they live.
 //! * `registration`: what is checked before the registry sees a worker; `outbound`: calls to workers.
 //! * `front`: the calls that come by the thousand; `http`: every route, and our own handlers; `link`: a gateway's
 //!   connection; `fastchat`: FastChat's routes.
@@ -64,10 +65,11 @@ pub async fn run(config: Config, listener: TcpListener, shutdown: CancellationTo
     let service = Arc::new(Service::new(&config, shutdown.clone()));
     let router = http::router(&config, Arc::clone(&service));
     let front = Front::new(&config, Arc::clone(&service), router);
-    // Neither of the two companions ever ends; dropping this future drops them too.
+    // None of the companions ever ends; dropping this future drops them too.
     tokio::select! {
         () = serve_requests(listener, front, shutdown, Patience::draining(config.drain)) => {}
         never = service.keep_time() => match never {},
         never = fastchat::refresh::run(&service) => match never {},
+        never = peers::keep(&service, config.peers.as_ref()) => match never {},
     }
 }
