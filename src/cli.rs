@@ -105,6 +105,8 @@ pub(crate) enum Verb {
     Attach(Box<AttachArgs>),
     /// Show a controller's fleet.
     Status(StatusArgs),
+    /// Look after a file of workers that do not register.
+    Peers(PeersArgs),
     /// Chat in the terminal with any OpenAI-compatible gateway that is reached by http.
     Chat(ChatArgs),
     /// Measure how fast models are served.
@@ -131,6 +133,9 @@ pub(crate) struct UpArgs {
     /// Rule by which a worker is picked.
     #[arg(long, visible_alias = "dispatch-method", env = "MUSTER_CONTROLLER_POLICY", help = policy_help())]
     pub(crate) policy: Option<String>,
+    /// File of workers that do not register: YAML with their ids and addresses.
+    #[arg(long, env = "MUSTER_CONTROLLER_PEERS", value_name = "FILE")]
+    pub(crate) peers: Option<PathBuf>,
 }
 
 /// Flags of `muster controller`.
@@ -192,6 +197,23 @@ pub(crate) struct StatusArgs {
     /// Print the controller's answer as JSON.
     #[arg(long)]
     pub(crate) json: bool,
+}
+
+/// Flags of `muster peers`.
+#[derive(Debug, Args)]
+pub(crate) struct PeersArgs {
+    #[command(subcommand)]
+    pub(crate) verb: PeersVerb,
+}
+
+/// What to do with a peers file.
+#[derive(Debug, Subcommand)]
+pub(crate) enum PeersVerb {
+    /// Say what a peers file says, or everything that is wrong with it.
+    Check {
+        /// The file.
+        file: PathBuf,
+    },
 }
 
 /// Flags of `muster chat`.

@@ -8,6 +8,7 @@ mod cli;
 mod config;
 mod doctor;
 mod environment;
+mod peers;
 mod progress;
 mod services;
 mod status;
@@ -58,6 +59,7 @@ async fn run(cli: Cli) -> anyhow::Result<()> {
         Verb::Gateway(args) => services::gateway(args, file).await,
         Verb::Attach(args) => attach::run(args, file).await,
         Verb::Status(args) => status::run(args).await,
+        Verb::Peers(args) => peers::run(&args),
         Verb::Chat(args) => chat::run(args).await,
         Verb::Bench(args) => bench::run(args).await,
         Verb::Doctor(args) => doctor::run(args, file),

@@ -79,8 +79,13 @@ impl Plan {
         }
         let token = || (args.gateway.fleet_token.clone(), args.gateway.fleet_token_file.clone());
         let (fleet_token, fleet_token_file) = token();
-        let policy =
-            ControllerSection { policy: args.policy, fleet_token, fleet_token_file, ..ControllerSection::default() };
+        let policy = ControllerSection {
+            policy: args.policy,
+            peers: args.peers,
+            fleet_token,
+            fleet_token_file,
+            ..ControllerSection::default()
+        };
         let (fleet_token, fleet_token_file) = token();
         let models = WorkerSection { models: args.models, fleet_token, fleet_token_file, ..WorkerSection::default() };
         let (controller_port, worker_port) = (file.controller.port, file.worker.port);
@@ -211,6 +216,7 @@ fn start(plan: Plan, listeners: Listeners, progress: &Progress) -> anyhow::Resul
     let gateway_address = format!("http://{}", listeners.gateway.http.local_addr()?);
     let grpc = listeners.gateway.grpc.as_ref().map(TcpListener::local_addr).transpose()?;
     let mut controller_config = plan.controller.config()?;
+    controller_config.peers = plan.controller.peers(&listeners.controller)?;
     let worker = WorkerSection { controller_address: Some(controller_address.clone()), ..plan.worker };
     let mut worker_config = worker.config()?;
     worker_config.observer = Some(progress.observer());

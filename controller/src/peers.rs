@@ -68,7 +68,7 @@ impl PeersConfig {
     /// When it cannot be read, or with everything that is wrong with it.
     pub fn load(path: PathBuf, own: SocketAddr, probe_interval: Duration) -> Result<Self, PeersError> {
         let text = read(&path)?;
-        let peers = file::parse(&path.display().to_string(), &text, Some(own))?;
+        let peers = file::parse(&path.display().to_string(), &text, Some(own)).map_err(PeersError::Wrong)?;
         Ok(Self { path, text, peers, own, probe_interval })
     }
 }
@@ -92,7 +92,7 @@ pub enum PeersError {
         /// Why.
         source: io::Error,
     },
-    /// The file is wrong.
-    #[error(transparent)]
-    Wrong(#[from] file::Mistakes),
+    /// The file is wrong. Editors look for `file:line:column` at the beginning of a line.
+    #[error("the peers file cannot be used\n{0}")]
+    Wrong(file::Mistakes),
 }
