@@ -116,6 +116,8 @@ pub(crate) enum Verb {
     Resume(ResumeArgs),
     /// List the models that can be asked for.
     Models(ModelsArgs),
+    /// Look after a file of workers that do not register.
+    Peers(PeersArgs),
     /// Chat in the terminal with any OpenAI-compatible gateway that is reached by http.
     Chat(ChatArgs),
     /// Measure how fast models are served.
@@ -148,6 +150,9 @@ pub(crate) struct UpArgs {
     /// File that holds the admin key.
     #[arg(long, env = "MUSTER_ADMIN_KEY_FILE")]
     pub(crate) admin_key_file: Option<PathBuf>,
+    /// File of workers that do not register: YAML with their ids and addresses.
+    #[arg(long, env = "MUSTER_CONTROLLER_PEERS", value_name = "FILE")]
+    pub(crate) peers: Option<PathBuf>,
 }
 
 /// Flags of `muster controller`.
@@ -192,6 +197,23 @@ pub(crate) struct Print {
     /// Print the configuration in force as YAML, and end.
     #[arg(long)]
     pub(crate) print_config: bool,
+}
+
+/// Flags of `muster peers`.
+#[derive(Debug, Args)]
+pub(crate) struct PeersArgs {
+    #[command(subcommand)]
+    pub(crate) verb: PeersVerb,
+}
+
+/// What to do with a peers file.
+#[derive(Debug, Subcommand)]
+pub(crate) enum PeersVerb {
+    /// Say what a peers file says, or everything that is wrong with it.
+    Check {
+        /// The file.
+        file: PathBuf,
+    },
 }
 
 /// Flags of `muster chat`.

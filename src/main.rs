@@ -8,6 +8,7 @@ mod cli;
 mod config;
 mod doctor;
 mod environment;
+mod peers;
 mod progress;
 mod services;
 mod status;
@@ -61,6 +62,7 @@ async fn run(cli: Cli) -> anyhow::Result<()> {
         Verb::Drain(args) => status::drain(args).await,
         Verb::Resume(args) => status::resume(args).await,
         Verb::Models(args) => status::models(args).await,
+        Verb::Peers(args) => peers::run(&args),
         Verb::Chat(args) => chat::run(args).await,
         Verb::Bench(args) => bench::run(args).await,
         Verb::Doctor(args) => doctor::run(args, file),

@@ -17,13 +17,14 @@ pub(crate) const GRPC_PORT: &str = "--grpc-port, `off` for none";
 /// Runs a controller until it is told to stop.
 pub(crate) async fn controller(args: Box<ControllerArgs>, file: File) -> anyhow::Result<()> {
     let section = args.section.or(file.controller).or(ControllerSection::defaults());
-    let config = section.config()?;
+    let mut config = section.config()?;
     if args.print.print_config {
         return print(&Printed { controller: Some(&section), ..Printed::default() });
     }
     let stop = stop::on_signal();
     let guard = Guard::token(config.token.is_some(), section.insecure);
     let listener = listen("controller", &section.host, section.port, guard).await?;
+    config.peers = section.peers(&listener)?;
     announce("controller", &listener)?;
     muster_controller::run(config, listener, stop).await;
     Ok(())

@@ -85,6 +85,7 @@ impl Plan {
             fleet_token_file,
             admin_key: args.admin_key,
             admin_key_file: args.admin_key_file,
+            peers: args.peers,
             ..ControllerSection::default()
         };
         let (fleet_token, fleet_token_file) = token();
@@ -217,6 +218,7 @@ fn start(plan: Plan, listeners: Listeners, progress: &Progress) -> anyhow::Resul
     let gateway_address = format!("http://{}", listeners.gateway.http.local_addr()?);
     let grpc = listeners.gateway.grpc.as_ref().map(TcpListener::local_addr).transpose()?;
     let mut controller_config = plan.controller.config()?;
+    controller_config.peers = plan.controller.peers(&listeners.controller)?;
     let worker = WorkerSection { controller_address: Some(controller_address.clone()), ..plan.worker };
     let mut worker_config = worker.config()?;
     worker_config.observer = Some(progress.observer());

@@ -9,6 +9,7 @@ use muster_shared::secret::Secret;
 
 use crate::dispatch::{self, Policies, Policy};
 use crate::names::Names;
+use crate::peers::PeersConfig;
 use crate::registry::Rules;
 
 /// How a controller behaves. The defaults serve a fleet on one machine or one network.
@@ -28,6 +29,8 @@ pub struct Config {
     pub pressure: PressureConfig,
     /// Decisions that can be explained later, the last ones; 0: none.
     pub journal: usize,
+    /// Workers that are written down; `None`: nobody is.
+    pub peers: Option<PeersConfig>,
     /// The fleet token that every caller must show; `None` lets everyone in.
     pub token: Option<Secret>,
     /// The key of operators, who drain and resume workers; `None`: whoever has the fleet token may.
@@ -50,6 +53,7 @@ impl Default for Config {
             breaker: BreakerConfig::default(),
             pressure: PressureConfig::default(),
             journal: 10_000,
+            peers: None,
             token: None,
             admin_key: None,
             site: "local".to_owned(),

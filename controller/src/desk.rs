@@ -17,7 +17,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use muster_shared::control::{Grant, Outcome, Registration, Release};
-use muster_shared::id::TicketId;
+use muster_shared::id::{TicketId, WorkerId};
 use muster_shared::problem::{Kind, Problem};
 use rand::rngs::StdRng;
 
@@ -142,6 +142,11 @@ impl<R> Desk<R> {
             tracing::warn!(?away, "the controller stood still; leases go on by as much");
             self.registry.excuse_silence(away);
         }
+    }
+
+    /// Static peers at which requests have failed since the last call.
+    pub(crate) fn take_doubtful(&mut self) -> Vec<WorkerId> {
+        self.registry.take_doubtful()
     }
 
     /// The registry, to be read.

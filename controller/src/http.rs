@@ -80,6 +80,7 @@ async fn register(State(service): Shared, body: Result<Body<Registration>, Probl
 
 async fn try_register(service: &Service, mut registration: Registration) -> Result<Lease, Problem> {
     registration.address.truncate(registration.address.trim_end_matches('/').len());
+    service.read(|registry, _| registry.refuse_written(&registration.id, &registration.address))?;
     let is_vouched = registration::check(&service.outbound, &registration).await?;
     let elsewhere = service.read(|registry, now| registry.elsewhere(&registration, now));
     if let Some(elsewhere) = &elsewhere {

@@ -16,7 +16,9 @@
 //! * `desk`: the three together; every rule ends here, and none of it does I/O.
 //! * [`journal`]: why each of the last workers was chosen.
 //! * `service`: the lock, the replies to those who wait, and the clock.
-//! * `access`: who may call; `registration`: what is checked before the registry sees a worker; `outbound`: calls to workers.
+//! * `access`: who may call.
+//! * [`peers`]: workers that are written down instead of registering, and the probes that show whether they live.
+//! * `registration`: what is checked before the registry sees a worker; `outbound`: calls to workers.
 //! * `front`: the calls that come by the thousand; `http`: every route, and our own handlers; `link`: a gateway's
 //!   connection; `fastchat`: FastChat's routes.
 //! * `topology`: the fleet as a picture; `events`: what changes about it, as a stream.
@@ -70,10 +72,11 @@ pub async fn run(config: Config, listener: TcpListener, shutdown: CancellationTo
     let service = Arc::new(Service::new(&config, shutdown.clone()));
     let router = http::router(&config, Arc::clone(&service));
     let front = Front::new(&config, Arc::clone(&service), router);
-    // Neither of the two companions ever ends; dropping this future drops them too.
+    // None of the companions ever ends; dropping this future drops them too.
     tokio::select! {
         () = serve_requests(listener, front, shutdown, Patience::draining(config.drain)) => {}
         never = service.keep_time() => match never {},
         never = fastchat::refresh::run(&service) => match never {},
+        never = peers::keep(&service, config.peers.as_ref()) => match never {},
     }
 }

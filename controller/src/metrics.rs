@@ -13,6 +13,8 @@ use muster_shared::problem::Kind;
 use crate::desk::Answer;
 
 const WORKERS: &str = "muster_controller_workers";
+const PEERS: &str = "muster_controller_peers";
+const PEERS_RELOADS: &str = "muster_controller_peers_reloads_total";
 const TICKETS: &str = "muster_controller_tickets";
 const WAITING: &str = "muster_controller_waiting";
 const DISPATCHES: &str = "muster_controller_dispatches_total";
@@ -42,6 +44,8 @@ const STATES: [(WorkerState, &str); 7] = [
 /// Says what each metric means.
 pub(crate) fn describe() {
     describe_gauge!(WORKERS, Unit::Count, "Workers, by state");
+    describe_gauge!(PEERS, Unit::Count, "Workers of the peers file, by state");
+    describe_counter!(PEERS_RELOADS, Unit::Count, "Changes of the peers file, by whether they are in force");
     describe_gauge!(TICKETS, Unit::Count, "Requests in flight whose end will be told, on all workers");
     describe_gauge!(WAITING, Unit::Count, "Requests that wait for room");
     describe_counter!(DISPATCHES, Unit::Count, "Requests for a worker, by outcome");
@@ -58,6 +62,21 @@ pub(crate) fn gauge(workers: &HashMap<WorkerState, u32>, tickets: usize, waiting
     }
     gauge!(TICKETS).set(tickets as f64);
     gauge!(WAITING).set(waiting as f64);
+}
+
+/// Sets the gauge of static peers; where there have never been any, there is nothing to tell.
+pub(crate) fn gauge_peers(peers: &HashMap<WorkerState, u32>) {
+    if peers.is_empty() {
+        return;
+    }
+    for (state, label) in STATES {
+        gauge!(PEERS, "state" => label).set(peers.get(&state).copied().unwrap_or(0));
+    }
+}
+
+/// Counts one change of the peers file.
+pub(crate) fn reloaded(applied: bool) {
+    counter!(PEERS_RELOADS, "result" => if applied { "applied" } else { "refused" }).increment(1);
 }
 
 /// Counts one answered request for a worker.

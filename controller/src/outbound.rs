@@ -84,12 +84,18 @@ impl Outbound {
             .map_err(|error| format!("{url} answered with something else than a state: {error}"))
     }
 
+    /// A request that a worker answers to everyone.
+    pub(crate) fn get(&self, url: &str) -> RequestBuilder {
+        self.http.get(url)
+    }
+
     /// A request that a worker answers only to its fleet.
     pub(crate) fn post(&self, url: &str) -> RequestBuilder {
         self.authorized(self.http.post(url))
     }
 
-    fn authorized(&self, request: RequestBuilder) -> RequestBuilder {
+    /// The same request with the fleet's token.
+    pub(crate) fn authorized(&self, request: RequestBuilder) -> RequestBuilder {
         match &self.token {
             Some(token) => request.bearer_auth(token.expose()),
             None => request,
@@ -98,7 +104,10 @@ impl Outbound {
 }
 
 /// A body of at most `limit` bytes.
-async fn whole(mut response: Response, limit: usize, url: &str) -> Result<Vec<u8>, String> {
+///
+/// # Errors
+/// Why there is none.
+pub(crate) async fn whole(mut response: Response, limit: usize, url: &str) -> Result<Vec<u8>, String> {
     let mut body = Vec::new();
     while let Some(chunk) = response.chunk().await.map_err(|error| format!("{url} broke off: {}", chain(&error)))? {
         body.extend_from_slice(&chunk);

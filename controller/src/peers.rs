@@ -1,11 +1,23 @@
 //! Static peers: workers that an operator has written down, for networks in which they do not register.
 //!
-//! * [`file`]: what is written down, checked; pure.
+//! * [`file`]: what is written down, checked; pure. `watch`: whether it has changed.
 //! * `merged`: what is written down and what a peer tells of itself, together; pure.
+//! * `pulse`: when each is probed, and what follows from its answers; pure. `probe`: asks one.
+//! * `keeper`: does all that, for ever.
 
 pub mod file;
+mod keeper;
 pub(crate) mod merged;
+mod probe;
+mod pulse;
+mod watch;
 
+use std::io;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+pub(crate) use keeper::{Notes, keep};
 use muster_shared::control::{Capabilities, ModelCard};
 use muster_shared::id::WorkerId;
 use muster_shared::transport::Transport;
@@ -34,4 +46,53 @@ pub struct Peer {
     pub speed: Option<f64>,
     /// What its machine has.
     pub capabilities: Option<Capabilities>,
+}
+
+/// The peers file of a controller, as it was at its start.
+#[derive(Debug, Clone)]
+pub struct PeersConfig {
+    path: PathBuf,
+    text: String,
+    peers: Vec<Peer>,
+    own: SocketAddr,
+    probe_interval: Duration,
+}
+
+impl PeersConfig {
+    /// Time between two probes of a peer, unless told otherwise.
+    pub const PROBE_INTERVAL: Duration = Duration::from_secs(30);
+
+    /// Reads the file. `own`: where the controller listens; its peers are others. `probe_interval`: above zero.
+    ///
+    /// # Errors
+    /// When it cannot be read, or with everything that is wrong with it.
+    pub fn load(path: PathBuf, own: SocketAddr, probe_interval: Duration) -> Result<Self, PeersError> {
+        let text = read(&path)?;
+        let peers = file::parse(&path.display().to_string(), &text, Some(own)).map_err(PeersError::Wrong)?;
+        Ok(Self { path, text, peers, own, probe_interval })
+    }
+}
+
+/// Reads a peers file's text.
+///
+/// # Errors
+/// [`PeersError::Unreadable`].
+pub fn read(path: &std::path::Path) -> Result<String, PeersError> {
+    watch::read(path).map_err(|source| PeersError::Unreadable { path: path.to_owned(), source })
+}
+
+/// Why there are no peers.
+#[derive(Debug, thiserror::Error)]
+pub enum PeersError {
+    /// The file cannot be read.
+    #[error("cannot read the peers file {}", path.display())]
+    Unreadable {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// The file is wrong. Editors look for `file:line:column` at the beginning of a line.
+    #[error("the peers file cannot be used\n{0}")]
+    Wrong(file::Mistakes),
 }

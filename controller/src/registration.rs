@@ -2,7 +2,7 @@
 
 use std::collections::HashSet;
 
-use muster_shared::control::{Heartbeat, Identity, ModelCard, Registration};
+use muster_shared::control::{Capabilities, Gpu, Heartbeat, Identity, ModelCard, Registration, Report};
 use muster_shared::fastchat::WorkerStatus;
 use muster_shared::id::WorkerId;
 use muster_shared::problem::{Kind, Problem};
@@ -10,6 +10,7 @@ use muster_shared::transport::Transport;
 use reqwest::Url;
 
 use crate::outbound::Outbound;
+use crate::peers::{MOST_CPUS, MOST_GPUS, MOST_MEMORY_GB};
 use crate::registry::{Known, check_measures};
 
 /// Longest name of a worker or a model, in bytes.
@@ -95,10 +96,43 @@ pub(crate) fn check_beat(beat: &Heartbeat) -> Result<(), Problem> {
     Ok(())
 }
 
+/// Checks what a worker that is asked tells of itself.
+///
+/// # Errors
+/// [`muster_shared::problem::Kind::Invalid`] with the field at fault.
+pub(crate) fn check_report(report: &Report) -> Result<(), Problem> {
+    check_words(&report.registration)?;
+    check_beat(&report.heartbeat)
+}
+
+/// Refuses what no machine has.
+fn check_capabilities(capabilities: &Capabilities) -> Result<(), Problem> {
+    let Capabilities { cpus, memory_gb, gpu, gpu_memory_gb } = capabilities;
+    if let Some(cpus) = cpus.filter(|cpus| !(1..=MOST_CPUS).contains(cpus)) {
+        let message = format!("cpus is {cpus}; it must be a number from 1 to {MOST_CPUS}");
+        return Err(Problem::invalid("capabilities.cpus", message));
+    }
+    for (name, amount) in [("memory_gb", memory_gb), ("gpu_memory_gb", gpu_memory_gb)] {
+        if let Some(amount) = amount.filter(|&amount| !(amount > 0.0 && amount <= MOST_MEMORY_GB)) {
+            let message = format!("{name} is {amount}; it must be a number above 0, up to {MOST_MEMORY_GB}");
+            return Err(Problem::invalid(format!("capabilities.{name}"), message));
+        }
+    }
+    match gpu {
+        Some(Gpu::Count(count)) if *count > MOST_GPUS => {
+            let message = format!("gpu is {count}; {MOST_GPUS} are the most");
+            Err(Problem::invalid("capabilities.gpu", message))
+        }
+        Some(Gpu::Named(name)) => check_name(name, "capabilities.gpu", "the name of a GPU"),
+        _ => Ok(()),
+    }
+}
+
 fn check_words(registration: &Registration) -> Result<(), Problem> {
     check_name(registration.id.as_str(), "id", "the worker's id")?;
     check_address(&registration.address, "address")?;
     check_speed(registration.speed, "speed")?;
+    registration.capabilities.as_ref().map_or(Ok(()), check_capabilities)?;
     check_models(&registration.models)
 }
 
@@ -182,8 +216,11 @@ pub(crate) fn check_count(models: usize, param: &str) -> Result<(), Problem> {
     Err(Problem::invalid(param, format!("the worker offers {models} models; {MOST_MODELS} are the most")))
 }
 
-/// None is fine: gateways have such a worker load some.
-fn check_models(models: &[ModelCard]) -> Result<(), Problem> {
+/// Checks the models of a worker. None is fine: gateways have such a worker load some.
+///
+/// # Errors
+/// [`muster_shared::problem::Kind::Invalid`] with the field at fault.
+pub(crate) fn check_models(models: &[ModelCard]) -> Result<(), Problem> {
     check_count(models.len(), "models")?;
     let mut seen = HashSet::new();
     for ModelCard { name, capacity, .. } in models {
@@ -246,6 +283,23 @@ mod tests {
             (Heartbeat { tokens_per_second: Some(f64::INFINITY), ..good.clone() }, "tokens_per_second"),
         ] {
             assert_eq!(check_beat(&bad).expect_err("it is none").param.as_deref(), Some(param));
+        }
+    }
+
+    #[test]
+    fn what_no_machine_has_is_refused_by_its_name() {
+        let good = Capabilities { cpus: Some(4), gpu: Some(Gpu::Count(64)), memory_gb: Some(0.5), gpu_memory_gb: None };
+        check_capabilities(&good).expect("a machine");
+        check_capabilities(&Capabilities::default()).expect("nothing is told");
+        for (bad, param) in [
+            (Capabilities { cpus: Some(0), ..good.clone() }, "capabilities.cpus"),
+            (Capabilities { memory_gb: Some(-1.0), ..good.clone() }, "capabilities.memory_gb"),
+            (Capabilities { memory_gb: Some(f64::NAN), ..good.clone() }, "capabilities.memory_gb"),
+            (Capabilities { gpu_memory_gb: Some(1e9), ..good.clone() }, "capabilities.gpu_memory_gb"),
+            (Capabilities { gpu: Some(Gpu::Count(65)), ..good.clone() }, "capabilities.gpu"),
+            (Capabilities { gpu: Some(Gpu::Named("a\n".to_owned())), ..good }, "capabilities.gpu"),
+        ] {
+            assert_eq!(check_capabilities(&bad).expect_err("no machine").param.as_deref(), Some(param));
         }
     }
 

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use muster_shared::control::{Fleet, Outcome, Release};
 use muster_shared::id::{Epoch, TicketId};
 use muster_shared::problem::{Kind, Problem};
+use muster_shared::topology::PeersFile;
 use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::{Notify, mpsc, oneshot};
 use tokio::time::MissedTickBehavior;
@@ -18,6 +19,7 @@ use crate::desk::{Answer, Desk, Patience, SWEEP, Setup};
 use crate::link::Links;
 use crate::metrics;
 use crate::outbound::Outbound;
+use crate::peers::Notes;
 use crate::queue::Place;
 use crate::registry::{Asker, Holder, Registry, millis};
 use crate::topology::{SECOND, Scene};
@@ -30,6 +32,8 @@ pub(crate) struct Service {
     pub(crate) links: Links,
     /// Rung when someone waits: the time of the next tick may have changed.
     wake: Notify,
+    /// What is known of static peers beside the registry.
+    pub(crate) peers: Notes,
     /// Rung when FastChat's workers shall be asked for their state. Rings that come close together count as one.
     pub(crate) refresh: Notify,
     /// For calls to workers.
@@ -88,6 +92,7 @@ impl Service {
             desk: Mutex::new(Desk::new(Registry::new(config.rules()), setup, started).with_names(config.names.clone())),
             links: Links::default(),
             wake: Notify::new(),
+            peers: Notes::default(),
             refresh: Notify::new(),
             outbound: Outbound::new(config.token.clone()),
             keys: Keys::new(config),
@@ -135,6 +140,12 @@ impl Service {
         self.with(|desk, now| desk.release(holder, &release, now));
     }
 
+    /// How the file of static peers stands, where there is one.
+    #[allow(dead_code, reason = "for whoever shows the fleet")]
+    pub(crate) fn peers_file(&self) -> Option<PeersFile> {
+        self.peers.file()
+    }
+
     /// The state of everything.
     pub(crate) fn fleet(&self) -> Fleet {
         let (desk, now) = (self.lock(), Instant::now());
@@ -174,6 +185,7 @@ impl Service {
     /// Sets the gauges to what is true now.
     pub(crate) fn gauge(&self) {
         let (desk, now) = (self.lock(), Instant::now());
+        metrics::gauge_peers(&desk.registry().count_peers(now));
         metrics::gauge(&desk.registry().count_by_state(now), desk.registry().held(), desk.waiting());
     }
 
@@ -188,11 +200,12 @@ impl Service {
 
     /// Every change of the desk goes through here, so that no answer stays behind.
     pub(crate) fn with<T>(&self, change: impl FnOnce(&mut Desk<Reply>, Instant) -> T) -> T {
-        let (result, answers, waiting) = {
+        let (result, answers, waiting, doubtful) = {
             let mut desk = self.lock();
             let result = change(&mut desk, Instant::now());
-            (result, desk.take_answers(), desk.waiting())
+            (result, desk.take_answers(), desk.waiting(), desk.take_doubtful())
         };
+        self.peers.doubt(doubtful);
         self.deliver(answers);
         if waiting > 0 {
             self.wake.notify_one();

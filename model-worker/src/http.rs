@@ -24,6 +24,7 @@ use muster_shared::text::{
 
 use crate::calls;
 use crate::fastchat;
+use crate::report;
 use crate::state::State;
 use crate::tensor;
 
@@ -38,6 +39,7 @@ pub(crate) fn router(state: Arc<State>, token: Option<Secret>, body_limit: usize
         .route("/tokenize", post(tokenize))
         .route("/detokenize", post(detokenize))
         .route("/models", get(models))
+        .route("/report", get(report::report))
         .merge(fastchat::routes())
         .merge(tensor::http::routes())
         .layer(DefaultBodyLimit::max(body_limit))

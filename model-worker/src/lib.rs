@@ -21,7 +21,7 @@
 //! * [`hub`]: models of the Hugging Face hub, fetched into its cache.
 //! * [`catalog`]: loading models and finding them by name.
 //! * `resources`: how much of the machine is in use.
-//! * `registration`: being known to the controller.
+//! * `registration`: being known to the controller; `report`: what it is told, and whoever asks.
 
 mod calls;
 pub mod catalog;
@@ -41,6 +41,7 @@ pub mod memory;
 mod metrics;
 pub mod model;
 mod registration;
+mod report;
 mod resources;
 mod state;
 pub mod tensor;
@@ -59,6 +60,7 @@ use config::Speed;
 pub use error::Error;
 use error::LoadError;
 use registration::Registrar;
+use report::Terms;
 use resources::Observer;
 use state::{Addresses, State};
 
@@ -93,7 +95,10 @@ pub async fn run(config: Config, listeners: impl Into<Listeners>, shutdown: Canc
         Some(Speed::Stated(speed)) => speed,
         _ => 1.0,
     };
+    let terms = Terms::new(&config, &addresses.http);
     let state = Arc::new(State::new(addresses, config.token.clone(), speed));
+    // It is new: nobody has set them before.
+    let _ = state.terms.set(terms);
     let life = Life { shutdown, closed: CancellationToken::new(), ended: CancellationToken::new() };
     let served = async {
         let served = serve(&config, &state, listeners, &life.closed).await;
@@ -147,9 +152,15 @@ async fn work(config: &Config, state: &Arc<State>, life: &Life) -> Result<(), Er
         return Ok(());
     }
     let registration = config.registration.clone();
+    // Asks the system, which may take some milliseconds.
+    if let Ok(capabilities) = tokio::task::spawn_blocking(resources::capabilities).await {
+        let _ = state.capabilities.set(capabilities);
+    }
     let observer = Arc::new(Observer::new(Arc::clone(state), config.network));
-    let registrar =
-        registration.map(|it| Registrar::new(it, config.token.clone(), Arc::clone(state), Arc::clone(&observer)));
+    let terms = state.terms.get().cloned();
+    let registrar = registration
+        .zip(terms)
+        .map(|(it, terms)| Registrar::new(it, config.token.clone(), terms, Arc::clone(&observer)));
     let stay = async {
         match &registrar {
             Some(registrar) => registrar.stay().await,

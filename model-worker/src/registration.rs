@@ -5,19 +5,19 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use muster_shared::client::{ClientError, ControllerClient, Timeouts, http_client};
-use muster_shared::control::{Heartbeat, HeartbeatReply, Identity, Leave, Registration};
+use muster_shared::control::{HeartbeatReply, Identity, Leave};
 use muster_shared::fastchat::{HeartBeat, HeartBeatReply, RegisterWorker};
-use muster_shared::id::WorkerId;
 use muster_shared::secret::Secret;
 use tokio_util::sync::CancellationToken;
 
-use crate::config::{RegistrationConfig, Speed};
+use crate::config::RegistrationConfig;
 use crate::fastchat::worker_status;
 use crate::metrics;
-use crate::resources::{Observer, Seen};
+use crate::report::Terms;
+use crate::resources::Observer;
 use crate::state::State;
 use muster_shared::problem::chain;
 
@@ -47,8 +47,7 @@ pub(crate) struct Registrar {
     client: ControllerClient,
     http: reqwest::Client,
     state: Arc<State>,
-    id: WorkerId,
-    incarnation: u64,
+    terms: Terms,
     /// Heartbeats sent.
     beats: AtomicU64,
     observer: Arc<Observer>,
@@ -60,21 +59,18 @@ impl Registrar {
     pub(crate) fn new(
         config: RegistrationConfig,
         token: Option<Secret>,
-        state: Arc<State>,
+        terms: Terms,
         observer: Arc<Observer>,
     ) -> Self {
+        let state = observer.state();
         let http = http_client(TIMEOUTS);
-        let id = config.id.clone().unwrap_or_else(|| WorkerId::new(&state.addresses.http));
-        let started = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        let incarnation = u64::try_from(started.as_millis()).unwrap_or(u64::MAX);
         // There is one registrar in a worker.
-        let _ = state.identity.set(Identity { id: id.clone(), incarnation });
+        let _ = state.identity.set(Identity { id: terms.id.clone(), incarnation: terms.incarnation });
         Self {
             client: ControllerClient::new(http.clone(), &config.controller, token),
             http,
             state,
-            id,
-            incarnation,
+            terms,
             beats: AtomicU64::new(0),
             observer,
             config,
@@ -184,7 +180,8 @@ impl Registrar {
 
     /// `None` where there is no model yet and the controller is FastChat's.
     async fn register(&self) -> Result<Option<Membership>, String> {
-        let registration = self.registration().map_err(|problem| problem.message)?;
+        self.state.note_told(); // before the cards are made: a change in between is told once more
+        let registration = self.terms.registration(&self.state).map_err(|problem| problem.message)?;
         match self.client.register(&registration).await {
             Ok(lease) => {
                 let heartbeat = Duration::from_millis(lease.heartbeat_ms.max(1));
@@ -199,41 +196,10 @@ impl Registrar {
         }
     }
 
-    fn registration(&self) -> Result<Registration, muster_shared::problem::Problem> {
-        self.state.note_told(); // before the cards are made: a change in between is told once more
-        let catalog = self.state.catalog()?;
-        Ok(Registration {
-            id: self.id.clone(),
-            address: self.state.addresses.registered.clone(),
-            incarnation: self.incarnation,
-            transport: self.config.transport,
-            models: catalog.cards(),
-            speed: self.measured().unwrap_or(self.state.stated_speed),
-            version: env!("CARGO_PKG_VERSION").to_owned(),
-            capabilities: None,
-        })
-    }
-
-    /// The measured speed, where it is to be told.
-    fn measured(&self) -> Option<f64> {
-        match self.config.speed {
-            Speed::Stated(_) => None,
-            Speed::Measured => self.state.catalog().ok()?.tokens_per_second(),
-        }
-    }
-
     async fn beat_muster(&self) -> Result<bool, ClientError> {
-        let Seen { resources, tokens_per_second, ttft_ms } = self.observer.look().await;
-        let heartbeat = Heartbeat {
-            id: self.id.clone(),
-            incarnation: self.incarnation,
-            load: Some(self.state.catalog().map(|catalog| catalog.load_report()).unwrap_or_default()),
-            speed: self.measured(),
-            sequence: Some(self.beats.fetch_add(1, Ordering::Relaxed) + 1),
-            resources,
-            tokens_per_second,
-            ttft_ms,
-        };
+        let seen = self.observer.look().await;
+        let sequence = self.beats.fetch_add(1, Ordering::Relaxed) + 1;
+        let heartbeat = self.terms.heartbeat(&self.state, seen, Some(sequence));
         match self.client.heartbeat(&heartbeat).await? {
             HeartbeatReply::Renewed(renewal) => {
                 if renewal.shed
@@ -277,7 +243,7 @@ impl Registrar {
     }
 
     fn farewell(&self) -> Leave {
-        Leave { id: self.id.clone(), incarnation: Some(self.incarnation) }
+        Leave { id: self.terms.id.clone(), incarnation: Some(self.terms.incarnation) }
     }
 
     /// Asks for no more requests. FastChat's controller has no word for it; there the lease runs out.

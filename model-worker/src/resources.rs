@@ -7,11 +7,13 @@
 //! * [`text`]: what the files say; pure.
 //! * [`group`]: control groups, of both versions.
 //! * [`processors`], [`network`], [`gpu`]: use of each since the last look.
+//! * [`inventory`]: what there is, in use or not.
 //! * [`machine`]: looks that take too long are not waited for.
 //! * [`observer`]: looks beside the runtime, and adds what the engines tell.
 
 mod gpu;
 mod group;
+mod inventory;
 mod machine;
 mod network;
 mod observer;
@@ -26,6 +28,7 @@ use muster_shared::control::Resources;
 
 use gpu::GpuMeter;
 use group::MemoryGroups;
+pub(crate) use inventory::capabilities;
 use network::NetworkMeter;
 pub(crate) use observer::{Observer, Seen};
 use processors::{Busy, ProcessorMeter};
@@ -38,6 +41,10 @@ const SHORTEST: Duration = Duration::from_millis(100);
 struct Root(PathBuf);
 
 impl Root {
+    fn system() -> Self {
+        Self(PathBuf::from("/"))
+    }
+
     fn at(&self, path: impl AsRef<Path>) -> PathBuf {
         let path = path.as_ref();
         self.0.join(path.strip_prefix("/").unwrap_or(path))
@@ -78,7 +85,7 @@ struct Meter {
 impl Meter {
     /// Begins to measure. `network`: megabits a second, where somebody knows better than the system.
     fn new(network: Option<NonZeroU32>) -> Self {
-        Self::at(Root(PathBuf::from("/")), network, processors::own_time(), Instant::now())
+        Self::at(Root::system(), network, processors::own_time(), Instant::now())
     }
 
     fn at(root: Root, network: Option<NonZeroU32>, own: Option<Duration>, now: Instant) -> Self {

@@ -1,9 +1,9 @@
 //! What the handlers of a worker share.
 
-use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Mutex, OnceLock, PoisonError};
 
-use muster_shared::control::Identity;
+use muster_shared::control::{Capabilities, Identity};
 use muster_shared::problem::{Kind, Problem};
 use muster_shared::secret::Secret;
 
@@ -12,6 +12,8 @@ use crate::catalog::Catalog;
 use crate::config::Config;
 use crate::error::Error;
 use crate::fastchat::Markers;
+use crate::report::Terms;
+use crate::resources::Seen;
 
 /// When to come back while models are still loading, in milliseconds.
 const LOADING_RETRY_MS: u64 = 2000;
@@ -58,6 +60,12 @@ pub(crate) struct State {
     pub(crate) addresses: Addresses,
     /// Who it is to its controller, where it registers with one: so that no other can register its address.
     pub(crate) identity: OnceLock<Identity>,
+    /// What it tells of itself.
+    pub(crate) terms: OnceLock<Terms>,
+    /// What its machine has; absent before it was looked at.
+    pub(crate) capabilities: OnceLock<Capabilities>,
+    /// What was last seen of the machine.
+    seen: Mutex<Seen>,
     /// The fleet's token.
     pub(crate) token: Option<Secret>,
     /// Relative speed as FastChat's peers are told.
@@ -67,6 +75,16 @@ pub(crate) struct State {
 impl State {
     pub(crate) fn new(addresses: Addresses, token: Option<Secret>, stated_speed: f64) -> Self {
         Self { addresses, token, stated_speed, ..Self::default() }
+    }
+
+    /// What was last seen of the machine.
+    pub(crate) fn seen(&self) -> Seen {
+        *self.seen.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Notes what is seen of the machine.
+    pub(crate) fn note_seen(&self, seen: Seen) {
+        *self.seen.lock().unwrap_or_else(PoisonError::into_inner) = seen;
     }
 
     /// By which FastChat's gateway marks the turns of a conversation with a model.

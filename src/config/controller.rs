@@ -8,8 +8,10 @@ use bytesize::ByteSize;
 use clap::Args;
 use muster_controller::Config;
 use muster_controller::config::{BreakerConfig, LeaseConfig, Mark, PolicyName, PressureConfig, QueueConfig};
+use muster_controller::peers::PeersConfig;
 use muster_shared::secret::Secret;
 use serde::{Deserialize, Serialize};
+use tokio::net::TcpListener;
 
 use super::names::{self, Alias, Fallbacks, ModelPolicy};
 use super::{Share, Span, one_secret, or};
@@ -66,6 +68,12 @@ pub(crate) struct ControllerSection {
     )]
     #[serde(with = "names::map")]
     pub(crate) policies: Option<Vec<ModelPolicy>>,
+    /// File of workers that do not register: YAML with their ids and addresses (`muster peers check FILE` reads it).
+    #[arg(long, env = "MUSTER_CONTROLLER_PEERS", value_name = "FILE")]
+    pub(crate) peers: Option<PathBuf>,
+    /// Time between two probes of such a worker.
+    #[arg(long, env = "MUSTER_CONTROLLER_PROBE_INTERVAL")]
+    pub(crate) probe_interval: Option<Span>,
     /// Time between two heartbeats of a worker.
     #[arg(long, env = "MUSTER_CONTROLLER_HEARTBEAT")]
     pub(crate) heartbeat: Option<Span>,
@@ -148,7 +156,7 @@ pub(crate) fn policy_help() -> String {
 impl ControllerSection {
     /// What is not said here is taken from `other`.
     pub(crate) fn or(self, other: Self) -> Self {
-        or!(self, other; host, port, policy, aliases, fallbacks, policies, heartbeat, missed_beats,
+        or!(self, other; host, port, policy, aliases, fallbacks, policies, peers, probe_interval, heartbeat, missed_beats,
             fastchat_expiration, queue_limit, queue_limit_per_model, queue_limit_per_key, queue_wait,
             breaker_failures, breaker_pause, site, body_limit, drain, insecure; (pause_cpu, resume_cpu),
             (pause_memory, resume_memory), (fleet_token, fleet_token_file),
@@ -171,6 +179,8 @@ impl ControllerSection {
             aliases: None,
             fallbacks: None,
             policies: None,
+            peers: None,
+            probe_interval: Some(Span(PeersConfig::PROBE_INTERVAL)),
             heartbeat: Some(Span(lease.heartbeat)),
             missed_beats: Some(lease.missed_beats),
             fastchat_expiration: Some(Span(lease.fastchat_expiration)),
@@ -224,6 +234,7 @@ impl ControllerSection {
                 Some(name) => name.parse().context("policy")?,
                 None => usual.policy,
             },
+            peers: None, // they are read when it is known where the controller listens
             names: names::checked(&self.aliases, &self.fallbacks, &self.policies)?,
             queue: QueueConfig {
                 limit: queue_limit,
@@ -256,6 +267,16 @@ fn place(name: &str) -> anyhow::Result<String> {
         "site is {name:?}; a name has 1 to {LONGEST_SITE} characters, no control characters, and no blanks at its ends"
     );
     Ok(name.to_owned())
+}
+
+impl ControllerSection {
+    /// Reads the peers file, if there is one, for a controller that listens there.
+    pub(crate) fn peers(&self, listener: &TcpListener) -> anyhow::Result<Option<PeersConfig>> {
+        let Some(path) = &self.peers else { return Ok(None) };
+        let interval = self.probe_interval.map_or(PeersConfig::PROBE_INTERVAL, |Span(interval)| interval);
+        anyhow::ensure!(!interval.is_zero(), "probe_interval is 0; it must be longer");
+        Ok(Some(PeersConfig::load(path.clone(), listener.local_addr()?, interval)?))
+    }
 }
 
 /// The mark at which workers are spared for a resource: where the pause begins and ends as given, else as usual.

@@ -94,6 +94,7 @@ impl Worker {
     }
 
     /// In words, what of it is not as it is written down.
+    #[allow(dead_code, reason = "for whoever shows the fleet")]
     pub(crate) fn warnings(&self) -> &[String] {
         self.peering.as_ref().map_or(&[], |peering| &peering.warnings)
     }

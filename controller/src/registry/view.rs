@@ -88,6 +88,15 @@ impl Registry {
         counts
     }
 
+    /// Number of static peers in each state.
+    pub(crate) fn count_peers(&self, now: Instant) -> HashMap<WorkerState, u32> {
+        let mut counts = HashMap::new();
+        for worker in self.all().filter(|worker| worker.origin == Origin::Static) {
+            *counts.entry(worker.state(now)).or_default() += 1;
+        }
+        counts
+    }
+
     /// Every worker, by id.
     pub(super) fn all(&self) -> impl Iterator<Item = &Worker> {
         self.by_id.values().map(|&slot| &self.workers[slot])

@@ -96,6 +96,16 @@ impl MemoryGroups {
         Levels::find(root, "memory").map(Self)
     }
 
+    /// Bytes that the tightest of the groups allows.
+    pub(super) fn limit(&self, root: &Root) -> Option<u64> {
+        let file = match self.0.version {
+            Version::Two => "memory.max",
+            Version::One => "memory.limit_in_bytes",
+        };
+        let limits = self.0.folders.iter().filter_map(|folder| text::number(&root.read(folder.join(file))?));
+        limits.filter(|&limit| limit > 0).min()
+    }
+
     /// How full the fullest of the groups is that have a limit below what the machine has, from 0 to 1.
     ///
     /// Files that nobody has looked at lately do not count: the kernel takes their memory back before it kills anyone.

@@ -40,6 +40,11 @@ impl Observer {
         Self { state, machine: Machine::new(network), tokens: Mutex::new((0, Instant::now())) }
     }
 
+    /// The state of the worker that it looks at.
+    pub(crate) fn state(&self) -> Arc<State> {
+        Arc::clone(&self.state)
+    }
+
     /// Begins to measure, and looks again and again, for ever.
     pub(crate) async fn stay(&self) -> std::convert::Infallible {
         loop {
@@ -59,11 +64,13 @@ impl Observer {
         let (sum, count) = engines()
             .filter_map(EngineHandle::first_token)
             .fold((0.0, 0_u32), |(sum, count), time| (sum + time.as_secs_f64(), count + 1));
-        Seen {
+        let seen = Seen {
             resources: (machine != Resources::default()).then_some(machine),
             tokens_per_second: self.rate(chosen, Instant::now()).filter(|_| has_engines),
             ttft_ms: (count > 0).then(|| sum * 1e3 / f64::from(count)),
-        }
+        };
+        self.state.note_seen(seen);
+        seen
     }
 
     /// Tokens per second since the last look.

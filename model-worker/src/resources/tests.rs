@@ -273,3 +273,12 @@ fn this_machine_tells_of_its_processors_and_its_memory() {
     let (cpu, own) = (seen.cpu.expect("processors"), seen.model_cpu.expect("this process"));
     assert!(own > 0.0 && own <= cpu && cpu <= 1.0, "{seen:?}");
 }
+
+#[test]
+fn memory_is_what_the_tightest_group_allows_or_what_the_machine_has() {
+    let memory = |machine: &Machine| inventory::memory(&Root(machine.folder.path().to_owned()));
+    assert_eq!(memory(&Machine::bare()), Some(16.384));
+    assert_eq!(memory(&Machine::v2(&[("memory.max", "max\n"), ("box/memory.max", "2000000000\n")])), Some(2.0));
+    assert_eq!(memory(&Machine::v2(&[("memory.max", "1000000000\n"), ("box/memory.max", "2000000000\n")])), Some(1.0));
+    assert_eq!(memory(&Machine::v2(&[("memory.max", "99000000000\n")])), Some(16.384), "more than there is");
+}

@@ -47,7 +47,7 @@ fn everything_that_can_be_said_is_read() {
     let text = "
 peers:
   - id: \"bench 1\"   # with a comment
-    address: https://w.example/base/
+    address: http://w.example/base/
     transport: openai
     models:
       - smollm2
@@ -57,7 +57,7 @@ peers:
     capabilities: {cpus: 16, memory_gb: 64, gpu: NVIDIA L4, gpu_memory_gb: 24}
 ";
     let peer = read(text).remove(0);
-    assert_eq!((peer.address.as_str(), peer.transport), ("https://w.example/base", Transport::OpenAi));
+    assert_eq!((peer.address.as_str(), peer.transport), ("http://w.example/base", Transport::OpenAi));
     assert_eq!((peer.site.as_deref(), peer.speed), (Some("factory-2"), Some(1.5)));
     assert_eq!(peer.models[0], crate::registry::bare_card("smollm2".to_owned()));
     let other = &peer.models[1];

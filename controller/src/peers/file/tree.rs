@@ -69,7 +69,7 @@ pub(super) fn read(text: &str) -> Result<Node, Mistake> {
     }
     let options = serde_saphyr::options! {
         with_snippet: false,
-        reject_non_finite_typeless_float: false, // whoever wants a number says which
+        non_finite_float_policy: serde_saphyr::NonFiniteFloatPolicy::PassThrough, // whoever wants a number says which
         budget: serde_saphyr::budget! { max_depth: DEEPEST, max_nodes: MOST, max_events: 2 * MOST },
     };
     serde_saphyr::from_str_with_options::<Spanned<Value>>(text, options).map(Node::from).map_err(|error| {

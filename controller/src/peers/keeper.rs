@@ -1,0 +1,254 @@
+//! Probes the peers and looks at their file, for ever. Nothing that a peer or the file does ends it.
+
+use std::convert::Infallible;
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use futures_util::StreamExt as _;
+use futures_util::stream::FuturesUnordered;
+use muster_shared::control::Registration;
+use muster_shared::id::WorkerId;
+use muster_shared::topology::PeersFile;
+use rand::rngs::StdRng;
+use tokio::sync::Notify;
+use tokio::time::MissedTickBehavior;
+
+use super::probe::probe;
+use super::pulse::{Probe, Rounds, Turn};
+use super::watch::{Sight, Watch};
+use super::{Peer, PeersConfig, file};
+use crate::metrics;
+use crate::registry::{Answer, Verdict, millis};
+use crate::service::Service;
+
+/// Time between two looks at the file.
+const LOOK: Duration = Duration::from_secs(1);
+/// Probes made at the same time.
+const AT_ONCE: usize = 64;
+/// Pause between two looks at a file that is just being written.
+const REST: Duration = Duration::from_millis(50);
+/// Looks after which it is taken as it is.
+const RESTLESS: u32 = 20;
+
+/// What is known of static peers beside the registry.
+#[derive(Debug, Default)]
+pub(crate) struct Notes {
+    file: Mutex<Option<PeersFile>>,
+    /// At which requests have failed; bounded by what fails between two wakes of the keeper.
+    doubtful: Mutex<Vec<WorkerId>>,
+    /// Rung when there is one more.
+    wake: Notify,
+}
+
+impl Notes {
+    /// How the file stands; `None`: there is none.
+    pub(crate) fn file(&self) -> Option<PeersFile> {
+        self.file.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Has these probed soon.
+    pub(crate) fn doubt(&self, peers: Vec<WorkerId>) {
+        if !peers.is_empty() {
+            self.doubtful.lock().unwrap_or_else(PoisonError::into_inner).extend(peers);
+            self.wake.notify_one();
+        }
+    }
+
+    fn take_doubtful(&self) -> Vec<WorkerId> {
+        std::mem::take(&mut *self.doubtful.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    fn note(&self, change: impl FnOnce(&mut Option<PeersFile>)) {
+        change(&mut self.file.lock().unwrap_or_else(PoisonError::into_inner));
+    }
+}
+
+/// Probes the peers of a file and follows its changes; without a file, rests.
+pub(crate) async fn keep(service: &Service, config: Option<&PeersConfig>) -> Infallible {
+    let Some(config) = config else { return std::future::pending().await };
+    let mut keeper = Keeper {
+        service,
+        config,
+        rounds: Rounds::new(config.probe_interval),
+        text: config.text.clone(),
+        rng: rand::make_rng(),
+    };
+    keeper.put_in_force(&config.peers);
+    keeper.run().await
+}
+
+struct Keeper<'a> {
+    service: &'a Service,
+    config: &'a PeersConfig,
+    rounds: Rounds,
+    /// What is in force.
+    text: String,
+    rng: StdRng,
+}
+
+impl Keeper<'_> {
+    async fn run(&mut self) -> Infallible {
+        let watch = Watch::new(self.config.path.clone(), self.text.clone());
+        let (news, mut sights) = tokio::sync::mpsc::channel(1); // the next look comes when this one is dealt with
+        let looks = look_for_ever(watch, news);
+        tokio::pin!(looks);
+        let mut probes = FuturesUnordered::new();
+        loop {
+            while probes.len() < AT_ONCE
+                && let Some(due) = self.rounds.pop_due(Instant::now())
+            {
+                let outbound = &self.service.outbound;
+                probes.push(async move {
+                    let answer = probe(outbound, &due.peer).await;
+                    (due, answer)
+                });
+            }
+            let next = self.rounds.next().filter(|_| probes.len() < AT_ONCE);
+            tokio::select! {
+                Some((due, answer)) = probes.next() => self.judge(&due, answer),
+                Some(sight) = sights.recv() => self.follow(sight),
+                () = self.service.peers.wake.notified() => self.hasten(),
+                () = sleep_until(next) => {}
+                never = &mut looks => match never {},
+            }
+        }
+    }
+
+    fn hasten(&mut self) {
+        let now = Instant::now();
+        for id in self.service.peers.take_doubtful() {
+            self.rounds.hasten(&id, now);
+        }
+    }
+
+    /// Takes the end of a probe.
+    fn judge(&mut self, due: &Probe, answer: Result<Answer, String>) {
+        let Some(turn) = self.rounds.take(due, answer.is_ok(), Instant::now(), &mut self.rng) else { return };
+        let id = &due.peer.id;
+        match answer {
+            Ok(answer) => self.take(&due.peer, answer),
+            Err(reason) => {
+                tracing::debug!(worker = %id, reason, "a probe failed");
+                if self.rounds.is_down(id) {
+                    let verdict = Verdict::Down(reason);
+                    self.service.change(|registry, now| registry.judge_peer(id, verdict, now));
+                }
+            }
+        }
+        if turn == Some(Turn::Up) {
+            self.service.change(|registry, now| registry.judge_peer(id, Verdict::Up, now));
+        }
+    }
+
+    fn take(&self, peer: &Peer, answer: Answer) {
+        let told = answer.models.clone().unwrap_or_default();
+        self.service.with(|desk, now| {
+            if desk.change(now, |registry| registry.peer_answered(&peer.id, answer, now)) {
+                desk.warn_of_hidden(&Registration {
+                    id: peer.id.clone(),
+                    address: peer.address.clone(),
+                    incarnation: 0,
+                    transport: peer.transport,
+                    models: told,
+                    speed: 1.0,
+                    version: String::new(),
+                    capabilities: None,
+                });
+            }
+        });
+    }
+
+    /// Takes what has become of the file: whole, or not at all.
+    fn follow(&mut self, sight: Sight) {
+        let name = self.config.path.display().to_string();
+        let error = match sight {
+            Sight::Same => return,
+            Sight::Unreadable(error) => error,
+            Sight::Text(text) if text == self.text => {
+                let mut was_wrong = false;
+                self.service
+                    .peers
+                    .note(|file| was_wrong = file.as_mut().is_some_and(|file| file.error.take().is_some()));
+                if was_wrong {
+                    tracing::info!(file = name, "the peers file is again as it is in force");
+                }
+                return;
+            }
+            Sight::Text(text) => match file::parse(&name, &text, Some(self.config.own)) {
+                Ok(peers) => {
+                    self.text = text;
+                    self.put_in_force(&peers);
+                    metrics::reloaded(true);
+                    tracing::info!(file = name, peers = peers.len(), "the peers file has changed; it is in force");
+                    return;
+                }
+                Err(mistakes) => mistakes.to_string(),
+            },
+        };
+        metrics::reloaded(false);
+        tracing::warn!(
+            "the peers file has changed, and cannot be used; the peers stay as they were read last\n{error}"
+        );
+        self.service.peers.note(|file| {
+            if let Some(file) = file {
+                file.error = Some(error);
+            }
+        });
+    }
+
+    fn put_in_force(&mut self, peers: &[Peer]) {
+        self.service.change(|registry, now| registry.set_peers(peers, now));
+        self.rounds.set(peers, Instant::now(), &mut self.rng);
+        let loaded = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let file = PeersFile {
+            path: self.config.path.display().to_string(),
+            loaded_ms: millis(loaded),
+            peers: u32::try_from(peers.len()).unwrap_or(u32::MAX),
+            error: None,
+        };
+        self.service.peers.note(|known| *known = Some(file));
+    }
+}
+
+/// Looks at the file again and again, and tells what is new of it.
+async fn look_for_ever(mut watch: Watch, news: tokio::sync::mpsc::Sender<Sight>) -> Infallible {
+    let mut ticks = tokio::time::interval(LOOK);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        ticks.tick().await;
+        let sight;
+        (watch, sight) = look(watch).await;
+        if let Some(mut sight) = sight {
+            // It may be half written.
+            for _ in 0..RESTLESS {
+                tokio::time::sleep(REST).await;
+                let next;
+                (watch, next) = look(watch).await;
+                match next {
+                    Some(next) => sight = next,
+                    None => break,
+                }
+            }
+            // The receiver lives as long as this future does.
+            let _ = news.send(sight).await;
+        }
+    }
+}
+
+/// Looks once, off the threads of the runtime: the file may lie on a network that is slow.
+async fn look(mut watch: Watch) -> (Watch, Option<Sight>) {
+    let before = watch.clone();
+    let look = tokio::task::spawn_blocking(move || {
+        let sight = watch.look();
+        (watch, (sight != Sight::Same).then_some(sight))
+    });
+    look.await.unwrap_or((before, None))
+}
+
+/// Resolves at that moment, or never.
+async fn sleep_until(moment: Option<Instant>) {
+    match moment {
+        Some(moment) => tokio::time::sleep_until(moment.into()).await,
+        None => std::future::pending().await,
+    }
+}

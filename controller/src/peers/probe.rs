@@ -1,0 +1,182 @@
+//! Asks a peer whether it lives, and what it has to do. An error says in words why it does not count as alive.
+
+use std::time::Duration;
+
+use muster_shared::control::{Health, ModelCard, ModelKind, Report};
+use muster_shared::problem::{Problem, chain};
+use muster_shared::transport::Transport;
+use reqwest::header::{CONNECTION, SERVER};
+use reqwest::{RequestBuilder, Response, StatusCode};
+use serde_json::Value;
+
+use super::Peer;
+use crate::outbound::{Outbound, whole};
+use crate::registration;
+use crate::registry::{Answer, Load, bare_card, clamp};
+
+/// Time in which a peer must have answered.
+const PATIENCE: Duration = Duration::from_secs(2);
+/// Longest answer that is read, in bytes: thousands of models.
+const LIMIT: usize = 8 << 20;
+
+/// Probes a peer once.
+///
+/// # Errors
+/// Why it does not count as alive.
+pub(crate) async fn probe(outbound: &Outbound, peer: &Peer) -> Result<Answer, String> {
+    let answer = async {
+        match peer.transport {
+            Transport::Http => ask_muster(outbound, peer).await,
+            Transport::FastChat => ask_fastchat(outbound, peer).await,
+            Transport::OpenAi => ask_openai(outbound, peer).await,
+            Transport::Grpc => outbound.connect(&peer.address).await.map(|()| silent_answer()),
+        }
+    };
+    let late = || format!("no answer of {} within {} s", peer.address, PATIENCE.as_secs());
+    tokio::time::timeout(PATIENCE, answer).await.unwrap_or_else(|_| Err(late()))
+}
+
+/// One that says nothing but that it lives.
+fn silent_answer() -> Answer {
+    Answer {
+        models: None,
+        speed: None,
+        version: String::new(),
+        incarnation: 0,
+        capabilities: None,
+        load: Load::Unknown,
+    }
+}
+
+async fn ask_muster(outbound: &Outbound, peer: &Peer) -> Result<Answer, String> {
+    let url = format!("{}/report", peer.address);
+    let response = send(outbound.authorized(outbound.get(&url)), &url).await?;
+    if response.status() == StatusCode::NOT_FOUND {
+        return Err(who_is_it(outbound, peer, response).await);
+    }
+    let body = successful(response, &url).await?;
+    let report: Report = serde_json::from_slice(&body)
+        .map_err(|error| format!("{url} answered with {}: {error}", kind_of(&body, "the report of a muster worker")))?;
+    registration::check_report(&report)
+        .map_err(|problem| format!("{url} answered with a report that cannot be: {problem}"))?;
+    let Report { registration, heartbeat } = report;
+    Ok(Answer {
+        models: Some(registration.models),
+        speed: Some(heartbeat.speed.unwrap_or(registration.speed)),
+        version: registration.version,
+        incarnation: registration.incarnation,
+        capabilities: registration.capabilities,
+        load: Load::Beat(Box::new(heartbeat)),
+    })
+}
+
+/// What answers where no worker does.
+async fn who_is_it(outbound: &Outbound, peer: &Peer, response: Response) -> String {
+    let url = response.url().clone();
+    let server = server(&response);
+    let body = whole(response, LIMIT, url.as_str()).await.unwrap_or_default();
+    let hint = "write which protocol it speaks (`transport`), or the address of a worker";
+    if serde_json::from_slice::<Problem>(&body).is_err() {
+        return format!("{url} answered 404 Not Found with {}{server}; {hint}", kind_of(&body, "a worker's words"));
+    }
+    let health = format!("{}/health", peer.address);
+    let health = async { whole(send(outbound.get(&health), &health).await?, LIMIT, &health).await };
+    match health.await.ok().and_then(|body| serde_json::from_slice::<Health>(&body).ok()) {
+        Some(Health { worker: Some(worker), .. }) => {
+            format!("the worker `{}` at {} is too old to report; bring it to this version", worker.id, peer.address)
+        }
+        _ => format!("{} is a service of muster, but no worker (a controller?); {hint}", peer.address),
+    }
+}
+
+async fn ask_fastchat(outbound: &Outbound, peer: &Peer) -> Result<Answer, String> {
+    let url = format!("{}/worker_get_status", peer.address);
+    let body = successful(send(outbound.post(&url), &url).await?, &url).await?;
+    let mut status = serde_json::from_slice(&body).map_err(|error| {
+        format!("{url} answered with {}: {error}", kind_of(&body, "the state of a FastChat worker"))
+    })?;
+    registration::check_status(&mut status).map_err(|problem| format!("{url} answered: {problem}"))?;
+    Ok(Answer {
+        models: Some(status.model_names.into_iter().map(bare_card).collect()),
+        speed: Some(status.speed),
+        load: Load::Total(clamp(status.queue_length)),
+        ..silent_answer()
+    })
+}
+
+/// A server of that protocol is a stranger: it is not shown the fleet's token.
+async fn ask_openai(outbound: &Outbound, peer: &Peer) -> Result<Answer, String> {
+    let url = format!("{}/v1/models", peer.address);
+    let body = successful(send(outbound.get(&url), &url).await?, &url).await?;
+    let models =
+        listed(&body).ok_or_else(|| format!("{url} answered with {}", kind_of(&body, "OpenAI's list of models")))?;
+    registration::check_models(&models).map_err(|problem| format!("{url} answered: {problem}"))?;
+    Ok(Answer { models: Some(models), ..silent_answer() })
+}
+
+/// OpenAI's list, with what muster, vLLM and llama.cpp say besides; each model once.
+fn listed(body: &[u8]) -> Option<Vec<ModelCard>> {
+    let list: Value = serde_json::from_slice(body).ok()?;
+    let mut cards: Vec<ModelCard> = Vec::new();
+    for model in list.get("data")?.as_array()? {
+        let name = model.get("id")?.as_str()?;
+        let lengths = [&model["context_length"], &model["max_model_len"], &model["meta"]["n_ctx"]];
+        let context_length = lengths.into_iter().find_map(Value::as_u64).and_then(|length| u32::try_from(length).ok());
+        let kind: Option<ModelKind> = serde_json::from_value(model["kind"].clone()).ok();
+        if !cards.iter().any(|card| card.name == name) {
+            cards.push(ModelCard { kind, context_length, ..bare_card(name.to_owned()) });
+        }
+    }
+    Some(cards)
+}
+
+async fn send(request: RequestBuilder, url: &str) -> Result<Response, String> {
+    // An idle connection may be closed by the peer just as it is used again, which would look like its death.
+    let request = request.header(CONNECTION, "close").timeout(PATIENCE);
+    request.send().await.map_err(|error| {
+        let why = chain(&error);
+        // hyper's words for bytes that begin no answer.
+        let stranger = ["invalid HTTP", "invalid header", "message head"].iter().any(|words| why.contains(words));
+        let hint = if stranger { "; what answers there speaks no HTTP, or TLS" } else { "" };
+        format!("cannot reach {url}: {why}{hint}")
+    })
+}
+
+/// The body of a good answer; what a bad one is, in words.
+async fn successful(response: Response, url: &str) -> Result<Vec<u8>, String> {
+    let (status, server) = (response.status(), server(&response));
+    let body = whole(response, LIMIT, url).await?;
+    if status.is_success() {
+        return Ok(body);
+    }
+    let hint = match status {
+        StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => "; is it of this fleet (--fleet-token-file)?",
+        _ => "",
+    };
+    Err(match serde_json::from_slice::<Problem>(&body) {
+        Ok(problem) => format!("{url} answered {status}: {}{hint}", problem.message),
+        Err(_) => format!("{url} answered {status} with {}{server}{hint}", kind_of(&body, "a worker's words")),
+    })
+}
+
+/// What a body is that is not what was expected.
+fn kind_of(body: &[u8], expected: &str) -> String {
+    let start = body.trim_ascii_start();
+    let begins = |with: &str| start.get(..with.len()).is_some_and(|start| start.eq_ignore_ascii_case(with.as_bytes()));
+    let kind = if start.is_empty() {
+        "nothing"
+    } else if begins("<!doctype") || begins("<html") {
+        "a web page"
+    } else if serde_json::from_slice::<Value>(body).is_ok() {
+        "JSON of another kind"
+    } else {
+        "other bytes"
+    };
+    format!("{kind} instead of {expected}")
+}
+
+/// What a server calls itself.
+fn server(response: &Response) -> String {
+    let name = response.headers().get(SERVER).and_then(|name| name.to_str().ok());
+    name.map(|name| format!(" ({})", name.chars().take(40).collect::<String>())).unwrap_or_default()
+}
