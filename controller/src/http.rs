@@ -20,7 +20,7 @@ use crate::config::Config;
 use crate::desk::Patience;
 use crate::registry::{Asker, Holder, Note, Origin, Request};
 use crate::service::Service;
-use crate::{fastchat, link, metrics, registration};
+use crate::{fastchat, journal, link, metrics, registration};
 
 /// What a handler answers.
 pub(crate) type Reply<T> = Result<Json<T>, Problem>;
@@ -49,6 +49,7 @@ pub(crate) fn router(config: &Config, service: Arc<Service>) -> Router {
         .route("/version", get(serve::version));
     native
         .merge(fastchat::routes())
+        .merge(journal::routes())
         .route_layer(middleware::from_fn_with_state(config.token.clone(), serve::require_token))
         .merge(open)
         .fallback(serve::not_found)
