@@ -21,7 +21,7 @@ use crate::config::Config;
 use crate::desk::Patience;
 use crate::registry::{Asker, Holder, Note, Origin, Request};
 use crate::service::Service;
-use crate::{access, events, fastchat, link, metrics, registration, topology};
+use crate::{access, events, fastchat, journal, link, metrics, registration, topology};
 
 /// What a handler answers.
 pub(crate) type Reply<T> = Result<Json<T>, Problem>;
@@ -46,6 +46,7 @@ pub(crate) fn router(config: &Config, service: Arc<Service>) -> Router {
         .route("/fleet", get(fleet))
         .route("/topology", get(topology::show))
         .route("/events", get(events::open))
+        .merge(journal::routes())
         .route_layer(middleware::from_fn_with_state(Arc::clone(&service), access::require_any));
     let open = Router::new()
         .route("/health", get(alive))

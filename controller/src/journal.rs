@@ -12,6 +12,9 @@
 //! Each decision has a random seed of its own, from which the policy draws. So a decision is a function of the
 //! candidates, the request and the seed, and can be made again ([`replay()`]).
 //!
+//! `explain` tells of one request, `told` puts all of it in words, `reader` and `replay` take these and make the decisions
+//! again; `answers` has the routes.
+//!
 //! Decisions are kept in blocks, so that a look at all of them ([`Journal::snapshot`]) copies one block and counts the
 //! references of the others.
 
@@ -27,14 +30,23 @@ use muster_shared::problem::Problem;
 use crate::dispatch::{LANES, Policy};
 use crate::registry::{Pick, Pool, Question, lanes_of, millis};
 
+mod answers;
 mod entry;
+mod explain;
 mod past;
+mod reader;
+mod replay;
 #[cfg(test)]
 mod tests;
+mod told;
 
+pub(crate) use answers::routes;
 pub(crate) use entry::{Change, Machine};
 use entry::{Ending, Entry, Refusal, Verdict};
 use past::Past;
+pub use reader::JournalError;
+pub use replay::{Difference, Replay, Tally, replay};
+pub(crate) use told::Clock;
 
 /// Decisions of a block.
 const BLOCK: usize = 64;
@@ -48,6 +60,8 @@ const MOST: usize = 128 << 20;
 pub(crate) struct Journal {
     /// Decisions that are kept at least.
     limit: usize,
+    /// The most that they may take, in bytes.
+    pub(crate) most: usize,
     blocks: VecDeque<Arc<Block>>,
     open: Block,
     /// How each ended, from the oldest on.
@@ -95,6 +109,7 @@ impl Journal {
     pub(crate) fn new(limit: usize) -> Self {
         Self {
             limit,
+            most: MOST,
             blocks: VecDeque::new(),
             open: Block::default(),
             endings: VecDeque::new(),
@@ -184,7 +199,7 @@ impl Journal {
         self.blocks.push_back(Arc::new(sealed));
         while self.blocks.front().is_some_and(|oldest| {
             let rest = self.endings.len() - oldest.entries.len();
-            rest >= self.limit || (self.bytes > MOST && self.blocks.len() > 1)
+            rest >= self.limit || (self.bytes > self.most && self.blocks.len() > 1)
         }) {
             self.forget();
         }

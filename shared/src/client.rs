@@ -10,6 +10,7 @@ use serde::de::DeserializeOwned;
 use crate::control::{Dispatch, Fleet, Grant, Heartbeat, HeartbeatReply, Lease, Leave, Registration, Releases, Renew};
 use crate::embed::{EmbedRequest, EmbedResponse};
 use crate::generate::{Event, GenerateRequest};
+use crate::journal::Explanation;
 use crate::problem::{BoxError, Problem};
 use crate::secret::Secret;
 use crate::sse;
@@ -201,6 +202,41 @@ impl ControllerClient {
         }
         let upgraded = response.upgrade().await;
         upgraded.map(crate::link::Link::new).map_err(|source| ClientError::from_reqwest(self.address(), source))
+    }
+
+    /// Why the workers of a request were chosen.
+    ///
+    /// # Errors
+    /// See [`ClientError`].
+    pub async fn explain(&self, request: &str) -> Result<Explanation, ClientError> {
+        let mut url = self.peer.url("/explain/");
+        // Ids come from clients; whatever is not plain must not become another path.
+        for byte in request.bytes() {
+            match byte {
+                b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'_' => url.push(char::from(byte)),
+                other => url.push_str(&format!("%{other:02X}")),
+            }
+        }
+        let response = self.peer.send(self.peer.http.get(url)).await?;
+        self.peer.read(response).await
+    }
+
+    /// The journal of decisions, piece by piece.
+    ///
+    /// # Errors
+    /// See [`ClientError`].
+    pub async fn journal(
+        &self,
+    ) -> Result<impl Stream<Item = Result<bytes::Bytes, ClientError>> + Send + use<>, ClientError> {
+        let response = self.peer.send(self.peer.http.get(self.peer.url("/journal"))).await?;
+        let address = self.peer.address.clone();
+        Ok(stream::unfold(response, move |mut response| {
+            let address = address.clone();
+            async move {
+                let chunk = response.chunk().await.map_err(|source| ClientError::from_reqwest(&address, source));
+                chunk.transpose().map(|chunk| (chunk, response))
+            }
+        }))
     }
 
     /// The state of everything.

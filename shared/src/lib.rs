@@ -17,6 +17,7 @@
 //! * [`resume`]: how far an answer has come, so that another worker can go on with it.
 //! * [`problem`]: the one error body between our processes.
 //! * [`fastchat`]: the words of FastChat's HTTP contract.
+//! * [`journal`]: why a worker was chosen.
 //! * [`sse`]: server-sent events, encoded and decoded.
 //! * [`secret`]: keys that neither print nor leak through timing.
 //! * [`client`] (feature `client`): typed clients of the controller and of a worker.
@@ -32,6 +33,7 @@ pub mod generate;
 #[cfg(feature = "grpc")]
 pub mod grpc;
 pub mod id;
+pub mod journal;
 #[cfg(feature = "link")]
 pub mod link;
 pub mod problem;

@@ -252,6 +252,7 @@ impl ControllerSection {
             },
             token: one_secret(self.fleet_token.clone(), self.fleet_token_file.as_deref())?,
             admin_key: one_secret(self.admin_key.clone(), self.admin_key_file.as_deref()).context("admin_key")?,
+            journal: usual.journal,
             site: self.site.as_deref().map_or(Ok(usual.site), place)?,
             body_limit: self.body_limit.map_or(usual.body_limit, |size| size.0 as usize),
             drain: span(self.drain, usual.drain),

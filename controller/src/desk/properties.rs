@@ -395,6 +395,7 @@ proptest! {
             world.run(command);
             world.check();
         }
+        world.desk.registry().audit_replay();
         world.run(Command::Pass(60_000));
         world.check();
         prop_assert!(world.waiting.is_empty(), "somebody waits for ever");

@@ -5,6 +5,7 @@ use std::time::Instant;
 
 use muster_shared::control::{Outcome, Resources};
 use muster_shared::id::WorkerId;
+use muster_shared::journal::Busy;
 use muster_shared::problem::Kind;
 
 use crate::dispatch::{Candidate, LANES, Seat};
@@ -84,6 +85,16 @@ impl Machine {
             && resources.all(|(share, (_, told))| told.map_or(share.is_nan(), |told| told.to_bits() == share.to_bits()))
     }
 
+    /// Speed, capacity and resources.
+    pub(super) fn parts(&self) -> (f64, Option<u32>, Resources) {
+        (self.speed, self.capacity, self.resources())
+    }
+
+    /// That of these.
+    pub(super) fn of_parts(worker: Arc<str>, (speed, capacity, resources): (f64, Option<u32>, Resources)) -> Self {
+        Self::new(&worker, &Candidate { speed, capacity, resources, ..Candidate::IDLE })
+    }
+
     fn resources(&self) -> Resources {
         let [cpu, model_cpu, memory, network, gpu, gpu_memory, kv_cache] =
             self.resources.map(|share| (!share.is_nan()).then_some(share));
@@ -105,6 +116,30 @@ impl Change {
         let response_ms = response_ms.unwrap_or(f64::NAN);
         let Seat { lane, place } = seat;
         Self { place, lane, marks: Marks::of(standing), load, given, turn, response_ms, machine }
+    }
+
+    /// How a worker stands that is live, paused and open as told.
+    pub(super) fn of_parts(
+        seat: Seat,
+        [live, paused, open]: [bool; 3],
+        busy: Option<Busy>,
+        machine: Option<Arc<Machine>>,
+    ) -> Self {
+        let candidate = busy.map(|Busy { load, given, turn, response_ms }| Candidate {
+            load,
+            given,
+            turn,
+            response_ms,
+            ..Candidate::IDLE
+        });
+        let (nobody, mut told) = (Arc::from(""), machine.clone());
+        Self { machine, ..Self::of(seat, &Standing { live, paused, open, candidate }, &nobody, &mut told) }
+    }
+
+    /// What it has to do, where it has room.
+    pub(super) fn busy(&self) -> Option<Busy> {
+        let response_ms = (!self.response_ms.is_nan()).then_some(self.response_ms);
+        self.marks.has(Marks::ROOM).then_some(Busy { load: self.load, given: self.given, turn: self.turn, response_ms })
     }
 
     /// The seat is empty.

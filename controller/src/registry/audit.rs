@@ -29,6 +29,16 @@ impl Registry {
         self.journal.as_ref().expect("a journal is kept").audit();
     }
 
+    /// Panics where the journal as it is saved makes another decision than the one that was made.
+    pub(crate) fn audit_replay(&self) {
+        self.journal.as_ref().expect("a journal is kept").audit_replay();
+    }
+
+    /// Lets the journal take so many bytes.
+    pub(crate) fn bound_journal(&mut self, bytes: usize) {
+        self.journal.as_mut().expect("a journal is kept").most = bytes;
+    }
+
     /// Panics where an index says something else than the workers themselves.
     pub(crate) fn audit(&self, now: Instant) {
         let mut seats = BTreeMap::new();
