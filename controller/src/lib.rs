@@ -18,6 +18,7 @@
 //! * `registration`: what is checked before the registry sees a worker; `outbound`: calls to workers.
 //! * `front`: the calls that come by the thousand; `http`: every route, and our own handlers; `link`: a gateway's
 //!   connection; `fastchat`: FastChat's routes.
+//! * `page`: the files of the status page.
 //! * `metrics`: what is counted.
 //! * [`offline`]: the rules alone, for simulations and measurements; [`simulator`]: a fleet around them, in virtual time.
 
@@ -35,6 +36,7 @@ mod metrics;
 pub mod names;
 pub mod offline;
 mod outbound;
+mod page;
 mod queue;
 mod registration;
 mod registry;
