@@ -1,5 +1,6 @@
 //! The command line.
 
+mod ask;
 mod bench;
 mod defaults;
 
@@ -15,6 +16,7 @@ use clap::{Args, Command, CommandFactory as _, FromArgMatches as _, Parser, Subc
 use muster_shared::secret::Secret;
 use muster_shared::telemetry::{self, LogFormat};
 
+pub(crate) use ask::Ask;
 pub(crate) use bench::{
     BenchArgs, BenchVerb, DispatchArgs, EmbedArgs, EngineArgs, FakeTransport, FakeWorkerArgs, FleetArgs, LoadArgs,
     LoadKind, Over, PoliciesArgs, PromptKind,
@@ -180,15 +182,8 @@ pub(crate) struct Print {
 /// Flags of `muster status`.
 #[derive(Debug, Args)]
 pub(crate) struct StatusArgs {
-    /// Base URL of the controller.
-    #[arg(long, env = "MUSTER_CONTROLLER_ADDRESS", default_value = "http://127.0.0.1:21001")]
-    pub(crate) controller_address: String,
-    /// The fleet's token.
-    #[arg(long, env = "MUSTER_FLEET_TOKEN", hide_env_values = true, value_parser = SecretParser)]
-    pub(crate) fleet_token: Option<Secret>,
-    /// File that holds the fleet's token.
-    #[arg(long, env = "MUSTER_FLEET_TOKEN_FILE")]
-    pub(crate) fleet_token_file: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) ask: Ask,
     /// Print the controller's answer as JSON.
     #[arg(long)]
     pub(crate) json: bool,

@@ -1,18 +1,14 @@
 //! `muster status`: a controller's fleet as a table.
 
 use anyhow::Context as _;
-use muster_shared::client::{ControllerClient, Timeouts, http_client};
 use muster_shared::control::{Fleet, ModelStatus, WorkerState, WorkerStatus};
 
 use crate::cli::StatusArgs;
-use crate::config::{base_url, one_secret};
 use crate::services::say;
 
 /// Asks the controller and prints its answer.
 pub(crate) async fn run(args: StatusArgs) -> anyhow::Result<()> {
-    let address = base_url("controller_address", &args.controller_address)?;
-    let token = one_secret(args.fleet_token, args.fleet_token_file.as_deref())?;
-    let client = ControllerClient::new(http_client(Timeouts::default()), address, token);
+    let client = args.ask.client()?;
     let fleet = client.fleet().await.context("no status; is a controller running there? (--controller-address)")?;
     if args.json {
         say(&serde_json::to_string_pretty(&fleet)?);

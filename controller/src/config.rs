@@ -28,6 +28,10 @@ pub struct Config {
     pub pressure: PressureConfig,
     /// The fleet token that every caller must show; `None` lets everyone in.
     pub token: Option<Secret>,
+    /// The key of operators, who drain and resume workers; `None`: whoever has the fleet token may.
+    pub admin_key: Option<Secret>,
+    /// Name of the place where everything is that does not say otherwise.
+    pub site: String,
     /// Longest body of a request, in bytes.
     pub body_limit: usize,
     /// Time that running requests have to end when the controller stops.
@@ -44,6 +48,8 @@ impl Default for Config {
             breaker: BreakerConfig::default(),
             pressure: PressureConfig::default(),
             token: None,
+            admin_key: None,
+            site: "local".to_owned(),
             body_limit: 1 << 20,
             drain: Duration::from_secs(5),
         }

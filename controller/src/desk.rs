@@ -154,6 +154,11 @@ impl<R> Desk<R> {
         self.queue.len()
     }
 
+    /// Requests that wait for a model.
+    pub(crate) fn waiting_for(&self, model: &str) -> usize {
+        self.queue.len_of(model)
+    }
+
     /// The answers since the last call.
     pub(crate) fn take_answers(&mut self) -> Vec<(R, Answer)> {
         std::mem::take(&mut self.answers)

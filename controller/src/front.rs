@@ -16,13 +16,12 @@ use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
 use hyper::body::Incoming;
 use muster_shared::problem::Problem;
-use muster_shared::secret::Secret;
 use muster_shared::serve;
 use tower::Service as TowerService;
 
 use crate::config::Config;
 use crate::service::Service;
-use crate::{fastchat, http};
+use crate::{access, fastchat, http};
 
 /// The controller as a service. Cheap to clone.
 #[derive(Clone)]
@@ -34,7 +33,6 @@ pub(crate) struct Front {
 /// What busy calls need.
 struct Busy {
     service: Arc<Service>,
-    token: Option<Secret>,
     body_limit: usize,
 }
 
@@ -67,7 +65,7 @@ impl Route {
 impl Front {
     /// In front of the router.
     pub(crate) fn new(config: &Config, service: Arc<Service>, router: Router) -> Self {
-        let busy = Busy { service, token: config.token.clone(), body_limit: config.body_limit };
+        let busy = Busy { service, body_limit: config.body_limit };
         Self { busy: Arc::new(busy), router }
     }
 }
@@ -104,7 +102,8 @@ impl Busy {
     }
 
     async fn handle(&self, route: Route, mut request: Request<Body>) -> Result<Response, Problem> {
-        serve::check_token(self.token.as_ref(), request.headers())?;
+        access::check_page(request.headers(), request.uri())?;
+        self.service.keys.check_fleet(request.headers())?;
         DefaultBodyLimit::max(self.body_limit).apply(&mut request);
         let service = State(Arc::clone(&self.service));
         Ok(match route {

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::extract::{DefaultBodyLimit, State};
+use axum::http::HeaderMap;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router, middleware};
@@ -20,25 +21,32 @@ use crate::config::Config;
 use crate::desk::Patience;
 use crate::registry::{Asker, Holder, Origin, Request};
 use crate::service::Service;
-use crate::{fastchat, link, metrics, page, registration};
+use crate::{access, events, fastchat, link, metrics, page, registration, topology};
 
 /// What a handler answers.
 pub(crate) type Reply<T> = Result<Json<T>, Problem>;
 /// What every handler shares.
 pub(crate) type Shared = State<Arc<Service>>;
 
-/// Every route: our own and FastChat's behind the fleet token; health, metrics and the page's files open.
+/// Every route: our own and FastChat's behind the fleet token, what operators ask behind that or their key; health,
+/// metrics and the page's files open.
 pub(crate) fn router(config: &Config, service: Arc<Service>) -> Router {
     let native = Router::new()
         .route("/register", post(register))
         .route("/heartbeat", post(heartbeat))
-        .route("/drain", post(drain))
-        .route("/deregister", post(deregister))
         .route("/dispatch", post(dispatch))
         .route("/release", post(release))
         .route("/renew", post(renew))
-        .route("/fleet", get(fleet))
         .route("/link", get(link::open));
+    // Handlers of what changes something know who may do so.
+    let operators = Router::new()
+        .route("/drain", post(drain))
+        .route("/resume", post(resume))
+        .route("/deregister", post(deregister))
+        .route("/fleet", get(fleet))
+        .route("/topology", get(topology::show))
+        .route("/events", get(events::open))
+        .route_layer(middleware::from_fn_with_state(Arc::clone(&service), access::require_any));
     let open = Router::new()
         .route("/health", get(alive))
         .route("/healthz", get(alive))
@@ -51,6 +59,8 @@ pub(crate) fn router(config: &Config, service: Arc<Service>) -> Router {
     native
         .merge(fastchat::routes())
         .route_layer(middleware::from_fn_with_state(config.token.clone(), serve::require_token))
+        .merge(operators)
+        .route_layer(middleware::from_fn(access::require_own_page))
         .merge(open)
         .fallback(serve::not_found)
         .method_not_allowed_fallback(serve::method_not_allowed)
@@ -113,12 +123,20 @@ pub(crate) async fn heartbeat(State(service): Shared, Body(beat): Body<Heartbeat
     reply.map(Json)
 }
 
-async fn drain(State(service): Shared, Body(leave): Body<Leave>) -> Reply<Value> {
+async fn drain(State(service): Shared, headers: HeaderMap, Body(leave): Body<Leave>) -> Reply<Value> {
+    service.keys.check_leave(&leave, &headers)?;
     service.change(|registry, now| registry.drain(&leave, now))?;
     Ok(Json(json!({})))
 }
 
-async fn deregister(State(service): Shared, Body(leave): Body<Leave>) -> Reply<Value> {
+async fn resume(State(service): Shared, headers: HeaderMap, Body(leave): Body<Leave>) -> Reply<Value> {
+    service.keys.check_leave(&leave, &headers)?;
+    service.change(|registry, now| registry.resume(&leave, now))?;
+    Ok(Json(json!({})))
+}
+
+async fn deregister(State(service): Shared, headers: HeaderMap, Body(leave): Body<Leave>) -> Reply<Value> {
+    service.keys.check_leave(&leave, &headers)?;
     service.change(|registry, now| registry.deregister(&leave, now))?;
     Ok(Json(json!({})))
 }

@@ -15,17 +15,20 @@
 //! * `queue`: the bounded waiting queue, fair between keys; `estimate`: how long it takes.
 //! * `desk`: the three together; every rule ends here, and none of it does I/O.
 //! * `service`: the lock, the replies to those who wait, and the clock.
-//! * `registration`: what is checked before the registry sees a worker; `outbound`: calls to workers.
+//! * `access`: who may call; `registration`: what is checked before the registry sees a worker; `outbound`: calls to workers.
 //! * `front`: the calls that come by the thousand; `http`: every route, and our own handlers; `link`: a gateway's
 //!   connection; `fastchat`: FastChat's routes.
+//! * `topology`: the fleet as a picture; `events`: what changes about it, as a stream.
 //! * `page`: the files of the status page.
 //! * `metrics`: what is counted.
 //! * [`offline`]: the rules alone, for simulations and measurements; [`simulator`]: a fleet around them, in virtual time.
 
+mod access;
 pub mod config;
 mod desk;
 pub mod dispatch;
 mod estimate;
+mod events;
 mod fastchat;
 #[cfg(test)]
 mod fixtures;
@@ -44,6 +47,7 @@ mod service;
 #[cfg(test)]
 mod simulation;
 pub mod simulator;
+mod topology;
 
 use std::sync::Arc;
 

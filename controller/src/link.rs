@@ -15,7 +15,7 @@ use hyper::upgrade::{OnUpgrade, Upgraded};
 use hyper_util::rt::TokioIo;
 use muster_shared::control::Held;
 use muster_shared::id::GatewayId;
-use muster_shared::link::{Ask, Link, PROTOCOL, Tell};
+use muster_shared::link::{Ask, Link, PROTOCOL, Process, Tell};
 use muster_shared::problem::{Kind, Problem, chain};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
@@ -40,7 +40,7 @@ type Stream = TokioIo<Upgraded>;
 
 /// The one link of each gateway, by its end.
 #[derive(Debug, Default)]
-pub(crate) struct Links(Mutex<HashMap<GatewayId, End>>);
+pub(crate) struct Links(Mutex<HashMap<GatewayId, (End, Process)>>);
 
 /// The end of a link.
 #[derive(Debug, Clone, Default)]
@@ -53,16 +53,29 @@ impl Links {
     /// Takes a gateway's new link, and ends the one before: it is of no more use, though its end may not be known yet.
     ///
     /// Resolves when that has given up its places. Later, one of them could be granted what nobody would hear of.
-    async fn replace(&self, gateway: GatewayId, end: End) {
+    async fn replace(&self, gateway: GatewayId, process: Process, end: End) {
         let before = {
             let mut links = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-            links.retain(|_, end| !end.reached.is_cancelled());
-            links.insert(gateway, end)
+            links.retain(|_, (end, _)| !end.reached.is_cancelled());
+            links.insert(gateway, (end, process))
         };
-        if let Some(before) = before {
+        if let Some((before, _)) = before {
             before.wanted.cancel();
             before.reached.cancelled().await;
         }
+    }
+
+    /// Has it look as if a gateway had a link.
+    #[cfg(test)]
+    pub(crate) fn pretend(&self, gateway: GatewayId, process: Process) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(gateway, (End::default(), process));
+    }
+
+    /// Of each gateway with a link, the process that it is a thread of.
+    pub(crate) fn processes(&self) -> Vec<(GatewayId, Process)> {
+        let links = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let open = links.iter().filter(|(_, (end, _))| !end.reached.is_cancelled());
+        open.map(|(gateway, (_, process))| (*gateway, process.clone())).collect()
     }
 }
 
@@ -92,14 +105,14 @@ pub(crate) async fn open(State(service): Shared, mut request: Request) -> Result
 
 async fn serve(service: Arc<Service>, mut link: Link<Stream>) {
     let greeting = tokio::time::timeout(INTRODUCTION, introduce(&mut link)).await;
-    let (gateway, held) = match greeting {
+    let (gateway, process, held) = match greeting {
         Ok(Ok(greeting)) => greeting,
         Ok(Err(error)) => return tracing::warn!(%error, "a link did not begin with a gateway's name"),
         Err(_) => return tracing::warn!("a link was silent from the beginning"),
     };
     let end = End::default();
     let _reached = end.reached.clone().drop_guard(); // dropped after the session
-    service.links.replace(gateway, end.clone()).await;
+    service.links.replace(gateway, process, end.clone()).await;
     tracing::debug!(%gateway, held = held.len(), "a gateway's link begins");
     let unknown = service.change(|registry, now| registry.reconcile(gateway, &held, now));
     link.queue(&Tell::Fleet { fleet: Box::new(service.fleet()), unknown });
@@ -111,12 +124,12 @@ async fn serve(service: Arc<Service>, mut link: Link<Stream>) {
     }
 }
 
-/// Who speaks, and what it holds.
-async fn introduce(link: &mut Link<Stream>) -> io::Result<(GatewayId, Vec<Held>)> {
+/// Who speaks, as a thread of which process, and what it holds.
+async fn introduce(link: &mut Link<Stream>) -> io::Result<(GatewayId, Process, Vec<Held>)> {
     loop {
         link.exchange().await?;
         match link.take()? {
-            Some(Ask::Hello { gateway, held, .. }) => return Ok((gateway, held)),
+            Some(Ask::Hello { gateway, process, held }) => return Ok((gateway, process, held)),
             Some(_) => return Err(unexpected("the first message is not a hello")),
             None => {}
         }

@@ -35,12 +35,16 @@ mod agenda;
 #[cfg(test)]
 mod audit;
 mod breaker;
+mod changes;
+mod drain;
 mod gateways;
 mod hashing;
 mod load;
+mod picture;
 mod pool;
 mod pressure;
 mod prospects;
+mod tally;
 mod tickets;
 mod view;
 mod worker;
@@ -49,11 +53,14 @@ mod worker;
 mod tests;
 
 use agenda::Agenda;
+pub(crate) use changes::Changed;
+use changes::{Changes, Words};
 use gateways::Gateways;
 use hashing::ByTicket;
 pub(crate) use pool::Key;
 use pool::{Pool, Pools};
 pub(crate) use pressure::check_measures;
+pub(crate) use tally::Tally;
 use tickets::Ticket;
 pub(crate) use tickets::{Asker, Denial, Holder, Lack, Request};
 pub(crate) use view::bare_card;
@@ -79,6 +86,10 @@ pub(crate) struct Registry {
     /// Every held ticket. Anonymous ones are counted in their worker's offers only, since nobody can name them.
     tickets: ByTicket<Ticket>,
     gateways: Gateways,
+    /// The last changes of workers' states.
+    changes: Changes,
+    /// What has ended since somebody last looked.
+    tally: Tally,
 }
 
 /// A process as it is known.
@@ -117,6 +128,8 @@ impl Registry {
             by_address: HashMap::new(),
             agenda: Agenda::default(),
             tickets: ByTicket::default(),
+            changes: Changes::default(),
+            tally: Tally::default(),
         }
     }
 
@@ -149,6 +162,12 @@ impl Registry {
             }
         }
         self.refuse_taken(&worker)?;
+        worker.cause = Some(Words::Borrowed(match slot.map(|slot| &self.workers[slot]) {
+            Some(known) if known.gone_since.is_none() && known.incarnation != worker.incarnation => {
+                "registered: a new process"
+            }
+            _ => "registered",
+        }));
         tracing::info!(worker = %worker.id, address = %worker.address, transport = %worker.transport,
             models = worker.offers.len(), speed = worker.speed, "a worker registered");
         match slot {
@@ -218,6 +237,10 @@ impl Registry {
         }
         tracing::info!(worker = %worker.id, address = %worker.address, by = %registration.id, "a worker was replaced");
         worker.gone_since = Some(now);
+        worker.cause = Some(match worker.id == registration.id {
+            true => Words::Borrowed("replaced by a new process of its name"),
+            false => Words::Owned(format!("replaced by `{}`, which answers at its address", registration.id)),
+        });
         self.end_tickets_of(slot, now);
     }
 
@@ -225,6 +248,8 @@ impl Registry {
     fn replace(&mut self, slot: Slot, mut worker: Worker, now: Instant) {
         let places = self.take_places(slot);
         worker.due = self.workers[slot].due;
+        worker.told = self.workers[slot].told.clone();
+        worker.totals = self.workers[slot].totals;
         for (given, id) in std::mem::take(&mut self.workers[slot].tickets) {
             let model = &self.tickets[&id].model;
             if worker.offer(model).is_some_and(|offer| offer.held > 0) {
@@ -329,21 +354,6 @@ impl Registry {
         self.leave(slot, places);
     }
 
-    /// Stops requests to a worker; those that run go on.
-    ///
-    /// # Errors
-    /// [`Kind::NotFound`] when it is not known, [`Kind::Stale`] when the caller means an older process.
-    pub(crate) fn drain(&mut self, leave: &Leave, now: Instant) -> Result<(), Problem> {
-        let slot = self.leaving(leave, now)?;
-        let worker = &mut self.workers[slot];
-        if worker.gone_since.is_none() && !worker.draining {
-            tracing::info!(worker = %leave.id, "a worker drains");
-            worker.draining = true;
-        }
-        self.refresh(slot, now);
-        Ok(())
-    }
-
     /// Ends a worker's lease, and its tickets with it.
     ///
     /// # Errors
@@ -354,6 +364,7 @@ impl Registry {
         if worker.gone_since.is_none() {
             tracing::info!(worker = %leave.id, "a worker deregistered");
             worker.gone_since = Some(now);
+            worker.cause = Some(Words::Borrowed("deregistered"));
         }
         worker.draining = false;
         self.end_tickets_of(slot, now);
@@ -406,6 +417,7 @@ impl Registry {
             let places = self.take_places(slot);
             self.leave(slot, places);
             let worker = self.workers.remove(slot);
+            self.changes.forgotten(&worker, now);
             self.by_id.remove(&worker.id);
             if self.by_address.get(&worker.address) == Some(&slot) {
                 self.by_address.remove(&worker.address);
@@ -417,6 +429,11 @@ impl Registry {
     /// lies in the future.
     pub(crate) fn next_change(&self) -> Option<Instant> {
         [self.agenda.next(), self.gateways.next()].into_iter().flatten().min()
+    }
+
+    /// What has ended since the last call.
+    pub(crate) fn take_tally(&mut self) -> Tally {
+        std::mem::take(&mut self.tally)
     }
 
     /// Models of which a worker has got room, or is no more there, since the last call.
@@ -450,6 +467,7 @@ impl Registry {
     fn refresh(&mut self, slot: Slot, now: Instant) {
         let worker = &mut self.workers[slot];
         worker.forget_past(now);
+        self.changes.note(worker, now);
         let about = worker.about(now);
         for offer in &worker.offers {
             if let Some(place) = &offer.place {
@@ -458,17 +476,6 @@ impl Registry {
         }
         let next = worker.next_change(self.rules.lease.fastchat_expiration, now);
         self.agenda.put(slot, next, &mut worker.due);
-    }
-
-    fn leaving(&mut self, leave: &Leave, now: Instant) -> Result<Slot, Problem> {
-        self.settle(now);
-        let slot = self.by_id.get(&leave.id).copied().ok_or_else(|| {
-            Problem::new(Kind::NotFound, format!("no worker `{}` is known", leave.id)).with_param("id")
-        })?;
-        if let Some(incarnation) = leave.incarnation {
-            refuse_stale(&self.workers[slot], incarnation)?;
-        }
-        Ok(slot)
     }
 
     fn lease_of(&self, origin: Origin) -> Option<Duration> {

@@ -12,6 +12,7 @@ use tokio::sync::{Notify, mpsc, oneshot};
 use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 
+use crate::access::Keys;
 use crate::config::{Config, PolicyName};
 use crate::desk::{Answer, Desk, Patience, SWEEP, Setup};
 use crate::link::Links;
@@ -19,6 +20,7 @@ use crate::metrics;
 use crate::outbound::Outbound;
 use crate::queue::Place;
 use crate::registry::{Asker, Holder, Registry, millis};
+use crate::topology::{SECOND, Scene};
 
 /// What all handlers share.
 #[derive(Debug)]
@@ -32,15 +34,19 @@ pub(crate) struct Service {
     pub(crate) refresh: Notify,
     /// For calls to workers.
     pub(crate) outbound: Outbound,
+    /// Who may call.
+    pub(crate) keys: Keys,
     /// Longest wait for room.
     pub(crate) max_wait: Duration,
     /// Cancelled when the controller stops.
     pub(crate) shutdown: CancellationToken,
     /// Time between two looks for what may be forgotten.
     sweep: Duration,
-    policy: PolicyName,
-    epoch: Epoch,
-    started: Instant,
+    /// What is kept for those who look at the fleet.
+    pub(crate) scene: Scene,
+    pub(crate) policy: PolicyName,
+    pub(crate) epoch: Epoch,
+    pub(crate) started: Instant,
 }
 
 /// The way back to one who asked.
@@ -61,7 +67,7 @@ pub(crate) enum Way {
 
 impl Reply {
     /// Gives back the ticket of a grant that nobody receives.
-    fn send(self, answer: Answer) -> Option<(Holder, TicketId)> {
+    pub(crate) fn send(self, answer: Answer) -> Option<(Holder, TicketId)> {
         let undelivered = match self.way {
             Way::Call(sender) => sender.send(answer).err()?,
             Way::Link { id, answers } => match answers.try_send((id, answer)) {
@@ -84,9 +90,11 @@ impl Service {
             wake: Notify::new(),
             refresh: Notify::new(),
             outbound: Outbound::new(config.token.clone()),
+            keys: Keys::new(config),
             max_wait: config.queue.max_wait,
             sweep: SWEEP.min(config.lease.heartbeat),
             shutdown,
+            scene: Scene::new(config.site.clone(), started),
             policy: config.policy,
             epoch: Epoch::new(),
             started,
@@ -145,7 +153,10 @@ impl Service {
     /// who wait, and rests.
     pub(crate) async fn keep_time(&self) -> Infallible {
         let mut sweep = tokio::time::interval(self.sweep);
-        sweep.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut second = tokio::time::interval(SECOND);
+        for interval in [&mut sweep, &mut second] {
+            interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        }
         loop {
             let next = self.next_tick();
             tokio::select! {
@@ -153,6 +164,7 @@ impl Service {
                 () = self.wake.notified() => {}
                 () = sleep_until(next) => self.with(Desk::tick),
                 _ = sweep.tick() => self.sweep(),
+                _ = second.tick() => self.second(),
             }
         }
         self.with(|desk, _| desk.close());

@@ -15,6 +15,8 @@ pub enum Kind {
     PromptTooLong,
     /// No key or token, or a wrong one.
     BadKey,
+    /// The caller may not do that, whoever it is.
+    Forbidden,
     /// Nobody serves a model of that name.
     UnknownModel,
     /// There is nothing at that path.
@@ -49,6 +51,7 @@ impl Kind {
         match self {
             Self::Invalid | Self::PromptTooLong => 400,
             Self::BadKey => 401,
+            Self::Forbidden => 403,
             Self::UnknownModel | Self::NotFound => 404,
             Self::MethodNotAllowed => 405,
             Self::Stale => 409,

@@ -13,7 +13,23 @@ pub const DONE: &str = "[DONE]";
 /// # Panics
 /// When the value cannot be JSON (a map with keys that are no strings, say): a fault in muster.
 pub fn json_event<T: Serialize>(value: &T) -> Bytes {
+    encoded(BytesMut::with_capacity(256), value)
+}
+
+/// The same with a name, which must not contain a line break.
+///
+/// # Panics
+/// As [`json_event`].
+pub fn named_event<T: Serialize>(name: &str, value: &T) -> Bytes {
+    debug_assert!(!name.contains(['\r', '\n']), "a line break would end the name");
     let mut event = BytesMut::with_capacity(256);
+    event.put_slice(b"event: ");
+    event.put_slice(name.as_bytes());
+    event.put_slice(b"\n");
+    encoded(event, value)
+}
+
+fn encoded<T: Serialize>(mut event: BytesMut, value: &T) -> Bytes {
     event.put_slice(b"data: ");
     serde_json::to_writer((&mut event).writer(), value).expect("our own types are JSON");
     event.put_slice(b"\n\n");

@@ -1,8 +1,10 @@
 //! The fleet as a picture: what `GET /topology` of the controller answers, and what `GET /events` streams.
 //!
 //! `GET /topology` answers with a [`Topology`]. `GET /events` is a stream of server-sent events: one `topology` with the
-//! same at its beginning, then an `update` with an [`Update`] each second. Times are in milliseconds; a moment is counted
-//! since 1970.
+//! same at its beginning, and again should the controller's clock be set, then an `update` with an [`Update`] each second.
+//! Times are in milliseconds; a moment is counted since 1970.
+
+mod update;
 
 use serde::{Deserialize, Serialize};
 
@@ -34,6 +36,13 @@ pub struct Topology {
     pub peers: Option<PeersFile>,
     /// What an operator should look at, in words.
     pub warnings: Vec<String>,
+}
+
+impl Topology {
+    /// Changes that are told at most.
+    pub const CHANGES: usize = 256;
+    /// Samples that are told at most: five minutes.
+    pub const HISTORY: usize = 300;
 }
 
 /// Machines that are near to each other.

@@ -19,6 +19,9 @@ const GAP_CPU: f64 = 0.1;
 /// The same of memory.
 const GAP_MEMORY: f64 = 0.05;
 
+/// Longest name of a site, in characters.
+const LONGEST_SITE: usize = 64;
+
 /// What a controller can be told.
 #[derive(Debug, Clone, Default, Args, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -110,6 +113,9 @@ pub(crate) struct ControllerSection {
     /// File that holds the fleet's token.
     #[arg(long, env = "MUSTER_FLEET_TOKEN_FILE")]
     pub(crate) fleet_token_file: Option<PathBuf>,
+    /// Name of the place where everything is that does not say otherwise; the topology shows it.
+    #[arg(long, env = "MUSTER_CONTROLLER_SITE", value_name = "NAME")]
+    pub(crate) site: Option<String>,
     /// Longest request body.
     #[arg(long, env = "MUSTER_CONTROLLER_BODY_LIMIT")]
     pub(crate) body_limit: Option<ByteSize>,
@@ -138,13 +144,13 @@ impl ControllerSection {
     pub(crate) fn or(self, other: Self) -> Self {
         or!(self, other; host, port, policy, aliases, fallbacks, policies, heartbeat, missed_beats,
             fastchat_expiration, queue_limit, queue_limit_per_model, queue_limit_per_key, queue_wait,
-            breaker_failures, breaker_pause, body_limit, drain, insecure; (pause_cpu, resume_cpu),
+            breaker_failures, breaker_pause, site, body_limit, drain, insecure; (pause_cpu, resume_cpu),
             (pause_memory, resume_memory), (fleet_token, fleet_token_file))
     }
 
     /// Everything said.
     pub(crate) fn defaults() -> Self {
-        let Config { lease, policy, queue, breaker, pressure, body_limit, drain, .. } = Config::default();
+        let Config { lease, policy, queue, breaker, pressure, site, body_limit, drain, .. } = Config::default();
         let shares = |mark: Option<Mark>| match mark {
             Some(mark) => (Some(Share::Of(mark.pause())), Some(Share::Of(mark.resume()))),
             None => (Some(Share::Off), None),
@@ -173,6 +179,7 @@ impl ControllerSection {
             resume_memory,
             fleet_token: None,
             fleet_token_file: None,
+            site: Some(site),
             body_limit: Some(ByteSize(body_limit as u64)),
             drain: Some(Span(drain)),
             insecure: Some(false),
@@ -224,10 +231,21 @@ impl ControllerSection {
                 memory: mark("memory", (self.pause_memory, self.resume_memory), (usual.pressure.memory, GAP_MEMORY))?,
             },
             token: one_secret(self.fleet_token.clone(), self.fleet_token_file.as_deref())?,
+            site: self.site.as_deref().map_or(Ok(usual.site), place)?,
             body_limit: self.body_limit.map_or(usual.body_limit, |size| size.0 as usize),
             drain: span(self.drain, usual.drain),
         })
     }
+}
+
+/// Checks the name of a site.
+fn place(name: &str) -> anyhow::Result<String> {
+    let length = name.chars().count();
+    anyhow::ensure!(
+        (1..=LONGEST_SITE).contains(&length) && name.trim() == name && !name.contains(char::is_control),
+        "site is {name:?}; a name has 1 to {LONGEST_SITE} characters, no control characters, and no blanks at its ends"
+    );
+    Ok(name.to_owned())
 }
 
 /// The mark at which workers are spared for a resource: where the pause begins and ends as given, else as usual.
@@ -283,6 +301,17 @@ mod tests {
         let flags = ControllerSection { pause_memory: Some(Share::Of(0.95)), ..ControllerSection::default() };
         let memory = marks(flags).expect("fine").memory.expect("a mark");
         assert!((memory.pause() - 0.95).abs() + (memory.resume() - 0.9).abs() < 1e-9, "{memory:?}");
+    }
+
+    #[test]
+    fn a_site_has_a_name_that_can_be_shown() {
+        let site =
+            |name: &str| ControllerSection { site: Some(name.to_owned()), ..ControllerSection::default() }.config();
+        assert_eq!(site("Fabrik Süd").expect("fine").site, "Fabrik Süd");
+        for name in ["", " ", "a ", "a\nb", "\u{1b}[2J", &"a".repeat(65)] {
+            let error = site(name).expect_err("no name").to_string();
+            assert!(error.starts_with(&format!("site is {name:?}; a name has 1 to 64 characters")), "{error}");
+        }
     }
 
     #[test]

@@ -68,6 +68,11 @@ impl Gateways {
         self.known.get(&gateway).into_iter().flat_map(|known| known.tickets.iter().copied())
     }
 
+    /// How many tickets each has.
+    pub(super) fn held(&self) -> impl Iterator<Item = (GatewayId, usize)> {
+        self.known.iter().map(|(&id, known)| (id, known.tickets.len()))
+    }
+
     /// Takes out those that have been silent for too long, with their tickets.
     pub(super) fn take_silent(&mut self, now: Instant) -> Vec<(GatewayId, Tickets)> {
         if self.next.is_none_or(|next| now < next) {

@@ -9,9 +9,10 @@ use muster_shared::id::{GatewayId, TicketId, WorkerId};
 use muster_shared::transport::Transport;
 use rand::{Rng, RngExt as _};
 
+use super::changes::Words;
 use super::pool::{Choice, Key, Pool};
 use super::worker::Worker;
-use super::{Registry, Slot};
+use super::{Registry, Slot, tally};
 use crate::dispatch::Seat;
 
 /// How long a worker that refused for want of room is spared, unless a heartbeat comes sooner.
@@ -201,7 +202,10 @@ impl Registry {
         let after = worker.state(now);
         if before != after {
             tracing::warn!(worker = %worker.id, ?before, ?after, outcome = ?release.outcome, "a worker's state changed");
+            worker.cause = cause(release.outcome, before);
         }
+        tally::count(&mut worker.totals, release);
+        self.tally.count(release);
         self.refresh(ticket.worker, now);
         Some(Ended { model: ticket.model, key: ticket.key, took })
     }
@@ -385,6 +389,7 @@ impl Registry {
         let ticket = self.tickets.remove(&id)?;
         let worker = &mut self.workers[ticket.worker];
         worker.tickets.remove(&(ticket.given, id));
+        worker.totals.requests += 1;
         if let Some(offer) = worker.offer_mut(&ticket.model) {
             offer.held -= 1;
         }
@@ -395,5 +400,17 @@ impl Registry {
             self.gateways.let_go(gateway, id);
         }
         Some(ticket)
+    }
+}
+
+/// Why the end of a request changed its worker's state.
+fn cause(outcome: Outcome, before: WorkerState) -> Option<Words> {
+    match outcome {
+        Outcome::Unreachable => Some(Words::Borrowed("a gateway could not connect to it")),
+        Outcome::Failed if before == WorkerState::Suspect => {
+            Some(Words::Borrowed("it failed the request that tried it"))
+        }
+        Outcome::Failed => Some(Words::Borrowed("it failed too many requests in a row")),
+        Outcome::Done | Outcome::Cancelled | Outcome::Overloaded => None,
     }
 }

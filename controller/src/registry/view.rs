@@ -89,11 +89,11 @@ impl Registry {
     }
 
     /// Every worker, by id.
-    fn all(&self) -> impl Iterator<Item = &Worker> {
+    pub(super) fn all(&self) -> impl Iterator<Item = &Worker> {
         self.by_id.values().map(|&slot| &self.workers[slot])
     }
 
-    fn status(&self, worker: &Worker, now: Instant) -> WorkerStatus {
+    pub(super) fn status(&self, worker: &Worker, now: Instant) -> WorkerStatus {
         let state = worker.state(now);
         let age = self.rules.lease.fastchat_expiration;
         let held = worker.tickets.iter().filter(|(_, id)| self.is_held_at(&self.tickets[id], now)).count();

@@ -6,9 +6,11 @@ use std::time::{Duration, Instant};
 use muster_shared::control::{Grant, Heartbeat, ModelLoad, Registration, Resources, WorkerState};
 use muster_shared::id::{TicketId, WorkerId};
 use muster_shared::problem::{Kind, Problem};
+use muster_shared::topology::Totals;
 use muster_shared::transport::Transport;
 
 use super::breaker::{Breaker, Circuit};
+use super::changes::{Told, Words};
 use super::load::{Foreign, Missing, Offer};
 use super::pool::Standing;
 use super::pressure::Pressure;
@@ -73,6 +75,14 @@ pub(crate) struct Worker {
     /// It said that it has no room; believed until then.
     pub(crate) full_until: Option<Instant>,
     pub(crate) draining: bool,
+    /// It drains since it stops, and nobody can have it go on.
+    pub(super) stopping: bool,
+    /// How it was when it was last looked at.
+    pub(super) told: Told,
+    /// Why it may be in another state now; taken with the next look.
+    pub(super) cause: Option<Words>,
+    /// What has ended on it.
+    pub(super) totals: Totals,
     /// Set when it was found gone, or left.
     pub(crate) gone_since: Option<Instant>,
     /// Length of its lease; `None`: it never ends.
@@ -107,6 +117,10 @@ impl Worker {
             pressure: Pressure::default(),
             full_until: None,
             draining: false,
+            stopping: false,
+            told: Told::nothing(now),
+            cause: None,
+            totals: Totals::default(),
             gone_since: None,
             lease,
             renewed: now,
@@ -130,6 +144,7 @@ impl Worker {
         self.breaker = old.breaker.clone();
         self.breaker.beat();
         self.draining = old.draining;
+        self.stopping = old.stopping;
         self.sequence = old.sequence;
         self.given = old.given;
         self.response_ms = old.response_ms;

@@ -73,6 +73,12 @@ impl Controller {
         (response.status().as_u16(), response.text().await.expect("the answer is whole"))
     }
 
+    /// The status of an answer whose body may never end.
+    pub(crate) async fn get_status(&self, path: &str) -> u16 {
+        let response = self.http.get(format!("{}{path}", self.address)).send().await.expect("the controller answers");
+        response.status().as_u16()
+    }
+
     /// The fleet, without what the passing of time changes.
     pub(crate) async fn fleet(&self) -> Fleet {
         let mut fleet = self.client.fleet().await.expect("the controller answers");

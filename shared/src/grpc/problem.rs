@@ -43,6 +43,7 @@ fn code(kind: Kind) -> Code {
     match kind {
         Kind::Invalid | Kind::PromptTooLong => Code::InvalidArgument,
         Kind::BadKey => Code::Unauthenticated,
+        Kind::Forbidden => Code::PermissionDenied,
         Kind::UnknownModel | Kind::NotFound => Code::NotFound,
         Kind::MethodNotAllowed => Code::Unimplemented,
         Kind::Stale => Code::FailedPrecondition,
@@ -103,6 +104,7 @@ impl From<Kind> for proto::ProblemKind {
             Kind::Bug => Self::Bug,
             Kind::UnsupportedCoding => Self::UnsupportedCoding,
             Kind::Run => Self::Run,
+            Kind::Forbidden => Self::Forbidden,
         }
     }
 }
@@ -127,5 +129,6 @@ fn known(kind: proto::ProblemKind) -> Option<Kind> {
         Proto::Bug => Kind::Bug,
         Proto::UnsupportedCoding => Kind::UnsupportedCoding,
         Proto::Run => Kind::Run,
+        Proto::Forbidden => Kind::Forbidden,
     })
 }

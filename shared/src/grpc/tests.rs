@@ -20,10 +20,11 @@ use crate::text::{
     EntitiesRequest, EntitiesResponse, Entity, RerankRequest, RerankResponse, TokenizeRequest, TokenizeResponse,
 };
 
-const KINDS: [Kind; 16] = [
+const KINDS: [Kind; 17] = [
     Kind::Invalid,
     Kind::PromptTooLong,
     Kind::BadKey,
+    Kind::Forbidden,
     Kind::UnknownModel,
     Kind::NotFound,
     Kind::MethodNotAllowed,
