@@ -83,17 +83,10 @@ export class Lists {
     fleet.changes.forEach((change) => setText(this.#changes.get(keyOf(change)).querySelector(".ago"), ago(change.at_ms, now)));
   }
 
-  #drawWarnings(fleet) {
-    const own = fleet.warnings.map((text) => ({ text }));
-    const workers = fleet.workers().flatMap((worker) => (worker.warnings ?? []).map((text) => ({ text, worker: worker.id })));
-    const file = fleet.peers?.error ? [{ text: `The peers file ${fleet.peers.path} is not in force: ${fleet.peers.error}` }] : [];
-    const all = [...file, ...own, ...workers];
-    byId("warnings-section").hidden = all.length === 0;
-    const make = ({ text, worker }) => {
-      const who = worker ? el("button.link", { type: "button", dir: "auto", "data-node": worker, text: worker }) : null;
-      return el("li.warning", {}, el("i.mark", { "data-state": "suspect", "aria-hidden": "true" }), el("p", {}, who, el("span", { dir: "auto", text: who ? `: ${text}` : text })));
-    };
-    reconcile(byId("warnings"), this.#warnings, all, ({ text, worker }) => `${worker ?? ""}\n${text}`, make);
+  #drawWarnings({ warnings }) {
+    byId("warnings-section").hidden = warnings.length === 0;
+    const make = (text) => el("li.warning", {}, stateMark("suspect"), el("p", { dir: "auto", text }));
+    reconcile(byId("warnings"), this.#warnings, warnings, (text) => text, make);
   }
 
   #drawPeers({ peers }) {

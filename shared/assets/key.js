@@ -46,6 +46,15 @@ function send(path, options) {
   return fetch(path, { cache: "no-store", ...options, headers });
 }
 
+/** A refusal that is not about the key says so; one of a proxy says nothing that is known here. */
+async function wantsKey(response) {
+  if (!REFUSED.has(response.status)) {
+    return false;
+  }
+  const body = await response.clone().json().catch(() => null);
+  return body?.kind !== "forbidden";
+}
+
 /**
  * Asks the server, and for a key where it wants one.
  * @returns {Promise<Response>} any answer but a refusal of the key
@@ -55,7 +64,7 @@ export async function request(path, options = {}) {
   for (;;) {
     const used = key;
     const response = await send(path, options);
-    if (!REFUSED.has(response.status)) {
+    if (!(await wantsKey(response))) {
       return response;
     }
     const reason = await reasonOf(response);

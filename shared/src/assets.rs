@@ -47,7 +47,7 @@ impl Asset {
 
     /// A name of its content: FNV-1a over 64 bits, which need not withstand anybody since nobody else makes these files.
     fn tag(self) -> String {
-        let mixed = |hash, byte: &u8| (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3);
+        let mixed = |hash: u64, byte: &u8| (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3);
         format!("\"{:016x}\"", self.bytes.iter().fold(0xcbf2_9ce4_8422_2325, mixed))
     }
 
