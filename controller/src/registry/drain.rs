@@ -27,7 +27,7 @@ impl Registry {
         let worker = &mut self.workers[slot];
         let by_itself = leave.incarnation.is_some();
         if worker.gone_since.is_some() {
-            return if by_itself { Ok(()) } else { Err(has_gone(leave)) };
+            return Ok(()); // it gets nothing as it is
         }
         let reason = if by_itself { "it is stopping" } else { "drained by an operator" };
         if !worker.draining {
@@ -156,16 +156,17 @@ mod tests {
     }
 
     #[test]
-    fn one_that_has_gone_can_neither_be_drained_nor_resumed_by_an_operator() {
+    fn one_that_has_gone_gets_nothing_as_it_is_and_cannot_be_resumed() {
         let now = Instant::now();
         let mut registry = registry(&["w"], now);
         let later = now + secs(60);
-        for result in [registry.drain(&leave("w"), later), registry.resume(&leave("w"), later)] {
-            let problem = result.expect_err("it has gone");
-            assert_eq!(problem.kind, Kind::NotFound);
-            assert!(problem.message.contains("has gone"), "{problem}");
+        for leave in [leave("w"), own("w")] {
+            registry.drain(&leave, later).expect("it is known");
+            assert_eq!(state(&registry, later), WorkerState::Gone);
         }
-        registry.drain(&own("w"), later).expect("it says so on its way out");
+        let problem = registry.resume(&leave("w"), later).expect_err("it has gone");
+        assert_eq!(problem.kind, Kind::NotFound);
+        assert!(problem.message.contains("has gone"), "{problem}");
     }
 
     #[test]
