@@ -65,7 +65,7 @@ export class Graph {
 }
 
 /** So many seconds are shown where fewer are known, so that the first ones do not fill a line. */
-const FEWEST = 20;
+const FEWEST = 30;
 
 /** Values, one each second, as points whose last is at the right edge. */
 export function spread(values) {

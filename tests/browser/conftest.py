@@ -48,7 +48,7 @@ class Fleet:
 
     def __init__(self, start: Callable[..., Process]):
         self.start = start
-        self.controller = start("controller", "controller", "--heartbeat", "500ms")
+        self.controller = start("controller", *controller_arguments())
         self.workers = {name: self.add_worker(name) for name in ("alpha", "beta")}
         self.gateway = start("gateway", "gateway", "--controller-address", self.controller.url, "--threads", "1")
         eventually(lambda: len(self.controller.workers()) == 2, "both workers are known")
@@ -60,6 +60,11 @@ class Fleet:
     def embed(self, text: str = "hello") -> None:
         """Asks for something real."""
         self.gateway.post("/v1/embeddings", {"model": EMBEDDING, "input": text})
+
+
+def controller_arguments() -> list[str]:
+    """Quick to notice a silent worker, and no judge of how busy the machine of these tests is."""
+    return ["controller", "--heartbeat", "500ms", "--pause-cpu", "off", "--pause-memory", "off"]
 
 
 def worker_arguments(name: str, controller: str) -> list[str]:

@@ -5,7 +5,7 @@ from collections.abc import Callable
 import pytest
 from playwright.sync_api import expect
 
-from conftest import Visit, worker_arguments
+from conftest import Visit, controller_arguments, worker_arguments
 from crowd import crowd
 from pages import row, shown_workers, told_workers
 from processes import Process, eventually
@@ -16,7 +16,7 @@ TOKEN, ADMIN = "fleet-token-of-this-test", "admin-key-of-this-test"
 
 @pytest.mark.complaints(*UNREACHABLE)
 def test_a_page_without_its_controller_says_so_and_recovers_by_itself(start: Callable[..., Process], visit: Visit) -> None:
-    controller = start("first", "controller", "--heartbeat", "500ms")
+    controller = start("first", *controller_arguments())
     start("worker", *worker_arguments("alpha", controller.url))
     page = visit(controller.url)
     expect(row(page, "alpha")).to_contain_text("ready")
@@ -28,7 +28,7 @@ def test_a_page_without_its_controller_says_so_and_recovers_by_itself(start: Cal
     expect(row(page, "alpha")).to_be_visible()  # as it was last known
     assert "grayscale" in page.evaluate("getComputedStyle(document.querySelector('main')).filter")
 
-    again = start("second", "controller", "--heartbeat", "500ms", port=controller.port)
+    again = start("second", *controller_arguments(), port=controller.port)
     expect(page.locator("#banner")).to_be_hidden()
     expect(page.locator("#pulse")).to_contain_text("live")
     eventually(lambda: "alpha" in again.workers(), "the worker registers again")

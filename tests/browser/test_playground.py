@@ -22,7 +22,7 @@ def ask(page: Page, question: str) -> None:
 
 def test_a_model_answers_token_by_token_and_its_numbers_are_shown(fleet: Fleet, visit: Visit) -> None:
     page = visit(fleet.gateway.url)
-    expect(page.get_by_label("Model")).to_have_value(CHAT)
+    expect(page.locator("#chat-model")).to_have_value(CHAT)
     page.get_by_label("Temperature").fill("0")
     with page.expect_request("**/v1/chat/completions") as asked:
         ask(page, QUESTION)
@@ -46,7 +46,7 @@ def test_a_model_answers_token_by_token_and_its_numbers_are_shown(fleet: Fleet, 
 
 def test_an_answer_can_be_stopped(fleet: Fleet, visit: Visit) -> None:
     page = visit(fleet.gateway.url)
-    expect(page.get_by_label("Model")).to_have_value(CHAT)
+    expect(page.locator("#chat-model")).to_have_value(CHAT)
     network = page.context.new_cdp_session(page)
     slow = {"offline": False, "latency": 0, "downloadThroughput": SLOW, "uploadThroughput": -1}
     network.send("Network.enable")
@@ -67,7 +67,7 @@ def test_an_answer_can_be_stopped(fleet: Fleet, visit: Visit) -> None:
 @pytest.mark.complaints("400 (Bad Request)")
 def test_an_error_is_shown_as_the_api_tells_it(fleet: Fleet, visit: Visit) -> None:
     page = visit(fleet.gateway.url)
-    expect(page.get_by_label("Model")).to_have_value(CHAT)
+    expect(page.locator("#chat-model")).to_have_value(CHAT)
     page.get_by_label("Tokens at most").fill("100000")
     with page.expect_response("**/v1/chat/completions") as answered:
         ask(page, QUESTION)
@@ -99,7 +99,7 @@ def test_texts_are_compared_by_their_vectors(fleet: Fleet, visit: Visit) -> None
 
 def test_the_same_request_is_told_for_a_terminal(fleet: Fleet, visit: Visit) -> None:
     page = visit(fleet.gateway.url)
-    expect(page.get_by_label("Model")).to_have_value(CHAT)
+    expect(page.locator("#chat-model")).to_have_value(CHAT)
     page.get_by_label("Message").fill("it's me")
     page.get_by_role("button", name="As curl").click()
     command = page.locator("#chat-curl-view code")
