@@ -19,6 +19,7 @@
 //! * `openai`: bodies, checked once on the way in; the table from our errors to OpenAI's.
 //! * `encoding`: compressed bodies, both ways.
 //! * `upstream`: attempts, tickets, the last known fleet, answers that go on elsewhere, and workers in every protocol.
+//! * `playground`: the files of a page to try models on.
 //! * `state` and `metrics`: what handlers share, and what is counted.
 
 mod auth;
@@ -42,6 +43,7 @@ mod once;
 mod openai;
 mod outgoing;
 mod patience;
+mod playground;
 mod routes;
 mod shard;
 mod state;

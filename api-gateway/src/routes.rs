@@ -17,7 +17,7 @@ use crate::observe::Route;
 use crate::openai::error;
 use crate::outgoing::into_axum;
 use crate::state::State;
-use crate::{auth, front, inference, models, observe};
+use crate::{auth, front, inference, models, observe, playground};
 
 /// The gateway's router. `origins`: those whose pages may use the API, as in [`crate::Config::cors_origins`].
 pub(crate) fn router(state: State, origins: &[String]) -> Router {
@@ -47,6 +47,7 @@ pub(crate) fn router(state: State, origins: &[String]) -> Router {
         .route("/readyz", get(ready))
         .route("/metrics", get(serve::metrics))
         .route("/version", get(serve::version))
+        .merge(playground::routes())
         .method_not_allowed_fallback(method_not_allowed)
         .fallback(not_found)
         .layer(middleware::from_fn(observe::observe));

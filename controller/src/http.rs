@@ -21,15 +21,15 @@ use crate::config::Config;
 use crate::desk::Patience;
 use crate::registry::{Asker, Holder, Note, Origin, Request};
 use crate::service::Service;
-use crate::{access, events, fastchat, journal, link, metrics, registration, topology};
+use crate::{access, events, fastchat, journal, link, metrics, page, registration, topology};
 
 /// What a handler answers.
 pub(crate) type Reply<T> = Result<Json<T>, Problem>;
 /// What every handler shares.
 pub(crate) type Shared = State<Arc<Service>>;
 
-/// Every route: our own and FastChat's behind the fleet token, what operators ask behind that or their key, health and
-/// metrics open.
+/// Every route: our own and FastChat's behind the fleet token, what operators ask behind that or their key; health,
+/// metrics and the page's files open.
 pub(crate) fn router(config: &Config, service: Arc<Service>) -> Router {
     let native = Router::new()
         .route("/register", post(register))
@@ -55,7 +55,8 @@ pub(crate) fn router(config: &Config, service: Arc<Service>) -> Router {
         .route("/ready", get(ready))
         .route("/readyz", get(ready))
         .route("/metrics", get(render_metrics))
-        .route("/version", get(serve::version));
+        .route("/version", get(serve::version))
+        .merge(page::routes());
     native
         .merge(fastchat::routes())
         .route_layer(middleware::from_fn_with_state(config.token.clone(), serve::require_token))

@@ -22,6 +22,7 @@
 //! * `front`: the calls that come by the thousand; `http`: every route, and our own handlers; `link`: a gateway's
 //!   connection; `fastchat`: FastChat's routes.
 //! * `topology`: the fleet as a picture; `events`: what changes about it, as a stream.
+//! * `page`: the files of the status page.
 //! * `metrics`: what is counted.
 //! * [`offline`]: the rules alone, for simulations and measurements; [`simulator`]: a fleet around them, in virtual time.
 
@@ -42,6 +43,7 @@ mod metrics;
 pub mod names;
 pub mod offline;
 mod outbound;
+mod page;
 pub mod peers;
 mod queue;
 mod registration;

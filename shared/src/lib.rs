@@ -23,7 +23,10 @@
 //! * [`client`] (feature `client`): typed clients of the controller and of a worker.
 //! * [`grpc`] (feature `grpc`): the same messages over gRPC, and a client of a worker that speaks it.
 //! * [`serve`] and [`telemetry`] (feature `serve`): serving and draining a router, logs and metrics.
+//! * [`assets`] (feature `serve`): the files of web pages.
 
+#[cfg(feature = "serve")]
+pub mod assets;
 #[cfg(feature = "client")]
 pub mod client;
 pub mod control;
