@@ -21,7 +21,7 @@ use axum::Json;
 use axum::body::Bytes;
 use axum::extract::State;
 use muster_shared::sse;
-use muster_shared::topology::{ControllerNode, ModelNode, PeersFile, Topology};
+use muster_shared::topology::{ControllerNode, ModelNode, Topology};
 use tokio::sync::{Semaphore, watch};
 
 use crate::desk::Desk;
@@ -137,15 +137,10 @@ impl Service {
         let topology = Topology {
             at_ms: clock.at(taken),
             history: past.history.into(),
-            ..compose::picture(self.epoch, controller, gateways, seen, peers(self))
+            ..compose::picture(self.epoch, controller, gateways, seen, self.peers_file())
         };
         Snapshot { topology, taken, era, samples }
     }
-}
-
-/// Seam: how the file of static peers stands, where there is one.
-fn peers(_service: &Service) -> Option<PeersFile> {
-    None
 }
 
 /// Looks at what the desk's lock guards, and no more than that: everybody else waits meanwhile.

@@ -7,6 +7,7 @@ use muster_shared::control::{Capabilities, Heartbeat, ModelCard, Registration};
 use muster_shared::id::WorkerId;
 use muster_shared::problem::{Kind, Problem};
 
+use super::changes::Words;
 use super::load::Offer;
 use super::worker::Worker;
 use super::{Origin, Registry, Slot};
@@ -177,6 +178,7 @@ impl Registry {
             if let Some(peering) = &mut worker.peering {
                 peering.removed = true;
             }
+            worker.cause = Some(Words::Borrowed("taken out of the peers file"));
             self.refresh(slot, now);
         }
         peers.iter().for_each(|peer| self.set_peer(peer, now));
@@ -305,18 +307,20 @@ impl Registry {
     pub(crate) fn judge_peer(&mut self, id: &WorkerId, verdict: Verdict, now: Instant) {
         self.settle(now);
         let Some(slot) = self.known(id).filter(|&slot| self.workers[slot].is_written()) else { return };
-        let Some(peering) = &mut self.workers[slot].peering else { return };
+        let Worker { peering: Some(peering), cause, .. } = &mut self.workers[slot] else { return };
         match verdict {
             Verdict::Up => {
                 if peering.down.take().is_some() {
                     tracing::info!(worker = %id, "a peer is back: it answers its probes");
                 } else if !peering.proven {
+                    *cause = Some(Words::Borrowed("it answers its probes"));
                     tracing::info!(worker = %id, "a peer answers");
                 }
                 peering.proven = true;
             }
             Verdict::Down(reason) => {
                 if peering.down.is_none() {
+                    *cause = Some(Words::Owned(reason.clone()));
                     tracing::warn!(worker = %id, reason, "a peer is down: it does not answer its probes as a worker does");
                 }
                 peering.down = Some(reason);

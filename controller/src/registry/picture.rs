@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::time::Instant;
 
-use muster_shared::control::{Capabilities, Source, WorkerState, WorkerStatus};
+use muster_shared::control::{WorkerState, WorkerStatus};
 use muster_shared::id::GatewayId;
 use muster_shared::topology::{Change, WorkerNode};
 
@@ -38,14 +38,13 @@ impl Registry {
 }
 
 fn beats(worker: &Worker) -> bool {
-    !matches!(worker.origin, Origin::FastChat { beats: false, .. })
+    !matches!(worker.origin, Origin::Static | Origin::FastChat { beats: false, .. })
 }
 
 fn node(worker: &Worker, status: WorkerStatus, clock: &Clock, site: &str) -> WorkerNode {
-    let About { site: own_site, capabilities, warnings } = about(worker, &status);
     WorkerNode {
         id: status.id.to_string(),
-        site: own_site.unwrap_or_else(|| site.to_owned()),
+        site: worker.site.clone().unwrap_or_else(|| site.to_owned()),
         address: status.address,
         transport: status.transport,
         source: status.source,
@@ -54,6 +53,7 @@ fn node(worker: &Worker, status: WorkerStatus, clock: &Clock, site: &str) -> Wor
         reason: match status.state {
             WorkerState::Ready => None,
             WorkerState::Paused => status.paused, // in the words of the last heartbeat
+            WorkerState::Down => worker.down_reason().map(str::to_owned), // in those of the last probe
             _ => Some(worker.told.reason.to_string()).filter(|reason| !reason.is_empty()),
         },
         models: status.models,
@@ -62,24 +62,11 @@ fn node(worker: &Worker, status: WorkerStatus, clock: &Clock, site: &str) -> Wor
         tickets: status.tickets,
         reported: status.reported,
         resources: status.resources,
-        capabilities,
+        capabilities: worker.capabilities.clone(),
         tokens_per_second: status.tokens_per_second,
         ttft_ms: status.ttft_ms,
         response_ms: status.response_ms,
         totals: worker.totals,
-        warnings,
+        warnings: worker.warnings().to_vec(),
     }
-}
-
-/// What is known of a worker's place and machine.
-struct About {
-    site: Option<String>,
-    capabilities: Option<Capabilities>,
-    warnings: Vec<String>,
-}
-
-/// Seam: static peers have a site, declared capabilities and warnings, and every worker may tell its capabilities.
-fn about(_worker: &Worker, status: &WorkerStatus) -> About {
-    debug_assert!(status.source == Source::Registered, "static peers say more than this");
-    About { site: None, capabilities: None, warnings: Vec::new() }
 }

@@ -174,6 +174,7 @@ impl Worker {
         self.breaker = Breaker::new();
         self.pressure = Pressure::default();
         self.draining = false;
+        self.stopping = false;
         self.full_until = None;
         self.response_ms = None;
         self.sequence = None;
