@@ -48,7 +48,9 @@ impl Controller {
                 let (id, tickets) = (&worker.id, worker.tickets);
                 sim.claim(Err(format!("{id} is listed with {tickets} tickets and should have {booked}")));
             }
-            if worker.state != WorkerState::Ready || self.books.is_spared(&worker.id, sim.now) {
+            // One that stood still has not served yet those for whom time has made room.
+            let is_due = self.is_settled && worker.state == WorkerState::Ready;
+            if !is_due || self.books.is_spared(&worker.id, sim.now) {
                 continue;
             }
             for card in &worker.models {
