@@ -171,10 +171,8 @@ async fn operators_show_the_admin_key() {
         assert!(is_well && out.contains(part), "{asks:?}: {out} {errors}");
     }
     let (status, printed, _) = run(&["controller", "--admin-key", "hunter2", "--print-config"]);
-    assert!(
-        status.success() && printed.contains("admin_key: '***'") || printed.contains("admin_key: \"***\""),
-        "{printed}"
-    );
+    let masked = ["admin_key: '***'", "admin_key: \"***\""].iter().any(|line| printed.contains(line));
+    assert!(status.success() && masked, "{printed}");
     assert!(!printed.contains("hunter2") && printed.contains("site: local"), "{printed}");
 }
 
