@@ -41,7 +41,7 @@ async fn redraw(mut watch: Watch, json: bool) -> anyhow::Result<()> {
     loop {
         let page = page(watch.topology(), json, Room::of_terminal())?;
         let page = match (terminal, json) {
-            (true, false) => watch::over_the_last(&page),
+            (true, false) => watch::over_the_last(&page, text::rows()),
             (false, false) => format!("{page}\n"), // an empty line between two
             (_, true) => page,
         };
@@ -83,17 +83,19 @@ pub(crate) async fn drain(args: DrainArgs) -> anyhow::Result<()> {
         return Ok(());
     }
     let mut watch = Watch::begin(client).await?;
-    let mut told = None;
+    let mut is_told = false;
     loop {
-        let state = worker(watch.topology(), &args.worker).map(|worker| (worker.state, running(worker)));
-        match state {
-            None | Some((WorkerState::Gone, _)) => return Ok(say(&format!("worker `{name}` has gone"))),
-            Some((WorkerState::Draining, 0)) => return Ok(say(&format!("worker `{name}` drains; no request runs"))),
-            Some((WorkerState::Draining, running)) if told.is_none() => {
-                say(&format!("worker `{name}` drains; waiting for {}", text::counted(running, "request")));
-                told = Some(running);
+        let worker = worker(watch.topology(), &args.worker);
+        match worker.map(|worker| (worker.state, running(worker))) {
+            Some((WorkerState::Draining, running @ 1..)) => {
+                if !std::mem::replace(&mut is_told, true) {
+                    say(&format!("worker `{name}` drains; waiting for {}", text::counted(running, "request")));
+                }
             }
-            Some((WorkerState::Draining, _)) => {}
+            None | Some((WorkerState::Draining | WorkerState::Gone, _)) => {
+                say(&drained(&name, worker));
+                return Ok(());
+            }
             Some(_) => bail!(
                 "worker `{name}` takes requests again: somebody has resumed it, it was started anew, or the controller was"
             ),

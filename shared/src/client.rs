@@ -264,6 +264,10 @@ impl ControllerClient {
     /// See [`ClientError`].
     pub async fn events(&self) -> Result<TopologyEvents, ClientError> {
         let response = self.peer.send(self.peer.http.get(self.peer.url("/events"))).await?;
+        let kind = response.headers().get("content-type").and_then(|kind| kind.to_str().ok());
+        if !kind.is_some_and(|kind| kind.starts_with("text/event-stream")) {
+            return Err(self.peer.refusal(response).await); // somebody else's page
+        }
         let address = self.peer.address.clone();
         Ok(TopologyEvents { response, address, decoder: sse::Decoder::new(TOPOLOGY_LIMIT), came: VecDeque::new() })
     }

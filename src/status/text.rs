@@ -5,6 +5,8 @@ use std::io::IsTerminal as _;
 
 /// Longest name in a column, in characters, on a terminal.
 const LONGEST: usize = 40;
+/// Rows of a terminal that does not say, and of a lower one.
+const ROWS: usize = 8;
 /// Narrowest terminal for which lines are cut.
 const NARROWEST: usize = 40;
 
@@ -43,6 +45,11 @@ impl Room {
             Self::Columns(columns) => cut(line, columns),
         }
     }
+}
+
+/// Rows of the terminal.
+pub(super) fn rows() -> usize {
+    rustix::termios::tcgetwinsize(std::io::stdout()).map_or(0, |size| usize::from(size.ws_row)).max(ROWS)
 }
 
 fn cut(text: &str, most: usize) -> Cow<'_, str> {

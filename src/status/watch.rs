@@ -85,9 +85,13 @@ async fn open(client: &ControllerClient) -> Result<(TopologyEvents, Box<Topology
 }
 
 /// A page in the place of the one before it, without a flicker: what is left of each line and of the page is cleared.
-pub(super) fn over_the_last(page: &str) -> String {
-    let lines: String = page.lines().map(|line| format!("{line}\x1b[K\n")).collect();
-    format!("\x1b[H{lines}\x1b[J")
+/// Lines for which a terminal of so many rows has no room would push the first ones out.
+pub(super) fn over_the_last(page: &str, rows: usize) -> String {
+    let (count, room) = (page.lines().count(), rows.saturating_sub(2).max(1));
+    let shown = if count <= room { room } else { room - 1 };
+    let more = (count > room).then(|| format!("… {} more lines\x1b[K\n", count - shown));
+    let lines: String = page.lines().take(shown).map(|line| format!("{line}\x1b[K\n")).collect();
+    format!("\x1b[H{lines}{}\x1b[J", more.unwrap_or_default())
 }
 
 /// Prints a page.
@@ -103,4 +107,16 @@ pub(super) fn print(page: &str) -> std::io::Result<()> {
 /// Resolves when somebody has had enough.
 pub(super) async fn stopped() {
     Signals::install().next().await;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_page_that_is_too_long_says_how_much_of_it_is_missing() {
+        assert_eq!(over_the_last("a\nb", 24), "\x1b[Ha\x1b[K\nb\x1b[K\n\x1b[J");
+        assert_eq!(over_the_last("a\nb\nc\nd", 5), "\x1b[Ha\x1b[K\nb\x1b[K\n… 2 more lines\x1b[K\n\x1b[J");
+        assert_eq!(over_the_last("a\nb\nc", 5), "\x1b[Ha\x1b[K\nb\x1b[K\nc\x1b[K\n\x1b[J");
+    }
 }
