@@ -49,9 +49,9 @@ fn yaml(peers: &[(&str, &str)]) -> String {
     if peers.is_empty() { "peers: []\n".to_owned() } else { format!("peers:\n{peers}") }
 }
 
-fn controller(peers: &Path, flags: &[&str]) -> Process {
+fn controller(peers: &Path, interval: &str) -> Process {
     let path = peers.to_str().expect("a path");
-    Process::start(&[&["controller", "--port", "0", "--probe-interval", "1s", "--peers", path], flags].concat())
+    Process::start(&["controller", "--port", "0", "--probe-interval", interval, "--peers", path])
 }
 
 /// The state of a worker, or `unknown`.
@@ -76,7 +76,7 @@ async fn two_peers_as_they_are_written_down_serve() {
     let workers = [Process::start(&ALONE), Process::start(&ALONE)];
     let bare = workers[1].address.trim_start_matches("http://");
     let file = Peers::of(&[("bench-1", &workers[0].address), ("bench-2", bare)]);
-    let controller = controller(&file.path(), &[]);
+    let controller = controller(&file.path(), "1s");
     for id in ["bench-1", "bench-2"] {
         becomes(&controller, id, "ready").await;
     }
@@ -99,7 +99,7 @@ async fn a_peer_that_is_killed_is_down_within_the_interval_and_back_within_two()
     let file = Peers::of(&[("victim", &victim.address), ("other", &other.address)]);
     let path = file.path();
     let interval = Duration::from_secs(4);
-    let controller = controller(&path, &["--probe-interval", "4s"]);
+    let controller = controller(&path, "4s");
     for id in ["victim", "other"] {
         becomes(&controller, id, "ready").await;
     }
@@ -126,7 +126,7 @@ async fn a_peer_that_is_killed_is_down_within_the_interval_and_back_within_two()
 async fn a_failed_request_has_the_peer_probed_at_once() {
     let mut worker = Process::start(&ALONE);
     let file = Peers::of(&[("a", &worker.address)]);
-    let controller = controller(&file.path(), &["--probe-interval", "1h"]);
+    let controller = controller(&file.path(), "1h");
     becomes(&controller, "a", "ready").await;
     let gateway = common::gateway(&controller.address, &[]);
     eventually("the gateway knows the model", async || common::is_ready(&gateway.address).await).await;
@@ -148,7 +148,7 @@ async fn a_file_rewritten_again_and_again_under_load_fails_no_request() {
     };
     let file = Peers::of(&[]);
     file.write(&some(&[0, 1]));
-    let controller = controller(&file.path(), &[]);
+    let controller = controller(&file.path(), "1s");
     let gateway = common::gateway(&controller.address, &[]);
     becomes(&controller, "w0", "ready").await;
     eventually("the gateway is ready", async || common::is_ready(&gateway.address).await).await;
@@ -189,7 +189,7 @@ async fn a_file_rewritten_again_and_again_under_load_fails_no_request() {
 async fn a_file_that_has_become_wrong_changes_nothing_and_is_said_once() {
     let worker = Process::start(&ALONE);
     let file = Peers::of(&[("a", &worker.address)]);
-    let controller = controller(&file.path(), &[]);
+    let controller = controller(&file.path(), "1s");
     becomes(&controller, "a", "ready").await;
     file.write("peers:\n  - id: b\n    address: 10.0.0.7:70000\n");
     let words = "peers.yaml:3:14: port 70000, expected a port from 1 to 65535";
@@ -211,7 +211,7 @@ async fn a_file_that_has_become_wrong_changes_nothing_and_is_said_once() {
 async fn whoever_registers_as_a_peer_hears_what_to_do() {
     let worker = Process::start(&ALONE);
     let file = Peers::of(&[("a", &worker.address)]);
-    let controller = controller(&file.path(), &[]);
+    let controller = controller(&file.path(), "1s");
     becomes(&controller, "a", "ready").await;
     let registration = json!({
         "id": "another", "address": worker.address, "incarnation": 7, "transport": "http", "models": [],
@@ -257,7 +257,7 @@ async fn what_answers_and_is_no_worker_is_down_with_the_reason_in_words() {
     ];
     let written: Vec<(&str, &str)> = peers.iter().map(|(id, address, _)| (*id, address.as_str())).collect();
     let file = Peers::of(&written);
-    let controller = controller(&file.path(), &[]);
+    let controller = controller(&file.path(), "1s");
     for (id, _, reason) in &peers {
         becomes(&controller, id, "down").await;
         let errors = controller.errors();
@@ -283,7 +283,7 @@ async fn peers_of_other_protocols_are_asked_in_their_words() {
     );
     let file = Peers::of(&[]);
     file.write(&text);
-    let controller = controller(&file.path(), &[]);
+    let controller = controller(&file.path(), "1s");
     for id in ["fastchat", "openai", "grpc"] {
         becomes(&controller, id, "ready").await;
     }
