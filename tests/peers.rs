@@ -8,13 +8,20 @@ use std::time::{Duration, Instant};
 
 use common::{CHAT, Process, eventually, facts};
 use serde_json::{Value, json};
-use tokio::io::AsyncWriteExt as _;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpListener;
 
 /// A worker that registers nowhere.
 const ALONE: [&str; 6] = ["worker", "--no-register", "--port", "0", "--model", CHAT];
 /// What the log says of a peer that is down.
 const DOWN: &str = "a peer is down";
+
+/// The same, when its models are loaded: a worker that still loads them counts as down.
+async fn alone() -> Process {
+    let worker = Process::start(&ALONE);
+    eventually("its models are loaded", async || common::is_ready(&worker.address).await).await;
+    worker
+}
 
 /// A peers file in a folder of its own.
 struct Peers {
@@ -49,9 +56,18 @@ fn yaml(peers: &[(&str, &str)]) -> String {
     if peers.is_empty() { "peers: []\n".to_owned() } else { format!("peers:\n{peers}") }
 }
 
-fn controller(peers: &Path, flags: &[&str]) -> Process {
+fn controller(peers: &Path, interval: &str) -> Process {
     let path = peers.to_str().expect("a path");
-    Process::start(&[&["controller", "--port", "0", "--probe-interval", "1s", "--peers", path], flags].concat())
+    // These tests may keep the machine busy, which is no reason to spare a worker here.
+    let flags = ["--pause-cpu", "off", "--pause-memory", "off", "--probe-interval", interval, "--peers", path];
+    Process::start(&[&["controller", "--port", "0"], &flags[..]].concat())
+}
+
+/// A gateway that knows what is served.
+async fn gateway(controller: &Process) -> Process {
+    let gateway = common::gateway(&controller.address, &[]);
+    eventually("the gateway is ready", async || common::is_ready(&gateway.address).await).await;
+    gateway
 }
 
 /// The state of a worker, or `unknown`.
@@ -73,10 +89,10 @@ fn said(process: &Process, words: &str) -> usize {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn two_peers_as_they_are_written_down_serve() {
-    let workers = [Process::start(&ALONE), Process::start(&ALONE)];
+    let workers = [alone().await, alone().await];
     let bare = workers[1].address.trim_start_matches("http://");
     let file = Peers::of(&[("bench-1", &workers[0].address), ("bench-2", bare)]);
-    let controller = controller(&file.path(), &[]);
+    let controller = controller(&file.path(), "1s");
     for id in ["bench-1", "bench-2"] {
         becomes(&controller, id, "ready").await;
     }
@@ -86,7 +102,7 @@ async fn two_peers_as_they_are_written_down_serve() {
         assert_eq!((&worker["models"][0]["name"], &worker["lease_ms"]), (&json!(CHAT), &Value::Null));
         assert!(worker["models"][0]["capacity"]["running"].as_u64() > Some(0), "it tells its room: {worker}");
     }
-    let gateway = common::gateway(&controller.address, &[]);
+    let gateway = gateway(&controller).await;
     let (question, right) = facts::capital(0);
     assert_eq!(common::ask(&gateway.address, CHAT, &question).await, right);
     assert!(said(&controller, "gpu true is declared, and the peer reports false") == 2, "{}", controller.errors());
@@ -95,11 +111,11 @@ async fn two_peers_as_they_are_written_down_serve() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_peer_that_is_killed_is_down_within_the_interval_and_back_within_two() {
-    let (mut victim, other) = (Process::start(&ALONE), Process::start(&ALONE));
+    let (mut victim, other) = (alone().await, alone().await);
     let file = Peers::of(&[("victim", &victim.address), ("other", &other.address)]);
     let path = file.path();
     let interval = Duration::from_secs(4);
-    let controller = controller(&path, &["--probe-interval", "4s"]);
+    let controller = controller(&path, "4s");
     for id in ["victim", "other"] {
         becomes(&controller, id, "ready").await;
     }
@@ -110,7 +126,7 @@ async fn a_peer_that_is_killed_is_down_within_the_interval_and_back_within_two()
     // A busy machine makes everything late; that it took no second interval is what counts.
     assert!(died.elapsed() < interval * 2, "{:?}", died.elapsed());
     assert_eq!(state(&controller, "other").await, "ready");
-    let gateway = common::gateway(&controller.address, &[]);
+    let gateway = gateway(&controller).await;
     let (question, right) = facts::capital(1);
     assert_eq!(common::ask(&gateway.address, CHAT, &question).await, right, "the other one serves");
     let _back = Process::start(&["worker", "--no-register", "--port", &port, "--model", CHAT]);
@@ -124,12 +140,11 @@ async fn a_peer_that_is_killed_is_down_within_the_interval_and_back_within_two()
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_failed_request_has_the_peer_probed_at_once() {
-    let mut worker = Process::start(&ALONE);
+    let mut worker = alone().await;
     let file = Peers::of(&[("a", &worker.address)]);
-    let controller = controller(&file.path(), &["--probe-interval", "1h"]);
+    let controller = controller(&file.path(), "1h");
     becomes(&controller, "a", "ready").await;
-    let gateway = common::gateway(&controller.address, &[]);
-    eventually("the gateway knows the model", async || common::is_ready(&gateway.address).await).await;
+    let gateway = gateway(&controller).await;
     worker.kill();
     let body = common::chat_body(CHAT, "Hello");
     let (status, answer) = gateway.post("/v1/chat/completions", &body).await;
@@ -139,7 +154,7 @@ async fn a_failed_request_has_the_peer_probed_at_once() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_file_rewritten_again_and_again_under_load_fails_no_request() {
-    let workers = [Process::start(&ALONE), Process::start(&ALONE), Process::start(&ALONE)];
+    let workers = [alone().await, alone().await, alone().await];
     let all: Vec<(String, &str)> =
         workers.iter().enumerate().map(|(number, worker)| (format!("w{number}"), worker.address.as_str())).collect();
     let some = |which: &[usize]| {
@@ -148,10 +163,9 @@ async fn a_file_rewritten_again_and_again_under_load_fails_no_request() {
     };
     let file = Peers::of(&[]);
     file.write(&some(&[0, 1]));
-    let controller = controller(&file.path(), &[]);
-    let gateway = common::gateway(&controller.address, &[]);
+    let controller = controller(&file.path(), "1s");
+    let gateway = gateway(&controller).await;
     becomes(&controller, "w0", "ready").await;
-    eventually("the gateway is ready", async || common::is_ready(&gateway.address).await).await;
     let (stop, answered) = (AtomicBool::new(false), AtomicUsize::new(0));
     let clients = futures_util::future::join_all((0..8).map(|client| {
         let (gateway, stop, answered) = (&gateway.address, &stop, &answered);
@@ -187,9 +201,9 @@ async fn a_file_rewritten_again_and_again_under_load_fails_no_request() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_file_that_has_become_wrong_changes_nothing_and_is_said_once() {
-    let worker = Process::start(&ALONE);
+    let worker = alone().await;
     let file = Peers::of(&[("a", &worker.address)]);
-    let controller = controller(&file.path(), &[]);
+    let controller = controller(&file.path(), "1s");
     becomes(&controller, "a", "ready").await;
     file.write("peers:\n  - id: b\n    address: 10.0.0.7:70000\n");
     let words = "peers.yaml:3:14: port 70000, expected a port from 1 to 65535";
@@ -209,9 +223,9 @@ async fn a_file_that_has_become_wrong_changes_nothing_and_is_said_once() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn whoever_registers_as_a_peer_hears_what_to_do() {
-    let worker = Process::start(&ALONE);
+    let worker = alone().await;
     let file = Peers::of(&[("a", &worker.address)]);
-    let controller = controller(&file.path(), &[]);
+    let controller = controller(&file.path(), "1s");
     becomes(&controller, "a", "ready").await;
     let registration = json!({
         "id": "another", "address": worker.address, "incarnation": 7, "transport": "http", "models": [],
@@ -226,17 +240,20 @@ async fn whoever_registers_as_a_peer_hears_what_to_do() {
     assert_eq!(state(&controller, "a").await, "ready");
 }
 
-/// Answers every connection with those bytes, or with nothing, for ever.
+/// Answers every connection with those bytes, or with nothing, for ever; as SSH does, without being asked.
 async fn stranger(answer: Option<&'static [u8]>) -> String {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
     let address = listener.local_addr().expect("an address").to_string();
     tokio::spawn(async move {
         let mut held = Vec::new();
         while let Ok((mut stream, _)) = listener.accept().await {
-            match answer {
-                Some(answer) => drop(stream.write_all(answer).await),
-                None => held.push(stream),
+            if let Some(answer) = answer {
+                if !answer.starts_with(b"SSH") {
+                    let _ = stream.read(&mut [0; 1024]).await;
+                }
+                let _ = stream.write_all(answer).await; // who asked may have gone
             }
+            held.push(stream);
         }
     });
     address
@@ -257,7 +274,7 @@ async fn what_answers_and_is_no_worker_is_down_with_the_reason_in_words() {
     ];
     let written: Vec<(&str, &str)> = peers.iter().map(|(id, address, _)| (*id, address.as_str())).collect();
     let file = Peers::of(&written);
-    let controller = controller(&file.path(), &[]);
+    let controller = controller(&file.path(), "1s");
     for (id, _, reason) in &peers {
         becomes(&controller, id, "down").await;
         let errors = controller.errors();
@@ -274,24 +291,23 @@ async fn peers_of_other_protocols_are_asked_in_their_words() {
     let grpc = native.grpc_address().await;
     let fleet = Process::start(&["controller", "--port", "0"]);
     let registered = common::worker(&fleet.address, &["--model", CHAT]);
-    let gateway = common::gateway(&fleet.address, &[]);
-    eventually("the gateway is ready", async || common::is_ready(&gateway.address).await).await;
+    let server = gateway(&fleet).await;
     let text = format!(
         "peers:\n  - {{id: fastchat, address: {}, transport: fastchat}}\n  - {{id: openai, address: {}, transport: openai, \
          models: [{CHAT}]}}\n  - {{id: grpc, address: {grpc}, transport: grpc, models: [{CHAT}]}}\n",
-        registered.address, gateway.address
+        registered.address, server.address
     );
     let file = Peers::of(&[]);
     file.write(&text);
-    let controller = controller(&file.path(), &[]);
+    let controller = controller(&file.path(), "1s");
     for id in ["fastchat", "openai", "grpc"] {
         becomes(&controller, id, "ready").await;
     }
-    let gateway = common::gateway(&controller.address, &[]);
+    let front = gateway(&controller).await;
     for fact in 0..6 {
         let (question, right) = facts::capital(fact);
         let body = common::chat_body(CHAT, &question);
-        let (status, answer) = gateway.post("/v1/chat/completions", &body).await;
+        let (status, answer) = front.post("/v1/chat/completions", &body).await;
         assert_eq!(
             (status, answer["choices"][0]["message"]["content"].as_str()),
             (200, Some(right.as_str())),

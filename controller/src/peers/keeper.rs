@@ -5,7 +5,7 @@ use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use futures_util::StreamExt as _;
-use futures_util::stream::FuturesUnordered;
+use futures_util::stream::{self, BoxStream, FuturesUnordered};
 use muster_shared::control::Registration;
 use muster_shared::id::WorkerId;
 use muster_shared::topology::PeersFile;
@@ -29,6 +29,8 @@ const AT_ONCE: usize = 64;
 const REST: Duration = Duration::from_millis(50);
 /// Looks after which it is taken as it is.
 const RESTLESS: u32 = 20;
+/// Longest wait for newcomers of a changed file to answer before it is in force.
+const MEETING: Duration = Duration::from_secs(2);
 
 /// What is known of static peers beside the registry.
 #[derive(Debug, Default)]
@@ -71,9 +73,10 @@ pub(crate) async fn keep(service: &Service, config: Option<&PeersConfig>) -> Inf
         config,
         rounds: Rounds::new(config.probe_interval),
         text: config.text.clone(),
+        trial: None,
         rng: rand::make_rng(),
     };
-    keeper.put_in_force(&config.peers);
+    keeper.put_in_force(&config.peers, Vec::new());
     keeper.run().await
 }
 
@@ -83,10 +86,38 @@ struct Keeper<'a> {
     rounds: Rounds,
     /// What is in force.
     text: String,
+    /// What will be.
+    trial: Option<Trial<'a>>,
     rng: StdRng,
 }
 
-impl Keeper<'_> {
+/// A changed file whose newcomers are asked before it is in force: whoever takes the place of others shall be able to at
+/// once, so that no request finds nobody in between.
+struct Trial<'a> {
+    text: String,
+    peers: Vec<Peer>,
+    meetings: BoxStream<'a, (WorkerId, Result<Answer, String>)>,
+    answers: Vec<(WorkerId, Answer)>,
+    until: Instant,
+}
+
+impl Trial<'_> {
+    /// Resolves when every newcomer has answered or failed, or had time to. Nothing is lost when the future is dropped.
+    async fn end(trial: &mut Option<Self>) {
+        let Some(trial) = trial else { return std::future::pending().await };
+        loop {
+            tokio::select! {
+                met = trial.meetings.next() => match met {
+                    Some((id, answer)) => trial.answers.extend(answer.ok().map(|answer| (id, answer))),
+                    None => return,
+                },
+                () = sleep_until(Some(trial.until)) => return,
+            }
+        }
+    }
+}
+
+impl<'a> Keeper<'a> {
     async fn run(&mut self) -> Infallible {
         let watch = Watch::new(self.config.path.clone(), self.text.clone());
         let (news, mut sights) = tokio::sync::mpsc::channel(1); // the next look comes when this one is dealt with
@@ -108,6 +139,7 @@ impl Keeper<'_> {
                 Some((due, answer)) = probes.next() => self.judge(&due, answer),
                 Some(sight) = sights.recv() => self.follow(sight),
                 () = self.service.peers.wake.notified() => self.hasten(),
+                () = Trial::end(&mut self.trial) => self.end_trial(),
                 () = sleep_until(next) => {}
                 never = &mut looks => match never {},
             }
@@ -161,6 +193,7 @@ impl Keeper<'_> {
     /// Takes what has become of the file: whole, or not at all.
     fn follow(&mut self, sight: Sight) {
         let name = self.config.path.display().to_string();
+        self.trial = None; // what it would bring is past already
         let error = match sight {
             Sight::Same => return,
             Sight::Unreadable(error) => error,
@@ -176,10 +209,7 @@ impl Keeper<'_> {
             }
             Sight::Text(text) => match file::parse(&name, &text, Some(self.config.own)) {
                 Ok(peers) => {
-                    self.text = text;
-                    self.put_in_force(&peers);
-                    metrics::reloaded(true);
-                    tracing::info!(file = name, peers = peers.len(), "the peers file has changed; it is in force");
+                    self.trial = Some(self.try_out(text, peers));
                     return;
                 }
                 Err(mistakes) => mistakes.to_string(),
@@ -196,8 +226,35 @@ impl Keeper<'_> {
         });
     }
 
-    fn put_in_force(&mut self, peers: &[Peer]) {
-        self.service.change(|registry, now| registry.set_peers(peers, now));
+    fn try_out(&self, text: String, peers: Vec<Peer>) -> Trial<'a> {
+        let newcomers: Vec<Peer> = peers.iter().filter(|peer| !self.rounds.knows(peer)).cloned().collect();
+        let outbound = &self.service.outbound;
+        let meet = move |peer: Peer| async move {
+            let answer = probe(outbound, &peer).await;
+            (peer.id, answer)
+        };
+        let meetings = stream::iter(newcomers).map(meet).buffer_unordered(AT_ONCE).boxed();
+        Trial { text, peers, meetings, answers: Vec::new(), until: Instant::now() + MEETING }
+    }
+
+    fn end_trial(&mut self) {
+        let Some(Trial { text, peers, answers, .. }) = self.trial.take() else { return };
+        self.text = text;
+        self.put_in_force(&peers, answers);
+        metrics::reloaded(true);
+        let file = self.config.path.display();
+        tracing::info!(%file, peers = peers.len(), "the peers file has changed; it is in force");
+    }
+
+    /// Makes these the peers, of which some have answered already.
+    fn put_in_force(&mut self, peers: &[Peer], answers: Vec<(WorkerId, Answer)>) {
+        self.service.change(|registry, now| {
+            registry.set_peers(peers, now);
+            for (id, answer) in answers {
+                registry.peer_answered(&id, answer, now);
+                registry.judge_peer(&id, Verdict::Up, now);
+            }
+        });
         self.rounds.set(peers, Instant::now(), &mut self.rng);
         let loaded = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let file = PeersFile {

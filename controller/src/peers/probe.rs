@@ -132,11 +132,11 @@ fn listed(body: &[u8]) -> Option<Vec<ModelCard>> {
 
 async fn send(request: RequestBuilder, url: &str) -> Result<Response, String> {
     // An idle connection may be closed by the peer just as it is used again, which would look like its death.
-    let request = request.header(CONNECTION, "close").timeout(PATIENCE);
+    let request = request.header(CONNECTION, "close");
     request.send().await.map_err(|error| {
         let why = chain(&error);
         // hyper's words for bytes that begin no answer.
-        let stranger = ["invalid HTTP", "invalid header", "message head"].iter().any(|words| why.contains(words));
+        let stranger = ["invalid HTTP", "unexpected message", "message head"].iter().any(|words| why.contains(words));
         let hint = if stranger { "; what answers there speaks no HTTP, or TLS" } else { "" };
         format!("cannot reach {url}: {why}{hint}")
     })
@@ -179,4 +179,46 @@ fn kind_of(body: &[u8], expected: &str) -> String {
 fn server(response: &Response) -> String {
     let name = response.headers().get(SERVER).and_then(|name| name.to_str().ok());
     name.map(|name| format!(" ({})", name.chars().take(40).collect::<String>())).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lists_of_many_servers_are_read_and_what_is_none_is_not() {
+        let list = serde_json::json!({ "object": "list", "data": [
+            { "id": "muster", "kind": "embed", "context_length": 512 },
+            { "id": "vllm", "max_model_len": 4096 },
+            { "id": "llama.cpp", "meta": { "n_ctx": 8192 } },
+            { "id": "other", "kind": "chat.large", "context_length": "long", "meta": null },
+            { "id": "muster" },
+        ]});
+        let cards = listed(list.to_string().as_bytes()).expect("a list");
+        let told: Vec<_> = cards.iter().map(|card| (card.name.as_str(), card.kind, card.context_length)).collect();
+        let right = [
+            ("muster", Some(ModelKind::Embed), Some(512)),
+            ("vllm", None, Some(4096)),
+            ("llama.cpp", None, Some(8192)),
+            ("other", None, None),
+        ];
+        assert_eq!(told, right);
+        for none in ["", "[]", "{}", r#"{"data": [{"name": "x"}]}"#, r#"{"data": "x"}"#, "<html>"] {
+            assert_eq!(listed(none.as_bytes()), None, "{none}");
+        }
+    }
+
+    #[test]
+    fn what_is_answered_instead_has_a_name() {
+        for (body, name) in [
+            ("", "nothing"),
+            ("  <!DOCTYPE html><p>", "a web page"),
+            ("<HTML>", "a web page"),
+            ("{\"a\": 1}", "JSON of another kind"),
+            ("hello", "other bytes"),
+            ("<h\u{e9}", "other bytes"),
+        ] {
+            assert_eq!(kind_of(body.as_bytes(), "a list"), format!("{name} instead of a list"));
+        }
+    }
 }

@@ -93,6 +93,13 @@ struct Entry {
     last: Option<Instant>,
 }
 
+impl Entry {
+    /// Whether the same is to be probed.
+    fn is_at(&self, peer: &Peer) -> bool {
+        self.peer.address == peer.address && self.peer.transport == peer.transport
+    }
+}
+
 /// A probe to be made.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Probe {
@@ -122,8 +129,7 @@ impl Rounds {
         let mut old = std::mem::take(&mut self.entries);
         self.due.clear();
         for peer in peers {
-            let same = |entry: &Entry| entry.peer.address == peer.address && entry.peer.transport == peer.transport;
-            let entry = match old.remove(&peer.id).filter(same) {
+            let entry = match old.remove(&peer.id).filter(|entry| entry.is_at(peer)) {
                 Some(entry) => Entry { peer: peer.clone(), ..entry },
                 None => {
                     self.numbers += 1;
@@ -136,6 +142,11 @@ impl Rounds {
             }
             self.entries.insert(peer.id.clone(), entry);
         }
+    }
+
+    /// Whether that one is probed already.
+    pub(crate) fn knows(&self, peer: &Peer) -> bool {
+        self.entries.get(&peer.id).is_some_and(|entry| entry.is_at(peer))
     }
 
     /// The next probe that is due.
