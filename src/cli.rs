@@ -2,6 +2,7 @@
 
 mod ask;
 mod bench;
+mod decisions;
 mod defaults;
 
 use std::ffi::OsString;
@@ -21,6 +22,7 @@ pub(crate) use bench::{
     BenchArgs, BenchVerb, DispatchArgs, EmbedArgs, EngineArgs, FakeTransport, FakeWorkerArgs, FleetArgs, LoadArgs,
     LoadKind, Over, PoliciesArgs, PromptKind,
 };
+pub(crate) use decisions::{ExplainArgs, JournalArgs, ReplayArgs};
 
 use crate::config::{
     AttachSection, ControllerSection, GatewaySection, ModelSection, PAIRS, SecretParser, WorkerSection, policy_help,
@@ -107,6 +109,12 @@ pub(crate) enum Verb {
     Attach(Box<AttachArgs>),
     /// Show a controller's fleet.
     Status(StatusArgs),
+    /// Tell why the worker of a request was chosen.
+    Explain(ExplainArgs),
+    /// Save a controller's journal: its last decisions, with what they were made of.
+    Journal(JournalArgs),
+    /// Make the decisions of a saved journal again, under their own policy or another.
+    Replay(ReplayArgs),
     /// Chat in the terminal with any OpenAI-compatible gateway that is reached by http.
     Chat(ChatArgs),
     /// Measure how fast models are served.

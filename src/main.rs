@@ -8,10 +8,13 @@ mod cli;
 mod config;
 mod doctor;
 mod environment;
+mod explain;
 mod progress;
+mod replay;
 mod services;
 mod status;
 mod stop;
+mod table;
 mod up;
 
 use std::process::ExitCode;
@@ -58,6 +61,9 @@ async fn run(cli: Cli) -> anyhow::Result<()> {
         Verb::Gateway(args) => services::gateway(args, file).await,
         Verb::Attach(args) => attach::run(args, file).await,
         Verb::Status(args) => status::run(args).await,
+        Verb::Explain(args) => explain::run(args).await,
+        Verb::Journal(args) => explain::save(args).await,
+        Verb::Replay(args) => replay::run(&args),
         Verb::Chat(args) => chat::run(args).await,
         Verb::Bench(args) => bench::run(args).await,
         Verb::Doctor(args) => doctor::run(args, file),

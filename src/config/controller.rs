@@ -19,6 +19,9 @@ const GAP_CPU: f64 = 0.1;
 /// The same of memory.
 const GAP_MEMORY: f64 = 0.05;
 
+/// Most decisions that a journal may keep.
+const MOST_DECISIONS: usize = 1_000_000;
+
 /// What a controller can be told.
 #[derive(Debug, Clone, Default, Args, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -104,6 +107,9 @@ pub(crate) struct ControllerSection {
     /// Share below which it gets requests again; 0.05 below the pause when only that is given.
     #[arg(long, env = "MUSTER_CONTROLLER_RESUME_MEMORY", value_name = "SHARE")]
     pub(crate) resume_memory: Option<Share>,
+    /// Last decisions that `muster explain` and `muster journal` can tell of; 0: none.
+    #[arg(long, env = "MUSTER_CONTROLLER_JOURNAL", value_name = "DECISIONS")]
+    pub(crate) journal: Option<usize>,
     /// Token that every service of the fleet shows to the others.
     #[arg(long, env = "MUSTER_FLEET_TOKEN", hide_env_values = true, value_parser = super::SecretParser)]
     pub(crate) fleet_token: Option<Secret>,
@@ -138,13 +144,13 @@ impl ControllerSection {
     pub(crate) fn or(self, other: Self) -> Self {
         or!(self, other; host, port, policy, aliases, fallbacks, policies, heartbeat, missed_beats,
             fastchat_expiration, queue_limit, queue_limit_per_model, queue_limit_per_key, queue_wait,
-            breaker_failures, breaker_pause, body_limit, drain, insecure; (pause_cpu, resume_cpu),
+            breaker_failures, breaker_pause, journal, body_limit, drain, insecure; (pause_cpu, resume_cpu),
             (pause_memory, resume_memory), (fleet_token, fleet_token_file))
     }
 
     /// Everything said.
     pub(crate) fn defaults() -> Self {
-        let Config { lease, policy, queue, breaker, pressure, body_limit, drain, .. } = Config::default();
+        let Config { lease, policy, queue, breaker, pressure, journal, body_limit, drain, .. } = Config::default();
         let shares = |mark: Option<Mark>| match mark {
             Some(mark) => (Some(Share::Of(mark.pause())), Some(Share::Of(mark.resume()))),
             None => (Some(Share::Off), None),
@@ -171,12 +177,22 @@ impl ControllerSection {
             resume_cpu,
             pause_memory,
             resume_memory,
+            journal: Some(journal),
             fleet_token: None,
             fleet_token_file: None,
             body_limit: Some(ByteSize(body_limit as u64)),
             drain: Some(Span(drain)),
             insecure: Some(false),
         }
+    }
+
+    fn journal_limit(&self, usual: usize) -> anyhow::Result<usize> {
+        let limit = self.journal.unwrap_or(usual);
+        anyhow::ensure!(
+            limit <= MOST_DECISIONS,
+            "journal is {limit}; {MOST_DECISIONS} decisions are the most, for they are kept in memory"
+        );
+        Ok(limit)
     }
 
     /// Checks everything, and makes it the controller's configuration.
@@ -223,6 +239,7 @@ impl ControllerSection {
                 cpu: mark("cpu", (self.pause_cpu, self.resume_cpu), (usual.pressure.cpu, GAP_CPU))?,
                 memory: mark("memory", (self.pause_memory, self.resume_memory), (usual.pressure.memory, GAP_MEMORY))?,
             },
+            journal: self.journal_limit(usual.journal)?,
             token: one_secret(self.fleet_token.clone(), self.fleet_token_file.as_deref())?,
             body_limit: self.body_limit.map_or(usual.body_limit, |size| size.0 as usize),
             drain: span(self.drain, usual.drain),
