@@ -2,6 +2,7 @@
 
 mod ask;
 mod bench;
+mod decisions;
 mod defaults;
 mod status;
 
@@ -22,6 +23,7 @@ pub(crate) use bench::{
     BenchArgs, BenchVerb, DispatchArgs, EmbedArgs, EngineArgs, FakeTransport, FakeWorkerArgs, FleetArgs, LoadArgs,
     LoadKind, Over, PoliciesArgs, PromptKind,
 };
+pub(crate) use decisions::{ExplainArgs, JournalArgs, ReplayArgs};
 
 pub(crate) use status::{DrainArgs, ModelsArgs, ResumeArgs, StatusArgs};
 
@@ -118,6 +120,12 @@ pub(crate) enum Verb {
     Models(ModelsArgs),
     /// Look after a file of workers that do not register.
     Peers(PeersArgs),
+    /// Tell why the worker of a request was chosen.
+    Explain(ExplainArgs),
+    /// Save a controller's journal: its last decisions, with what they were made of.
+    Journal(JournalArgs),
+    /// Make the decisions of a saved journal again, under their own policy or another.
+    Replay(ReplayArgs),
     /// Chat in the terminal with any OpenAI-compatible gateway that is reached by http.
     Chat(ChatArgs),
     /// Measure how fast models are served.

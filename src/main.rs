@@ -8,11 +8,14 @@ mod cli;
 mod config;
 mod doctor;
 mod environment;
+mod explain;
 mod peers;
 mod progress;
+mod replay;
 mod services;
 mod status;
 mod stop;
+mod table;
 mod up;
 
 use std::process::ExitCode;
@@ -63,6 +66,9 @@ async fn run(cli: Cli) -> anyhow::Result<()> {
         Verb::Resume(args) => status::resume(args).await,
         Verb::Models(args) => status::models(args).await,
         Verb::Peers(args) => peers::run(&args),
+        Verb::Explain(args) => explain::run(args).await,
+        Verb::Journal(args) => explain::save(args).await,
+        Verb::Replay(args) => replay::run(&args),
         Verb::Chat(args) => chat::run(args).await,
         Verb::Bench(args) => bench::run(args).await,
         Verb::Doctor(args) => doctor::run(args, file),

@@ -23,6 +23,8 @@ const GAP_MEMORY: f64 = 0.05;
 
 /// Longest name of a site, in characters.
 const LONGEST_SITE: usize = 64;
+/// Most decisions that a journal may keep.
+const MOST_DECISIONS: usize = 1_000_000;
 
 /// What a controller can be told.
 #[derive(Debug, Clone, Default, Args, Serialize, Deserialize)]
@@ -115,6 +117,9 @@ pub(crate) struct ControllerSection {
     /// Share below which it gets requests again; 0.05 below the pause when only that is given.
     #[arg(long, env = "MUSTER_CONTROLLER_RESUME_MEMORY", value_name = "SHARE")]
     pub(crate) resume_memory: Option<Share>,
+    /// Last decisions that `muster explain` and `muster journal` can tell of; 0: none.
+    #[arg(long, env = "MUSTER_CONTROLLER_JOURNAL", value_name = "DECISIONS")]
+    pub(crate) journal: Option<usize>,
     /// Token that every service of the fleet shows to the others.
     #[arg(long, env = "MUSTER_FLEET_TOKEN", hide_env_values = true, value_parser = super::SecretParser)]
     pub(crate) fleet_token: Option<Secret>,
@@ -158,14 +163,15 @@ impl ControllerSection {
     pub(crate) fn or(self, other: Self) -> Self {
         or!(self, other; host, port, policy, aliases, fallbacks, policies, peers, probe_interval, heartbeat, missed_beats,
             fastchat_expiration, queue_limit, queue_limit_per_model, queue_limit_per_key, queue_wait,
-            breaker_failures, breaker_pause, site, body_limit, drain, insecure; (pause_cpu, resume_cpu),
+            breaker_failures, breaker_pause, journal, site, body_limit, drain, insecure; (pause_cpu, resume_cpu),
             (pause_memory, resume_memory), (fleet_token, fleet_token_file),
             (admin_key, admin_key_file))
     }
 
     /// Everything said.
     pub(crate) fn defaults() -> Self {
-        let Config { lease, policy, queue, breaker, pressure, site, body_limit, drain, .. } = Config::default();
+        let Config { lease, policy, queue, breaker, pressure, journal, site, body_limit, drain, .. } =
+            Config::default();
         let shares = |mark: Option<Mark>| match mark {
             Some(mark) => (Some(Share::Of(mark.pause())), Some(Share::Of(mark.resume()))),
             None => (Some(Share::Off), None),
@@ -194,6 +200,7 @@ impl ControllerSection {
             resume_cpu,
             pause_memory,
             resume_memory,
+            journal: Some(journal),
             fleet_token: None,
             fleet_token_file: None,
             admin_key: None,
@@ -203,6 +210,15 @@ impl ControllerSection {
             drain: Some(Span(drain)),
             insecure: Some(false),
         }
+    }
+
+    fn journal_limit(&self, usual: usize) -> anyhow::Result<usize> {
+        let limit = self.journal.unwrap_or(usual);
+        anyhow::ensure!(
+            limit <= MOST_DECISIONS,
+            "journal is {limit}; {MOST_DECISIONS} decisions are the most, for they are kept in memory"
+        );
+        Ok(limit)
     }
 
     /// Checks everything, and makes it the controller's configuration.
@@ -250,9 +266,9 @@ impl ControllerSection {
                 cpu: mark("cpu", (self.pause_cpu, self.resume_cpu), (usual.pressure.cpu, GAP_CPU))?,
                 memory: mark("memory", (self.pause_memory, self.resume_memory), (usual.pressure.memory, GAP_MEMORY))?,
             },
+            journal: self.journal_limit(usual.journal)?,
             token: one_secret(self.fleet_token.clone(), self.fleet_token_file.as_deref())?,
             admin_key: one_secret(self.admin_key.clone(), self.admin_key_file.as_deref()).context("admin_key")?,
-            journal: usual.journal,
             site: self.site.as_deref().map_or(Ok(usual.site), place)?,
             body_limit: self.body_limit.map_or(usual.body_limit, |size| size.0 as usize),
             drain: span(self.drain, usual.drain),

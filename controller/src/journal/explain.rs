@@ -43,16 +43,19 @@ impl Snapshot {
         }
         let kept = self.kept(clock);
         if decisions.is_empty() {
-            return Err(unknown(request, &kept));
+            return Err(unknown(request, &kept, clock));
         }
         Ok(Explanation { request: request.to_owned(), decisions, kept })
     }
 }
 
-fn unknown(request: &str, kept: &Kept) -> Problem {
+fn unknown(request: &str, kept: &Kept, clock: Clock) -> Problem {
     let shown: String = request.chars().take(128).collect();
     let since = match kept.since_ms {
-        Some(ms) => format!("the last {} decisions are kept, the oldest is of {ms} ms since 1970", kept.decisions),
+        Some(ms) => {
+            let ago = clock.unix_ms.saturating_sub(ms) / 1000;
+            format!("the last {} decisions are kept, and the oldest was made {ago} s ago", kept.decisions)
+        }
         None => "no decision has been made yet".to_owned(),
     };
     let message = format!(
