@@ -3,6 +3,7 @@
 mod ask;
 mod bench;
 mod defaults;
+mod status;
 
 use std::ffi::OsString;
 use std::io::IsTerminal as _;
@@ -21,6 +22,8 @@ pub(crate) use bench::{
     BenchArgs, BenchVerb, DispatchArgs, EmbedArgs, EngineArgs, FakeTransport, FakeWorkerArgs, FleetArgs, LoadArgs,
     LoadKind, Over, PoliciesArgs, PromptKind,
 };
+
+pub(crate) use status::{DrainArgs, ModelsArgs, ResumeArgs, StatusArgs};
 
 use crate::config::{
     AttachSection, ControllerSection, GatewaySection, ModelSection, PAIRS, SecretParser, WorkerSection, policy_help,
@@ -107,6 +110,12 @@ pub(crate) enum Verb {
     Attach(Box<AttachArgs>),
     /// Show a controller's fleet.
     Status(StatusArgs),
+    /// Stop requests to a worker; those that run go on.
+    Drain(DrainArgs),
+    /// Let a drained worker have requests again.
+    Resume(ResumeArgs),
+    /// List the models that can be asked for.
+    Models(ModelsArgs),
     /// Chat in the terminal with any OpenAI-compatible gateway that is reached by http.
     Chat(ChatArgs),
     /// Measure how fast models are served.
@@ -133,6 +142,12 @@ pub(crate) struct UpArgs {
     /// Rule by which a worker is picked.
     #[arg(long, visible_alias = "dispatch-method", env = "MUSTER_CONTROLLER_POLICY", help = policy_help())]
     pub(crate) policy: Option<String>,
+    /// Key with which operators drain and resume workers, and look at the fleet; without, the fleet's token is enough.
+    #[arg(long, env = "MUSTER_ADMIN_KEY", hide_env_values = true, value_parser = SecretParser)]
+    pub(crate) admin_key: Option<Secret>,
+    /// File that holds the admin key.
+    #[arg(long, env = "MUSTER_ADMIN_KEY_FILE")]
+    pub(crate) admin_key_file: Option<PathBuf>,
 }
 
 /// Flags of `muster controller`.
@@ -177,16 +192,6 @@ pub(crate) struct Print {
     /// Print the configuration in force as YAML, and end.
     #[arg(long)]
     pub(crate) print_config: bool,
-}
-
-/// Flags of `muster status`.
-#[derive(Debug, Args)]
-pub(crate) struct StatusArgs {
-    #[command(flatten)]
-    pub(crate) ask: Ask,
-    /// Print the controller's answer as JSON.
-    #[arg(long)]
-    pub(crate) json: bool,
 }
 
 /// Flags of `muster chat`.

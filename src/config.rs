@@ -47,8 +47,9 @@ macro_rules! or {
 pub(crate) use or;
 
 /// Flags that belong together, by their names in `clap`, as in the sections' `or`.
-pub(crate) const PAIRS: [(&str, &str); 6] = [
+pub(crate) const PAIRS: [(&str, &str); 7] = [
     ("fleet_token", "fleet_token_file"),
+    ("admin_key", "admin_key_file"),
     ("api_key", "api_key_file"),
     ("openai_key", "openai_key_file"),
     ("model", "model_names"),

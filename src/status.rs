@@ -1,151 +1,135 @@
-//! `muster status`: a controller's fleet as a table.
+//! What a controller knows of its fleet, in the terminal: `muster status`, `muster models`, `muster drain`,
+//! `muster resume`.
 
-use anyhow::Context as _;
-use muster_shared::control::{Fleet, ModelStatus, WorkerState, WorkerStatus};
+mod table;
+#[cfg(test)]
+mod tests;
+mod text;
+mod trouble;
+mod watch;
 
-use crate::cli::StatusArgs;
+use std::io::IsTerminal as _;
+
+use anyhow::{Context as _, bail};
+use muster_shared::control::{Leave, WorkerState};
+use muster_shared::id::WorkerId;
+use muster_shared::topology::{Node, Topology, WorkerNode};
+
+use crate::cli::{DrainArgs, ModelsArgs, ResumeArgs, StatusArgs};
 use crate::services::say;
+use text::{Room, shown};
+use trouble::asked;
+use watch::{Watch, stopped};
 
-/// Asks the controller and prints its answer.
+/// Shows the fleet once, or again and again.
 pub(crate) async fn run(args: StatusArgs) -> anyhow::Result<()> {
     let client = args.ask.client()?;
-    let fleet = client.fleet().await.context("no status; is a controller running there? (--controller-address)")?;
+    if !args.watch {
+        let topology = asked(&client, client.topology()).await?;
+        say(&page(&topology, args.json, Room::of_terminal())?);
+        return Ok(());
+    }
+    tokio::select! {
+        () = stopped() => Ok(()),
+        ended = redraw(Watch::begin(client).await?, args.json) => ended,
+    }
+}
+
+/// Shows the fleet whenever it is told, until nobody reads.
+async fn redraw(mut watch: Watch, json: bool) -> anyhow::Result<()> {
+    let terminal = std::io::stdout().is_terminal();
+    loop {
+        let page = page(watch.topology(), json, Room::of_terminal())?;
+        let page = match (terminal, json) {
+            (true, false) => watch::over_the_last(&page),
+            (false, false) => format!("{page}\n"), // an empty line between two
+            (_, true) => page,
+        };
+        if watch::print(&page).is_err() {
+            return Ok(()); // whoever read it has seen enough
+        }
+        watch.next().await?;
+    }
+}
+
+fn page(topology: &Topology, json: bool, room: Room) -> anyhow::Result<String> {
+    match json {
+        true => Ok(serde_json::to_string(topology)?),
+        false => Ok(table::of(topology, room).trim_end().to_owned()),
+    }
+}
+
+/// Lists the models.
+pub(crate) async fn models(args: ModelsArgs) -> anyhow::Result<()> {
+    let client = args.ask.client()?;
+    let Topology { models, .. } = asked(&client, client.topology()).await?;
     if args.json {
-        say(&serde_json::to_string_pretty(&fleet)?);
+        say(&serde_json::to_string_pretty(&models)?);
     } else {
-        say(table(&fleet).trim_end());
+        say(table::of_models(&models, Room::of_terminal()).trim_end());
     }
     Ok(())
 }
 
-fn table(fleet: &Fleet) -> String {
-    let mut text = format!(
-        "controller {} · up {} · policy {} · {} waiting\n\n",
-        fleet.version,
-        humantime::format_duration(std::time::Duration::from_secs(fleet.uptime_ms / 1000)),
-        fleet.policy,
-        fleet.waiting
-    );
-    if fleet.workers.is_empty() {
-        text.push_str("no worker has registered\n");
-        return text;
+/// Stops requests to a worker, and waits for the end of those that run if that is wanted.
+pub(crate) async fn drain(args: DrainArgs) -> anyhow::Result<()> {
+    let client = args.operator.client()?;
+    let leave = Leave { id: WorkerId::new(args.worker.as_str()), incarnation: None };
+    asked(&client, client.drain(&leave)).await?;
+    let name = shown(&args.worker);
+    if !args.wait {
+        let topology = asked(&client, client.topology()).await?;
+        say(&drained(&name, worker(&topology, &args.worker)));
+        return Ok(());
     }
-    let mut rows = vec![HEAD.map(str::to_owned)];
-    rows.extend(fleet.workers.iter().map(row));
-    text.push_str(&aligned(&rows));
-    let said: Vec<String> = fleet.workers.iter().filter_map(why).chain(fleet.models.iter().flat_map(said_of)).collect();
-    if !said.is_empty() {
-        text.push_str(&format!("\n{}\n", said.join("\n")));
-    }
-    text
-}
-
-/// Why a worker is paused, if it is.
-fn why(worker: &WorkerStatus) -> Option<String> {
-    worker.paused.as_ref().map(|reason| format!("{} is paused: {reason}", worker.id))
-}
-
-/// What the configuration says of a model, if anything.
-fn said_of(model: &ModelStatus) -> impl Iterator<Item = String> {
-    let ModelStatus { name, stands_for, fallbacks, policy, .. } = model;
-    let alias = (!stands_for.is_empty()).then(|| format!("{name} stands for {}", stands_for.join(", ")));
-    let others = (!fallbacks.is_empty()).then(|| format!("{name} falls back to {}", fallbacks.join(", ")));
-    let policy = policy.as_ref().map(|policy| format!("{name} has the policy {policy}"));
-    alias.into_iter().chain(others).chain(policy)
-}
-
-const HEAD: [&str; 11] =
-    ["WORKER", "STATE", "TRANSPORT", "TICKETS", "SPEED", "CPU", "MEMORY", "TOKENS/S", "TTFT", "LEASE", "MODELS"];
-
-fn row(worker: &WorkerStatus) -> [String; 11] {
-    let or_dash = |text: Option<String>| text.unwrap_or_else(|| "-".to_owned());
-    let percent = |share: Option<f64>| or_dash(share.map(|share| format!("{:.0}%", share * 100.0)));
-    let resources = worker.resources.unwrap_or_default();
-    let lease = or_dash(worker.lease_ms.map(|ms| format!("{:.1}s", ms as f64 / 1000.0)));
-    let models: Vec<&str> = worker.models.iter().map(|model| model.name.as_str()).collect();
-    [
-        worker.id.to_string(),
-        state(worker.state).to_owned(),
-        worker.transport.to_string(),
-        worker.tickets.to_string(),
-        format!("{:.1}", worker.speed),
-        percent(resources.cpu),
-        percent(resources.memory),
-        or_dash(worker.tokens_per_second.map(|tokens| format!("{tokens:.1}"))),
-        or_dash(worker.ttft_ms.map(|ms| format!("{ms:.0}ms"))),
-        lease,
-        models.join(", "),
-    ]
-}
-
-fn state(state: WorkerState) -> &'static str {
-    match state {
-        WorkerState::Ready => "ready",
-        WorkerState::Suspect => "suspect",
-        WorkerState::Open => "open",
-        WorkerState::Paused => "paused",
-        WorkerState::Draining => "draining",
-        WorkerState::Down => "down",
-        WorkerState::Gone => "gone",
+    let mut watch = Watch::begin(client).await?;
+    let mut told = None;
+    loop {
+        let state = worker(watch.topology(), &args.worker).map(|worker| (worker.state, running(worker)));
+        match state {
+            None | Some((WorkerState::Gone, _)) => return Ok(say(&format!("worker `{name}` has gone"))),
+            Some((WorkerState::Draining, 0)) => return Ok(say(&format!("worker `{name}` drains; no request runs"))),
+            Some((WorkerState::Draining, running)) if told.is_none() => {
+                say(&format!("worker `{name}` drains; waiting for {}", text::counted(running, "request")));
+                told = Some(running);
+            }
+            Some((WorkerState::Draining, _)) => {}
+            Some(_) => bail!(
+                "worker `{name}` takes requests again: somebody has resumed it, it was started anew, or the controller was"
+            ),
+        }
+        watch.next().await?;
     }
 }
 
-/// Columns two spaces apart; the last is as long as it likes.
-fn aligned<const N: usize>(rows: &[[String; N]]) -> String {
-    let widths: [usize; N] =
-        std::array::from_fn(|column| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0));
-    let line = |row: &[String; N]| {
-        let cells = row.iter().zip(widths).map(|(cell, width)| format!("{cell:width$}"));
-        cells.collect::<Vec<_>>().join("  ").trim_end().to_owned()
-    };
-    rows.iter().map(|row| line(row) + "\n").collect()
+fn drained(name: &str, worker: Option<&WorkerNode>) -> String {
+    match worker.map(|worker| (worker.state, running(worker))) {
+        None | Some((WorkerState::Gone, _)) => format!("worker `{name}` has gone"),
+        Some((_, 0)) => format!("worker `{name}` drains; no request runs"),
+        Some((_, running)) => format!("worker `{name}` drains; {} still run", text::counted(running, "request")),
+    }
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
+/// Requests that a worker has, as far as is known: what the controller sent it, or what it tells itself.
+fn running(worker: &WorkerNode) -> u32 {
+    let reported = worker.reported.iter().map(|load| load.running.saturating_add(load.waiting));
+    worker.tickets.max(reported.fold(0, u32::saturating_add))
+}
 
-    #[test]
-    fn columns_line_up() {
-        let rows = [["a", "bb"], ["ccc", "d"]].map(|row| row.map(str::to_owned));
-        assert_eq!(aligned(&rows), "a    bb\nccc  d\n");
-    }
+fn worker<'a>(topology: &'a Topology, id: &str) -> Option<&'a WorkerNode> {
+    topology.nodes.iter().find_map(|node| match node {
+        Node::Worker(worker) if worker.id == id => Some(&**worker),
+        _ => None,
+    })
+}
 
-    #[test]
-    fn what_stands_behind_a_name_is_said() {
-        let names = |names: &[&str]| names.iter().map(|name| name.to_string()).collect();
-        let said = |model: ModelStatus| said_of(&model).collect::<Vec<_>>();
-        let plain = ModelStatus::bare("m", 1);
-        assert!(said(plain.clone()).is_empty());
-        assert_eq!(said(ModelStatus { stands_for: names(&["a", "b"]), ..plain.clone() }), ["m stands for a, b"]);
-        let both = ModelStatus { fallbacks: names(&["a"]), policy: Some("lottery".to_owned()), ..plain };
-        assert_eq!(said(both), ["m falls back to a", "m has the policy lottery"]);
-    }
-
-    fn worker(id: &str) -> serde_json::Value {
-        serde_json::json!({
-            "id": id, "address": "http://w", "transport": "http", "source": "registered", "state": "ready",
-            "models": [], "speed": 1.0, "tickets": 3, "reported": [], "lease_ms": 14_200, "incarnation": 1, "version": "1",
-        })
-    }
-
-    #[test]
-    fn the_table_tells_how_busy_machines_are_and_why_one_is_paused() {
-        let mut paused = worker("a");
-        paused["state"] = "paused".into();
-        paused["paused"] = "memory 93 % is above 90 %, resumes below 85 %".into();
-        paused["resources"] = serde_json::json!({ "cpu": 0.514, "memory": 0.93 });
-        paused["tokens_per_second"] = 41.26.into();
-        paused["ttft_ms"] = 83.4.into();
-        let fleet = serde_json::json!({
-            "epoch": muster_shared::id::Epoch::new(), "version": "1", "uptime_ms": 61_000, "policy": "lottery", "waiting": 0,
-            "workers": [paused, worker("b")], "models": [],
-        });
-        let text = table(&serde_json::from_value(fleet).expect("a fleet"));
-        let lines: Vec<Vec<&str>> = text.lines().map(|line| line.split_whitespace().collect()).collect();
-        assert_eq!(lines[2], HEAD);
-        assert_eq!(lines[3], ["a", "paused", "http", "3", "1.0", "51%", "93%", "41.3", "83ms", "14.2s"]);
-        assert_eq!(lines[4], ["b", "ready", "http", "3", "1.0", "-", "-", "-", "-", "14.2s"]);
-        assert!(text.ends_with("\n\na is paused: memory 93 % is above 90 %, resumes below 85 %\n"), "{text}");
-    }
+/// Lets a drained worker have requests again.
+pub(crate) async fn resume(args: ResumeArgs) -> anyhow::Result<()> {
+    let client = args.operator.client()?;
+    let leave = Leave { id: WorkerId::new(args.worker.as_str()), incarnation: None };
+    asked(&client, client.resume(&leave)).await?;
+    let topology = asked(&client, client.topology()).await?;
+    let state = worker(&topology, &args.worker).context("the worker has gone meanwhile")?.state;
+    say(&format!("worker `{}` is {}", shown(&args.worker), table::state(state)));
+    Ok(())
 }

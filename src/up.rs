@@ -79,8 +79,14 @@ impl Plan {
         }
         let token = || (args.gateway.fleet_token.clone(), args.gateway.fleet_token_file.clone());
         let (fleet_token, fleet_token_file) = token();
-        let policy =
-            ControllerSection { policy: args.policy, fleet_token, fleet_token_file, ..ControllerSection::default() };
+        let policy = ControllerSection {
+            policy: args.policy,
+            fleet_token,
+            fleet_token_file,
+            admin_key: args.admin_key,
+            admin_key_file: args.admin_key_file,
+            ..ControllerSection::default()
+        };
         let (fleet_token, fleet_token_file) = token();
         let models = WorkerSection { models: args.models, fleet_token, fleet_token_file, ..WorkerSection::default() };
         let (controller_port, worker_port) = (file.controller.port, file.worker.port);

@@ -366,7 +366,7 @@ impl Registry {
             worker.gone_since = Some(now);
             worker.cause = Some(Words::Borrowed("deregistered"));
         }
-        worker.draining = false;
+        (worker.draining, worker.stopping) = (false, false);
         self.end_tickets_of(slot, now);
         Ok(())
     }

@@ -1,5 +1,6 @@
 //! Typed clients of the controller and of a worker.
 
+use std::collections::VecDeque;
 use std::time::Duration;
 
 use futures_util::stream::{self, Stream, StreamExt as _};
@@ -12,9 +13,12 @@ use crate::generate::{Event, GenerateRequest};
 use crate::problem::{BoxError, Problem};
 use crate::secret::Secret;
 use crate::sse;
+use crate::topology::{self, Topology};
 
 /// Longest event a worker may send, in bytes: room for the log-probabilities of one step, many times over.
 pub(crate) const EVENT_LIMIT: usize = 4 << 20;
+/// Longest event of a controller, in bytes: ten thousand workers, several times over.
+const TOPOLOGY_LIMIT: usize = 64 << 20;
 /// Longest error body that is read, in bytes.
 const PROBLEM_LIMIT: usize = 64 << 10;
 
@@ -142,6 +146,14 @@ impl ControllerClient {
         self.peer.post::<serde_json::Value>("/drain", leave).await.map(drop)
     }
 
+    /// Lets a worker have requests again.
+    ///
+    /// # Errors
+    /// See [`ClientError`].
+    pub async fn resume(&self, leave: &Leave) -> Result<(), ClientError> {
+        self.peer.post::<serde_json::Value>("/resume", leave).await.map(drop)
+    }
+
     /// Ends a worker's lease.
     ///
     /// # Errors
@@ -199,6 +211,61 @@ impl ControllerClient {
         let request = self.peer.http.get(self.peer.url("/fleet"));
         let response = self.peer.send(request).await?;
         self.peer.read(response).await
+    }
+
+    /// The fleet as a picture.
+    ///
+    /// # Errors
+    /// See [`ClientError`].
+    pub async fn topology(&self) -> Result<Topology, ClientError> {
+        let response = self.peer.send(self.peer.http.get(self.peer.url("/topology"))).await?;
+        self.peer.read(response).await
+    }
+
+    /// The same, and then what changes about it.
+    ///
+    /// # Errors
+    /// See [`ClientError`].
+    pub async fn events(&self) -> Result<TopologyEvents, ClientError> {
+        let response = self.peer.send(self.peer.http.get(self.peer.url("/events"))).await?;
+        let kind = response.headers().get("content-type").and_then(|kind| kind.to_str().ok());
+        if !kind.is_some_and(|kind| kind.starts_with("text/event-stream")) {
+            return Err(self.peer.refusal(response).await); // somebody else's page
+        }
+        let address = self.peer.address.clone();
+        Ok(TopologyEvents { response, address, decoder: sse::Decoder::new(TOPOLOGY_LIMIT), came: VecDeque::new() })
+    }
+}
+
+/// What a controller tells those who look.
+#[derive(Debug)]
+pub struct TopologyEvents {
+    response: reqwest::Response,
+    address: String,
+    decoder: sse::Decoder,
+    came: VecDeque<String>,
+}
+
+impl TopologyEvents {
+    /// The next event.
+    ///
+    /// # Errors
+    /// See [`ClientError`]; [`ClientError::Broken`] when the controller stops, too.
+    pub async fn next(&mut self) -> Result<topology::Event, ClientError> {
+        let unexpected = |address: &str, detail: String| {
+            let address = address.to_owned();
+            ClientError::Unexpected { address, status: 200, detail }
+        };
+        loop {
+            if let Some(data) = self.came.pop_front() {
+                return serde_json::from_str(&data).map_err(|error| unexpected(&self.address, error.to_string()));
+            }
+            let chunk = self.response.chunk().await;
+            let chunk = chunk.map_err(|source| ClientError::from_reqwest(&self.address, source))?;
+            let chunk = chunk.ok_or_else(|| ClientError::Broken { address: self.address.clone(), source: None })?;
+            let came = self.decoder.push(&chunk).map_err(|error| unexpected(&self.address, error.to_string()))?;
+            self.came.extend(came);
+        }
     }
 }
 

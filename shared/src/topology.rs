@@ -263,6 +263,16 @@ pub struct PeersFile {
     pub error: Option<String>,
 }
 
+/// What `GET /events` streams.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(untagged)]
+pub enum Event {
+    /// Everything: forget what was said before.
+    Topology(Box<Topology>),
+    /// What has changed since the event before it.
+    Update(Box<Update>),
+}
+
 /// What has changed since the last event of a stream. What is absent, or empty, is as before.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Update {

@@ -113,6 +113,12 @@ pub(crate) struct ControllerSection {
     /// File that holds the fleet's token.
     #[arg(long, env = "MUSTER_FLEET_TOKEN_FILE")]
     pub(crate) fleet_token_file: Option<PathBuf>,
+    /// Key with which operators drain and resume workers, and look at the fleet; without, the fleet's token is enough.
+    #[arg(long, env = "MUSTER_ADMIN_KEY", hide_env_values = true, value_parser = super::SecretParser)]
+    pub(crate) admin_key: Option<Secret>,
+    /// File that holds the admin key.
+    #[arg(long, env = "MUSTER_ADMIN_KEY_FILE")]
+    pub(crate) admin_key_file: Option<PathBuf>,
     /// Name of the place where everything is that does not say otherwise; the topology shows it.
     #[arg(long, env = "MUSTER_CONTROLLER_SITE", value_name = "NAME")]
     pub(crate) site: Option<String>,
@@ -145,7 +151,8 @@ impl ControllerSection {
         or!(self, other; host, port, policy, aliases, fallbacks, policies, heartbeat, missed_beats,
             fastchat_expiration, queue_limit, queue_limit_per_model, queue_limit_per_key, queue_wait,
             breaker_failures, breaker_pause, site, body_limit, drain, insecure; (pause_cpu, resume_cpu),
-            (pause_memory, resume_memory), (fleet_token, fleet_token_file))
+            (pause_memory, resume_memory), (fleet_token, fleet_token_file),
+            (admin_key, admin_key_file))
     }
 
     /// Everything said.
@@ -179,6 +186,8 @@ impl ControllerSection {
             resume_memory,
             fleet_token: None,
             fleet_token_file: None,
+            admin_key: None,
+            admin_key_file: None,
             site: Some(site),
             body_limit: Some(ByteSize(body_limit as u64)),
             drain: Some(Span(drain)),
@@ -231,6 +240,7 @@ impl ControllerSection {
                 memory: mark("memory", (self.pause_memory, self.resume_memory), (usual.pressure.memory, GAP_MEMORY))?,
             },
             token: one_secret(self.fleet_token.clone(), self.fleet_token_file.as_deref())?,
+            admin_key: one_secret(self.admin_key.clone(), self.admin_key_file.as_deref()).context("admin_key")?,
             site: self.site.as_deref().map_or(Ok(usual.site), place)?,
             body_limit: self.body_limit.map_or(usual.body_limit, |size| size.0 as usize),
             drain: span(self.drain, usual.drain),

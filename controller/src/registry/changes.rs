@@ -72,7 +72,10 @@ impl Changes {
 
     /// Takes note that a worker is known no more.
     pub(super) fn forgotten(&mut self, worker: &Worker, now: Instant) {
-        let reason = Words::Borrowed("forgotten: it has been gone for ten minutes");
+        let reason = Words::Borrowed(match worker.told.state {
+            Some(WorkerState::Gone) => "forgotten: it has been gone for ten minutes",
+            _ => "forgotten: it is written down no more",
+        });
         self.push(Changed { number: 0, at: now, worker: worker.id.clone(), from: worker.told.state, to: None, reason });
     }
 
@@ -102,6 +105,7 @@ fn usual(worker: &Worker, state: WorkerState) -> Words {
             Some(WorkerState::Down) => "recovered: it answers its probes",
             _ => "it takes requests",
         }),
+        WorkerState::Open if worker.told.state.is_none() => Words::Borrowed("it has not answered yet"),
         WorkerState::Open => Words::Borrowed("its requests failed"),
         WorkerState::Draining => Words::Borrowed("it drains"),
         WorkerState::Down => Words::Borrowed("it does not answer its probes"),

@@ -38,6 +38,8 @@ struct Known {
     models: Vec<ModelCard>,
     lease_end: Instant,
     drains: bool,
+    /// It drains since it said so itself.
+    stops: bool,
     gone: Option<Instant>,
     sequence: u64,
     spared_until: Option<Instant>,
@@ -130,12 +132,24 @@ impl Books {
         let is_same = known.is_some();
         self.tickets.retain(|_, entry| entry.worker != id || (is_same && offers(&entry.model)));
         let lease_end = now + self.lease.term();
-        let (drains, sequence, lookups, missing) =
-            known.map(|known| (known.drains, known.sequence, known.lookups, known.missing)).unwrap_or_default();
+        let (drains, stops) = known.as_ref().map(|known| (known.drains, known.stops)).unwrap_or_default();
+        let (sequence, lookups, missing) =
+            known.map(|known| (known.sequence, known.lookups, known.missing)).unwrap_or_default();
         let gone = None;
         let spared_until = None;
-        let known =
-            Known { incarnation, address, models, lease_end, drains, gone, sequence, spared_until, lookups, missing };
+        let known = Known {
+            incarnation,
+            address,
+            models,
+            lease_end,
+            drains,
+            stops,
+            gone,
+            sequence,
+            spared_until,
+            lookups,
+            missing,
+        };
         self.workers.insert(id, known);
     }
 
@@ -195,13 +209,28 @@ impl Books {
     pub(super) fn drain(&mut self, leave: &Leave) {
         if let Some(known) = self.workers.get_mut(&leave.id).filter(|known| known.gone.is_none()) {
             known.drains = true;
+            known.stops |= leave.incarnation.is_some();
+        }
+    }
+
+    /// Whoever stops by itself, or has gone, is not to be called back.
+    pub(super) fn expect_resume(&self, leave: &Leave) -> Expected {
+        match self.workers.get(&leave.id) {
+            Some(known) if known.gone.is_none() && !known.stops => self.expect_leave(leave),
+            _ => Expected::Refused,
+        }
+    }
+
+    pub(super) fn resume(&mut self, leave: &Leave) {
+        if let Some(known) = self.workers.get_mut(&leave.id) {
+            known.drains = false;
         }
     }
 
     pub(super) fn deregister(&mut self, leave: &Leave, now: Instant) {
         if let Some(known) = self.workers.get_mut(&leave.id) {
             known.gone.get_or_insert(now);
-            known.drains = false;
+            (known.drains, known.stops) = (false, false);
             known.missing.clear();
         }
         self.tickets.retain(|_, entry| entry.worker != leave.id);

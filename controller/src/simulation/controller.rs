@@ -125,6 +125,7 @@ impl Controller {
             Wire::Register { from, registration } => self.register(from, registration, sim),
             Wire::Beat { from, beat } => self.beat(from, beat, sim),
             Wire::Drain(leave) => self.leave(&leave, false, sim),
+            Wire::Resume(leave) => self.resume(&leave, sim),
             Wire::Deregister(leave) => self.leave(&leave, true, sim),
             Wire::Dispatch { from, call, dispatch } => {
                 let dispatch = self.spell(dispatch, wire::through_json, sim);
@@ -262,6 +263,18 @@ impl Controller {
         self.compare("a leave", expected, got, sim);
         let number = super::gateway::number_of(&leave.id) as u64;
         sim.note(Actor::Controller, if is_gone { "deregisters" } else { "drains" }, [number, answer.is_ok().into()]);
+    }
+
+    fn resume(&mut self, leave: &Leave, sim: &mut Sim) {
+        let expected = self.books.expect_resume(leave);
+        if expected == Expected::Taken {
+            self.books.resume(leave);
+        }
+        let answer = self.refusable(expected, sim, |registry, now| registry.resume(leave, now));
+        let got = if answer.is_ok() { Expected::Taken } else { Expected::Refused };
+        self.compare("a call back", expected, got, sim);
+        let number = super::gateway::number_of(&leave.id) as u64;
+        sim.note(Actor::Controller, "resumes", [number, answer.is_ok().into()]);
     }
 
     /// Makes a change, or sees that what is refused changes nothing.

@@ -21,6 +21,7 @@ pub(super) enum Fault {
     LinkBreaks,
     Cut,
     OperatorDrains,
+    OperatorResumes,
     OperatorDeregisters,
     /// A client goes straight to a worker.
     Bypass,
@@ -29,7 +30,7 @@ pub(super) enum Fault {
 }
 
 impl Fault {
-    pub(super) const ALL: [Self; 12] = [
+    pub(super) const ALL: [Self; 13] = [
         Self::WorkerDies,
         Self::WorkerDrains,
         Self::WorkerChangesModels,
@@ -39,6 +40,7 @@ impl Fault {
         Self::LinkBreaks,
         Self::Cut,
         Self::OperatorDrains,
+        Self::OperatorResumes,
         Self::OperatorDeregisters,
         Self::Bypass,
         Self::Lookup,
@@ -51,6 +53,7 @@ impl Fault {
             Self::WorkerDrains | Self::LinkBreaks => 20,
             Self::GatewayDies | Self::OperatorDeregisters | Self::WorkerChangesModels => 40,
             Self::ControllerDies | Self::OperatorDrains => 60,
+            Self::OperatorResumes => 10, // of those that are asked few drain
             Self::ControllerStandsStill => 90,
             Self::Bypass | Self::Lookup => 3,
         }
@@ -110,11 +113,14 @@ pub(super) fn strike(world: &mut World, fault: Fault) -> bool {
             sim.cut(one, other);
             sim.after(lasts, Event::Heal(one, other));
         }
-        Fault::OperatorDrains | Fault::OperatorDeregisters => {
+        Fault::OperatorDrains | Fault::OperatorResumes | Fault::OperatorDeregisters => {
             let id = world.workers[worker].id.clone();
             let leave = Leave { id, incarnation: None };
-            let is_gone = fault == Fault::OperatorDeregisters;
-            let wire = if is_gone { Wire::Deregister(leave) } else { Wire::Drain(leave) };
+            let wire = match fault {
+                Fault::OperatorDrains => Wire::Drain(leave),
+                Fault::OperatorResumes => Wire::Resume(leave),
+                _ => Wire::Deregister(leave),
+            };
             sim.post(Actor::World, Actor::Controller, wire);
         }
         Fault::Bypass => {

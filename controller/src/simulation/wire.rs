@@ -36,6 +36,7 @@ pub(super) enum Wire {
         answer: Result<HeartbeatReply, Problem>,
     },
     Drain(Leave),
+    Resume(Leave),
     Deregister(Leave),
     /// A dispatch over HTTP; `call` is numbered by its gateway.
     Dispatch {

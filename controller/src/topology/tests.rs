@@ -127,6 +127,33 @@ fn who_looks_is_shown_a_second_later_what_has_changed_and_nothing_else() {
     assert!(update.models.is_none() && update.warnings.is_none(), "{update:?}");
 }
 
+/// `cargo nextest run -p muster-controller --run-ignored only ten_thousand --no-capture`
+#[test]
+#[ignore = "measures"]
+fn how_long_ten_thousand_workers_are_looked_at() {
+    let service = service();
+    (0..10_000).for_each(|number| register(&service, &format!("http://10.0.{}.{}:21002", number / 256, number % 256)));
+    let took = |what: &dyn Fn()| {
+        let mut times: Vec<Duration> = (0..9)
+            .map(|_| {
+                let began = Instant::now();
+                what();
+                began.elapsed()
+            })
+            .collect();
+        times.sort();
+        times[4]
+    };
+    let (clock, site) = (Clock::new(Instant::now(), std::time::SystemTime::now()), "local");
+    let fleet = took(&|| drop(service.fleet()));
+    let locked = took(&|| drop(service.with(|desk, now| see(desk, &clock, site, now))));
+    let whole = took(&|| drop(service.topology()));
+    let (one, other) = (service.topology(), service.topology());
+    let difference = took(&|| drop(difference::between(&one, &other)));
+    println!("fleet, all of it under the lock: {fleet:?}; topology under the lock: {locked:?}, in all {whole:?}");
+    println!("the difference of two that are the same: {difference:?}");
+}
+
 #[derive(Debug, Clone, Copy)]
 enum Command {
     Register(u8),
