@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Runs every test: Rust's, those in its documentation, and OpenAI's own clients against `muster up`.
-# Wants Rust and Python, and Node for one of the clients; ONNX Runtime goes to the user's cache, everything else to target/.
+# Runs every test: Rust's, those in its documentation, OpenAI's own clients against `muster up`, and the web pages in a browser.
+# Wants Rust and Python, Node for one of the clients, and Chromium for the pages; ONNX Runtime goes to the user's cache, everything else to target/.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 target=${CARGO_TARGET_DIR:-target}
@@ -16,13 +16,29 @@ else
 fi
 cargo test --workspace --doc
 
-venv=$target/python-tests
-if ! cmp --silent tests/python/requirements.txt "$venv/requirements.txt"; then
-    python3 -m venv --clear "$venv"
-    "$venv/bin/python" -m pip install --quiet --disable-pip-version-check -r tests/python/requirements.txt
-    cp tests/python/requirements.txt "$venv/"
-fi
+# Gives the name of an environment with what a folder of tests requires.
+environment() {
+    local venv=$target/$1-tests requirements=tests/$1/requirements.txt
+    if ! cmp --silent "$requirements" "$venv/requirements.txt"; then
+        python3 -m venv --clear "$venv"
+        "$venv/bin/python" -m pip install --quiet --disable-pip-version-check -r "$requirements"
+        cp "$requirements" "$venv/"
+    fi
+    echo "$venv"
+}
+
+venv=$(environment python)
 MUSTER_BINARY=$target/debug/muster "$venv/bin/python" -m pytest tests/python "$@"
+
+if command -v chromium >/dev/null; then
+    venv=$(environment browser)
+    MUSTER_BINARY=$target/debug/muster "$venv/bin/python" -m pytest tests/browser
+elif [ -n "${CI:-}" ]; then
+    echo "chromium is not installed; on Debian: apt-get install chromium" >&2
+    exit 1
+else
+    echo "not tested: the web pages, for chromium is not installed (on Debian: apt-get install chromium)"
+fi
 
 if ! command -v node >/dev/null || ! command -v npm >/dev/null; then
     echo "not tested: OpenAI's client for Node, for node and npm are not installed"

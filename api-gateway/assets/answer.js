@@ -56,7 +56,8 @@ export function numbersOf({ ttft, took, tokens, reason }) {
     words.push(`${tokens} ${tokens === 1 ? "token" : "tokens"}`);
   }
   if (ttft !== null && tokens > 1 && took > ttft) {
-    words.push(`${((tokens - 1) / ((took - ttft) / 1000)).toFixed(1)} tokens/s`);
+    const rate = (tokens - 1) / ((took - ttft) / 1000);
+    words.push(`${rate.toFixed(rate < 100 ? 1 : 0)} tokens/s`);
   }
   if (reason === "length") {
     words.push("cut off at the limit of tokens");

@@ -47,7 +47,7 @@ function confirmed(action, worker) {
       answer(true);
     });
     listen("click", (event) => event.target.closest("[data-cancel]") && answer(false));
-    listen("close", () => answer(false));
+    listen("close", () => dialog.open || answer(false)); // else it is the event of an earlier closing
     dialog.showModal();
     byId("confirm-button").focus();
   });

@@ -62,7 +62,6 @@ export class Cells {
 
   #cell(worker) {
     const cell = el("button.cell", { type: "button", tabindex: -1, "data-node": worker.id }, el("i.mark", { "aria-hidden": "true" }));
-    updateCell(cell, worker);
     this.#cells.set(worker.id, cell);
     return cell;
   }

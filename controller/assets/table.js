@@ -57,9 +57,7 @@ class Row {
     this.bar = loadBar();
     this.reported = el("span.sub.muted.number");
     this.rate = el("span.number");
-    this.rates = new Graph("spark");
     this.tokens = el("span.number");
-    this.lines = new Graph("spark");
     this.ttft = el("span.number");
     this.action = el("button.button.small", { type: "button", "data-worker-action": worker.id });
     this.node = el(
@@ -69,8 +67,8 @@ class Row {
       cell("of-state", el("span.stack", {}, this.state, this.since)),
       cell("of-models", this.models),
       cell("of-queue", el("span.stack", {}, el("span.queue-line", {}, this.queue, this.bar), this.reported)),
-      cell("of-rate", this.rate, this.rates.node),
-      cell("of-tokens", this.tokens, this.lines.node),
+      cell("of-rate", this.rate),
+      cell("of-tokens", this.tokens),
       cell("of-ttft", this.ttft),
       cell("of-action", this.action),
     );
@@ -93,12 +91,23 @@ class Row {
     updateAction(this.action, worker);
   }
 
+  /** Most rows are never seen, and need no lines. */
+  #addLines() {
+    this.rates = new Graph("spark");
+    this.lines = new Graph("spark");
+    this.rate.after(this.rates.node);
+    this.tokens.after(this.lines.node);
+  }
+
   /** What passes with time alone. */
   tick(worker, series, now) {
     setText(this.since, ago(worker.since_ms, now));
     setAttribute(this.since, "title", moment(worker.since_ms));
     setText(this.rate, number(mean(series.requests.slice(-10))));
     setText(this.tokens, number(last(series.tokens)));
+    if (!this.rates) {
+      this.#addLines();
+    }
     const requests = series.requests.slice(-SECONDS);
     const tokens = series.tokens.slice(-SECONDS);
     this.rates.draw(spread(requests), highest(requests, 2));
@@ -110,6 +119,8 @@ export class Table {
   #rows = new Map();
   #nodes = new Map();
   #visible = new Set();
+  /** Rows that have nothing in them yet. */
+  #fresh = new Set();
   #body = el("div.rows", { role: "rowgroup" });
   #heads;
   #sort = { column: 0, isDown: false };
@@ -162,13 +173,14 @@ export class Table {
     const now = fleet.now();
     for (const worker of shown) {
       const row = this.#rows.get(worker.id);
-      if (fleet.changed.has(worker.id)) {
+      if (fleet.changed.has(worker.id) || this.#fresh.has(worker.id)) {
         row.update(worker);
       }
       if (this.#visible.has(worker.id)) {
         row.tick(worker, fleet.series.get(worker.id), now);
       }
     }
+    this.#fresh.clear();
     this.#count(workers.length, shown.length);
     this.seen = (id) => {
       const worker = fleet.nodes.get(id);
@@ -188,7 +200,7 @@ export class Table {
 
   #add(worker) {
     const row = new Row(worker);
-    row.update(worker);
+    this.#fresh.add(worker.id);
     this.#rows.set(worker.id, row);
     this.#observer.observe(row.node);
     return row.node;

@@ -121,7 +121,8 @@ function open(reason) {
         close(input.value.trim());
       }
     };
-    const closed = () => close(null);
+    // The event of an earlier closing may come only now, when the dialog is open again.
+    const closed = () => dialog.open || close(null);
     const clicked = (event) => {
       if (event.target.closest("[data-cancel]")) {
         close(null);

@@ -11,7 +11,6 @@ from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Page, R
 
 from processes import EMBEDDING, Process, eventually
 
-NAMES = ("chromium", "chromium-browser", "google-chrome")
 PATIENCE_MS = 15_000
 expect.set_options(timeout=PATIENCE_MS)
 # An HTTP proxy that the machine may have is not for loopback.
@@ -32,9 +31,9 @@ def binary() -> Path:
 
 @pytest.fixture(scope="session")
 def browser() -> Iterator[Browser]:
-    path = next(filter(None, map(shutil.which, NAMES)), None)
+    path = shutil.which("chromium")
     if not path:
-        pytest.exit(f"no browser; install one of {', '.join(NAMES)}", returncode=2)
+        pytest.exit("chromium is not installed; on Debian: apt-get install chromium", returncode=2)
     # The sandbox refuses to run as root, which CI is.
     flags = ["--no-sandbox"] if os.geteuid() == 0 else []
     with sync_playwright() as playwright:

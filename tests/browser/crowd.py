@@ -44,7 +44,7 @@ def crowd(controller: Process, names: Iterable[str], key: str | None = None) -> 
             register(controller, name, address, key)
         yield names
         for name in names:
-            controller.post("/deregister", {"id": name}, key)
+            controller.post("/deregister", {"id": name, "incarnation": 1}, key)
     finally:
         server.shutdown()
         server.server_close()

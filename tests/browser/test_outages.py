@@ -40,8 +40,7 @@ def test_a_page_without_its_controller_says_so_and_recovers_by_itself(start: Cal
 
 @pytest.mark.complaints("401 (Unauthorized)")
 def test_a_key_is_asked_for_and_kept_in_this_tab_only(start: Callable[..., Process], visit: Visit) -> None:
-    keys = ["--fleet-token", TOKEN]
-    controller = start("guarded", "controller", *keys)
+    controller = start("guarded", "controller", "--fleet-token", TOKEN, "--admin-key", ADMIN)
     with crowd(controller, ["guarded-worker"], TOKEN):
         page = visit(controller.url)
         dialog = page.get_by_role("dialog", name="This controller wants a key")
@@ -61,10 +60,17 @@ def test_a_key_is_asked_for_and_kept_in_this_tab_only(start: Callable[..., Proce
         page.reload()
         expect(row(page, "guarded-worker")).to_be_visible()
 
-        page.get_by_role("button", name="Forget key").click()
-        assert page.evaluate("sessionStorage.length") == 0
         page.locator("#workers [data-worker-action]").click()
         page.locator("#confirm-button").click()
         expect(dialog).to_be_visible()
-        give(TOKEN)
-        eventually(lambda: controller.workers(TOKEN)["guarded-worker"]["state"] == "draining", "the button works")
+        expect(page.locator("#key-reason")).to_contain_text("the fleet token is not enough")
+        page.get_by_role("dialog").get_by_role("button", name="Cancel").click()
+        expect(page.locator("#said")).to_contain_text("Could not drain guarded-worker: no key was given")
+        assert controller.workers(TOKEN)["guarded-worker"]["state"] == "ready"
+        page.locator("#workers [data-worker-action]").click()
+        page.locator("#confirm-button").click()
+        give(ADMIN)
+        eventually(lambda: controller.workers(TOKEN)["guarded-worker"]["state"] == "draining", "the admin may")
+
+        page.get_by_role("button", name="Forget key").click()
+        assert page.evaluate("sessionStorage.length") == 0

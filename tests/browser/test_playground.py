@@ -12,7 +12,7 @@ from processes import CHAT, EMBEDDING, Process, eventually
 DEMO = Path(__file__).parents[2] / "model-worker" / "demo" / "embedding"
 QUESTION = "What is the capital of France?"
 # Bytes each second: slow enough to stop an answer in its midst.
-SLOW = 300
+SLOW = 800
 
 
 def ask(page: Page, question: str) -> None:
