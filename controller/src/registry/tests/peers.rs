@@ -125,7 +125,7 @@ fn a_peer_that_is_changed_where_it_is_keeps_its_tickets_and_elsewhere_it_is_anot
     f.answers("a", answer(1, &["m", "n"]));
     f.granted();
     let changed = Peer { site: Some("here".to_owned()), models: Vec::new(), speed: Some(2.0), ..peer("a") };
-    f.set(&[changed.clone()]);
+    f.set(std::slice::from_ref(&changed));
     assert_eq!(f.registry.held(), 1);
     assert_eq!((f.peer_named("a").site.as_deref(), f.peer_named("a").speed), (Some("here"), 2.0));
     assert_eq!(f.registry.served().len(), 2, "what it told is offered without another probe");
@@ -177,7 +177,7 @@ fn a_worker_that_is_written_down_later_or_no_more_keeps_its_requests() {
     let mut f = Fixture::with_worker(4);
     f.granted();
     let written = Peer { address: "http://w".to_owned(), models: Vec::new(), ..peer("w") };
-    f.set(&[written.clone()]);
+    f.set(std::slice::from_ref(&written));
     assert_eq!((f.registry.held(), f.all().remove(0).1), (1, WorkerState::Ready), "it lives, as is known");
     f.granted();
     f.answers("w", answer(1, &["m"]));
