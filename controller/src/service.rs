@@ -141,7 +141,6 @@ impl Service {
     }
 
     /// How the file of static peers stands, where there is one.
-    #[allow(dead_code, reason = "for whoever shows the fleet")]
     pub(crate) fn peers_file(&self) -> Option<PeersFile> {
         self.peers.file()
     }

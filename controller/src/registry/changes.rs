@@ -107,7 +107,8 @@ fn usual(worker: &Worker, state: WorkerState) -> Words {
         }),
         WorkerState::Open if worker.told.state.is_none() => Words::Borrowed("it has not answered yet"),
         WorkerState::Open => Words::Borrowed("its requests failed"),
+        WorkerState::Draining if worker.is_removed() => Words::Borrowed("it is written down no more"),
         WorkerState::Draining => Words::Borrowed("it drains"),
-        WorkerState::Down => Words::Borrowed("it does not answer its probes"),
+        WorkerState::Down => worker.down_reason().map_or(Words::default(), |why| Words::Owned(why.to_owned())),
     }
 }

@@ -58,6 +58,10 @@ impl Registry {
                 format!("worker `{}` is stopping by itself and takes no more requests; start it anew", leave.id);
             return Err(Problem::new(Kind::Stale, message).with_param("id"));
         }
+        if worker.is_removed() {
+            let message = format!("worker `{}` is written down no more; put it into the peers file again", leave.id);
+            return Err(Problem::new(Kind::Stale, message).with_param("id"));
+        }
         if worker.draining {
             tracing::info!(worker = %leave.id, "a worker is resumed");
             worker.draining = false;

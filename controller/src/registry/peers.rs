@@ -95,7 +95,6 @@ impl Worker {
     }
 
     /// In words, what of it is not as it is written down.
-    #[allow(dead_code, reason = "for whoever shows the fleet")]
     pub(crate) fn warnings(&self) -> &[String] {
         self.peering.as_ref().map_or(&[], |peering| &peering.warnings)
     }
@@ -178,7 +177,6 @@ impl Registry {
             if let Some(peering) = &mut worker.peering {
                 peering.removed = true;
             }
-            worker.cause = Some(Words::Borrowed("taken out of the peers file"));
             self.refresh(slot, now);
         }
         peers.iter().for_each(|peer| self.set_peer(peer, now));
@@ -320,7 +318,6 @@ impl Registry {
             }
             Verdict::Down(reason) => {
                 if peering.down.is_none() {
-                    *cause = Some(Words::Owned(reason.clone()));
                     tracing::warn!(worker = %id, reason, "a peer is down: it does not answer its probes as a worker does");
                 }
                 peering.down = Some(reason);
