@@ -10,7 +10,7 @@ use muster_shared::journal::{Decision, End, Explained, Explanation, Other, Verdi
 
 use crate::cli::{ExplainArgs, JournalArgs};
 use crate::services::say;
-use crate::table::{aligned, plain};
+use crate::text::{Room, aligned, indented, shown};
 
 /// Candidates that are shown; there may be ten thousand.
 const SHOWN: usize = 20;
@@ -23,7 +23,7 @@ pub(crate) async fn run(args: ExplainArgs) -> anyhow::Result<()> {
     );
     let explanation = match args.ask.client()?.explain(&args.request).await {
         Ok(explanation) => explanation,
-        Err(ClientError::Refused { problem, .. }) => anyhow::bail!("{}", plain(&problem.message)),
+        Err(ClientError::Refused { problem, .. }) => anyhow::bail!("{}", shown(&problem.message)),
         Err(error) => {
             return Err(error).context("no explanation; is a controller running there? (--controller-address)");
         }
@@ -42,7 +42,7 @@ pub(crate) async fn save(args: JournalArgs) -> anyhow::Result<()> {
     let journal = client.journal().await;
     let mut journal = std::pin::pin!(match journal {
         Ok(journal) => journal,
-        Err(ClientError::Refused { problem, .. }) => anyhow::bail!("{}", plain(&problem.message)),
+        Err(ClientError::Refused { problem, .. }) => anyhow::bail!("{}", shown(&problem.message)),
         Err(error) => return Err(error).context("no journal; is a controller running there? (--controller-address)"),
     });
     let Some(path) = args.output else {
@@ -77,7 +77,7 @@ pub(crate) async fn save(args: JournalArgs) -> anyhow::Result<()> {
 
 fn text(explanation: &Explanation) -> String {
     let tries = explanation.decisions.len();
-    let mut text = format!("request {} · {tries} decision{}\n", plain(&explanation.request), plural(tries));
+    let mut text = format!("request {} · {tries} decision{}\n", shown(&explanation.request), plural(tries));
     for explained in &explanation.decisions {
         text += &format!("\n{}", one(explained));
     }
@@ -89,12 +89,12 @@ fn one(explained: &Explained) -> String {
     let mut text = format!("{}\n", head(decision));
     let told = match (&decision.verdict, reason) {
         (Verdict::Picked { worker, .. }, reason) => {
-            format!("{} {}", plain(worker.as_str()), reason.as_deref().unwrap_or("was picked"))
+            format!("{} {}", shown(worker.as_str()), reason.as_deref().unwrap_or("was picked"))
         }
         (Verdict::Named { worker }, _) => {
-            format!("nobody had room; the address of {} was told nevertheless", plain(worker.as_str()))
+            format!("nobody had room; the address of {} was told nevertheless", shown(worker.as_str()))
         }
-        (Verdict::Refused { kind, message }, _) => format!("refused ({kind:?}): {}", plain(message)),
+        (Verdict::Refused { kind, message }, _) => format!("refused ({kind:?}): {}", shown(message)),
     };
     text += &format!("  {told}\n");
     if let Verdict::Picked { spared: true, .. } = decision.verdict {
@@ -115,10 +115,10 @@ fn one(explained: &Explained) -> String {
 /// When, for whom, and what was asked.
 fn head(decision: &Decision) -> String {
     let at = humantime::format_rfc3339_millis(SystemTime::UNIX_EPOCH + Duration::from_millis(decision.at_ms));
-    let mut parts = vec![format!("decision {} at {at}", decision.number), format!("model {}", plain(&decision.model))];
-    parts.extend(decision.asked.as_ref().map(|asked| format!("asked for as {}", plain(asked))));
-    parts.extend(decision.policy.as_ref().map(|policy| format!("policy {}", plain(policy))));
-    parts.extend(decision.key.as_ref().map(|key| format!("key {}", plain(key))));
+    let mut parts = vec![format!("decision {} at {at}", decision.number), format!("model {}", shown(&decision.model))];
+    parts.extend(decision.asked.as_ref().map(|asked| format!("asked for as {}", shown(asked))));
+    parts.extend(decision.policy.as_ref().map(|policy| format!("policy {}", shown(policy))));
+    parts.extend(decision.key.as_ref().map(|key| format!("key {}", shown(key))));
     parts.extend(decision.gateway.map(|gateway| format!("gateway {gateway}")));
     if decision.waited_ms > 0 {
         parts.push(format!("waited {} ms", decision.waited_ms));
@@ -155,7 +155,7 @@ fn table(candidates: &[Weighed]) -> String {
     }
     let mut rows = vec![HEAD.map(str::to_owned)];
     rows.extend(order.iter().take(SHOWN).map(|candidate| row(candidate)));
-    let mut text = aligned("  ", &rows);
+    let mut text = indented(&aligned(&rows, Room::Any));
     if order.len() > SHOWN {
         text += &format!("  and {} more, which --json shows\n", order.len() - SHOWN);
     }
@@ -167,7 +167,7 @@ fn row(candidate: &Weighed) -> [String; 11] {
     let percent = |share: Option<f64>, digits| or_dash(share.map(|share| format!("{:.digits$}%", share * 100.0)));
     [
         if candidate.picked { "→" } else { "" }.to_owned(),
-        plain(candidate.worker.as_str()),
+        candidate.worker.to_string(),
         format!("{:.3}", candidate.score),
         percent(candidate.chance, 1),
         candidate.load.to_string(),
@@ -182,7 +182,7 @@ fn row(candidate: &Weighed) -> [String; 11] {
 
 /// Who was no candidate, with why.
 fn listed(others: &[Other]) -> String {
-    let shown = others.iter().take(SHOWN).map(|other| format!("{} ({})", plain(other.worker.as_str()), why(other.why)));
+    let shown = others.iter().take(SHOWN).map(|other| format!("{} ({})", shown(other.worker.as_str()), why(other.why)));
     let mut text = shown.collect::<Vec<_>>().join(", ");
     if others.len() > SHOWN {
         text += &format!(" and {} more, which --json shows", others.len() - SHOWN);

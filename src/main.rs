@@ -15,7 +15,7 @@ mod replay;
 mod services;
 mod status;
 mod stop;
-mod table;
+mod text;
 mod up;
 
 use std::process::ExitCode;

@@ -7,6 +7,7 @@ use muster_shared::control::Capabilities;
 
 use crate::cli::{PeersArgs, PeersVerb};
 use crate::services::say;
+use crate::text::{Room, aligned};
 
 /// Columns of the table.
 const HEAD: [&str; 6] = ["ID", "ADDRESS", "TRANSPORT", "MODELS", "SITE", "HAS"];
@@ -25,20 +26,14 @@ fn check(path: &Path) -> anyhow::Result<()> {
     let count = if peers.len() == 1 { "1 peer".to_owned() } else { format!("{} peers", peers.len()) };
     say(&format!("{name}: {count}"));
     if !peers.is_empty() {
-        table(&peers).iter().for_each(|line| say(line));
+        say(table(&peers).trim_end());
     }
     Ok(())
 }
 
-fn table(peers: &[Peer]) -> Vec<String> {
+fn table(peers: &[Peer]) -> String {
     let rows: Vec<[String; 6]> = std::iter::once(HEAD.map(str::to_owned)).chain(peers.iter().map(row)).collect();
-    let widths: [usize; 6] =
-        std::array::from_fn(|column| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0));
-    let line = |row: &[String; 6]| {
-        let cells = row.iter().zip(widths).map(|(cell, width)| format!("{cell:width$}"));
-        cells.collect::<Vec<_>>().join("  ").trim_end().to_owned()
-    };
-    rows.iter().map(line).collect()
+    aligned(&rows, Room::Any)
 }
 
 fn row(peer: &Peer) -> [String; 6] {

@@ -10,7 +10,7 @@ use serde_json::json;
 
 use crate::cli::ReplayArgs;
 use crate::services::say;
-use crate::table::{aligned, plain};
+use crate::text::{Room, aligned, shown};
 
 /// What a replay is not, for those who would take it for more.
 const HONEST: &str = "each decision was made again among the candidates as they were then, with the same random numbers; \
@@ -63,11 +63,11 @@ fn text(args: &ReplayArgs, replayed: &Replay) -> String {
     let mut rows = vec![["WORKER", "THEN", "NOW"].map(str::to_owned)];
     rows.extend(
         workers.iter().map(|(worker, tally)| {
-            [plain(worker.as_str()), share(tally.then, *decisions), share(tally.now, *decisions)]
+            [worker.to_string(), share(tally.then, *decisions), share(tally.now, *decisions)]
         }),
     );
     if rows.len() > 1 {
-        text += &format!("\n{}", aligned("", &rows));
+        text += &format!("\n{}", aligned(&rows, Room::Any));
     }
     if args.list && !differences.is_empty() {
         text += &format!("\n{}\n", differences.iter().map(line).collect::<Vec<_>>().join("\n"));
@@ -82,13 +82,13 @@ fn share(count: u64, all: u64) -> String {
 
 fn line(difference: &Difference) -> String {
     let Difference { line, number, request, model, policy, then, now } = difference;
-    let request = request.as_deref().map(|id| format!(", request {}", plain(id))).unwrap_or_default();
-    let now = now.as_ref().map_or("nobody".to_owned(), |now| plain(now.as_str()));
+    let request = request.as_deref().map(|id| format!(", request {}", shown(id))).unwrap_or_default();
+    let now = now.as_ref().map_or("nobody".into(), |now| shown(now.as_str()));
     format!(
         "line {line}: decision {number}{request}, model {}: {} under {}, {now} now",
-        plain(model),
-        plain(then.as_str()),
-        plain(policy)
+        shown(model),
+        shown(then.as_str()),
+        shown(policy)
     )
 }
 

@@ -4,7 +4,6 @@
 mod table;
 #[cfg(test)]
 mod tests;
-mod text;
 mod trouble;
 mod watch;
 
@@ -17,7 +16,8 @@ use muster_shared::topology::{Node, Topology, WorkerNode};
 
 use crate::cli::{DrainArgs, ModelsArgs, ResumeArgs, StatusArgs};
 use crate::services::say;
-use text::{Room, shown};
+use crate::text::{self, Room, shown};
+
 use trouble::asked;
 use watch::{Watch, stopped};
 

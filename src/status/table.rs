@@ -6,7 +6,7 @@ use muster_shared::control::{ModelKind, ModelStatus, Source, WorkerState};
 use muster_shared::topology::{Change, ControllerNode, GatewayNode, ModelNode, Node, PeersFile, Topology, WorkerNode};
 use muster_shared::transport::Transport;
 
-use super::text::{Room, aligned, shown, span};
+use crate::text::{Room, aligned, counted, shown, span};
 
 /// Changes that are shown.
 const CHANGES: usize = 5;
@@ -223,7 +223,7 @@ fn changes(topology: &Topology, room: Room) -> String {
 fn peers(topology: &Topology) -> String {
     let Some(PeersFile { path, loaded_ms, peers, error }) = &topology.peers else { return String::new() };
     let ago = span(topology.at_ms.saturating_sub(*loaded_ms));
-    let peers = super::text::counted(*peers, "peer");
+    let peers = counted(*peers, "peer");
     let line = format!("peers file {}: {peers}, read {ago} ago\n", shown(path));
     match error {
         Some(error) => format!("{line}what is there now is not in force: {}\n", shown(error)),

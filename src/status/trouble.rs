@@ -7,7 +7,7 @@ use muster_shared::client::{ClientError, ControllerClient};
 use muster_shared::problem::{BoxError, Kind, chain};
 use serde_json::Value;
 
-use super::text::shown;
+use crate::text::shown;
 
 /// Time in which a controller answers, a large one on a busy machine, too.
 const PATIENCE: Duration = Duration::from_secs(10);

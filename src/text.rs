@@ -48,7 +48,7 @@ impl Room {
 }
 
 /// Rows of the terminal.
-pub(super) fn rows() -> usize {
+pub(crate) fn rows() -> usize {
     rustix::termios::tcgetwinsize(std::io::stdout()).map_or(0, |size| usize::from(size.ws_row)).max(ROWS)
 }
 
@@ -75,6 +75,11 @@ fn is_hidden(letter: char) -> bool {
     // Marks and overrides of direction, separators of lines, joiners, and the mark of a byte order.
     letter.is_control()
         || matches!(letter, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{2069}' | '\u{feff}')
+}
+
+/// Lines, each behind two spaces.
+pub(crate) fn indented(lines: &str) -> String {
+    lines.lines().map(|line| format!("  {line}\n")).collect()
 }
 
 /// Rows with their columns two spaces apart; the last is as long as it likes, unless the line is too long.
