@@ -30,6 +30,7 @@ impl Banner<'_> {
         if let Some(grpc) = self.grpc {
             let _ = writeln!(text, "{}", speaks_grpc("gateway", grpc));
         }
+        let _ = writeln!(text, "in a browser: {gateway}/ to try the models, {controller}/ to see the fleet");
         for model in self.models {
             let _ = writeln!(text, "  model {} ({})", model.name, uses(model.kind));
         }
