@@ -62,9 +62,9 @@ fn text(args: &ReplayArgs, replayed: &Replay) -> String {
     text += &format!("{HONEST}\n");
     let mut rows = vec![["WORKER", "THEN", "NOW"].map(str::to_owned)];
     rows.extend(
-        workers.iter().map(|(worker, tally)| {
-            [worker.to_string(), share(tally.then, *decisions), share(tally.now, *decisions)]
-        }),
+        workers
+            .iter()
+            .map(|(worker, tally)| [worker.to_string(), share(tally.then, *decisions), share(tally.now, *decisions)]),
     );
     if rows.len() > 1 {
         text += &format!("\n{}", aligned(&rows, Room::Any));

@@ -3,7 +3,7 @@
 
 mod peers;
 
-use std::num::NonZeroU32;
+use std::num::{NonZeroU32, NonZeroUsize};
 use std::sync::{Arc, Mutex};
 
 use axum::Router;
@@ -129,7 +129,8 @@ struct Both {
 }
 
 async fn both(controller: &str, change: impl FnOnce(&mut Config)) -> Both {
-    let mut config = Config { controller: controller.to_owned(), ..Config::default() };
+    let threads = NonZeroUsize::MIN;
+    let mut config = Config { controller: controller.to_owned(), threads, ..Config::default() };
     change(&mut config);
     let [http, grpc] = [TcpListener::bind("127.0.0.1:0").await, TcpListener::bind("127.0.0.1:0").await];
     let (http, grpc) = (http.expect("a free port"), grpc.expect("a free port"));
@@ -200,8 +201,10 @@ async fn every_datatype_goes_through_over_both_wires_on_both_sides() {
     echoed(&request, &inner.client(None).infer(&request).await.expect("an answer"));
     // A gateway is a server of the protocol: what it is to its clients, it is to another gateway as well.
     let named = Named { address: inner.grpc.clone(), transport: Transport::Grpc };
-    let second = Controller::start([Ok(named)]).await;
+    let mut second = Controller::start([Ok(named)]).await;
     let outer = both(&second.address, |_| {}).await;
+    // The threads of both wires; one whose link is still on its way would ask the fleet that the other knows.
+    (second.greeted().await, second.greeted().await);
     echoed(&request, &infer_over_http(&outer.http, &request).await);
     assert_eq!(controller.outcomes(3).await.len(), 3, "every ticket was given back");
     assert_eq!(second.dispatch(0).transports, [Transport::Http, Transport::Grpc]);

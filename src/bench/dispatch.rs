@@ -74,7 +74,8 @@ fn quietly<T>(act: impl FnOnce() -> T) -> T {
 /// The rules of every policy before every fleet.
 fn fleets(args: &DispatchArgs) -> anyhow::Result<Vec<Rules>> {
     let pairs = args.workers.iter().flat_map(|&workers| args.policy.iter().map(move |&policy| (workers, policy)));
-    pairs.map(|(workers, policy)| Rules::new(policy, workers, args.seed)).collect()
+    let all = pairs.flat_map(|(workers, policy)| args.journal.iter().map(move |&journal| (workers, policy, journal)));
+    all.map(|(workers, policy, journal)| Rules::new(policy, workers, journal, args.seed)).collect()
 }
 
 /// The controllers that get a fleet of that size.

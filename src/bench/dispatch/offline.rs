@@ -38,10 +38,15 @@ pub(super) struct Rules {
 
 impl Rules {
     /// A fleet that is as busy as it is going to be.
-    pub(super) fn new(policy: PolicyName, workers: u32, seed: u64) -> anyhow::Result<Self> {
+    pub(super) fn new(policy: PolicyName, workers: u32, journal: usize, seed: u64) -> anyhow::Result<Self> {
         let now = Instant::now();
-        let config = Config { policy, ..Config::default() };
-        let series = |what| Series::new("process", &policy.to_string(), workers, what);
+        let usual = Config::default();
+        let name = match journal == usual.journal {
+            true => policy.to_string(),
+            false => format!("{policy}, journal of {journal}"),
+        };
+        let config = Config { policy, journal, ..usual };
+        let series = |what| Series::new("process", &name, workers, what);
         let mut fleet = Self {
             rules: Offline::new(&config, seed, now),
             now,
@@ -105,7 +110,8 @@ impl Rules {
     fn ask(&mut self) -> anyhow::Result<Grant> {
         let now = self.tick();
         self.questions += 1;
-        self.rules.ask(self.questions, Dispatch::new(self.gateway, MODEL), now);
+        let request = Some(format!("01a22371-0cac-72db-892e-{:012x}", self.questions)); // as long as a gateway's
+        self.rules.ask(self.questions, Dispatch { request, ..Dispatch::new(self.gateway, MODEL) }, now);
         let (_, answer) = self.rules.take_answers().pop().context("a dispatch was not answered at once")?;
         answer.map_err(|problem| anyhow!("a dispatch was refused: {problem}"))
     }

@@ -49,6 +49,9 @@ pub(crate) struct DispatchArgs {
     /// Process of the other controller.
     #[arg(long, value_name = "PID", requires = "against")]
     pub(crate) against_pid: Option<u32>,
+    /// Decisions that the rules in this process keep to be explained, one measurement for each number; 0: none.
+    #[arg(long, value_delimiter = ',', default_value = "10000", value_name = "COUNT")]
+    pub(crate) journal: Vec<usize>,
     /// Where chance begins, of the rules that run in this process.
     #[arg(long, default_value_t = 0)]
     pub(crate) seed: u64,
