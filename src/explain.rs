@@ -5,13 +5,15 @@ use std::time::{Duration, SystemTime};
 
 use anyhow::Context as _;
 use futures_util::StreamExt as _;
-use muster_shared::client::ClientError;
 use muster_shared::journal::{Decision, End, Explained, Explanation, Other, Verdict, Weighed, Why};
 
 use crate::cli::{ExplainArgs, JournalArgs};
 use crate::services::say;
 use crate::text::{Room, aligned, indented, shown};
+use crate::trouble::{asked, silent};
 
+/// Time in which the next piece of a journal comes.
+const PATIENCE: Duration = Duration::from_secs(30);
 /// Candidates that are shown; there may be ten thousand.
 const SHOWN: usize = 20;
 
@@ -21,13 +23,8 @@ pub(crate) async fn run(args: ExplainArgs) -> anyhow::Result<()> {
         !args.request.trim().is_empty(),
         "the request's id is empty; it is the `x-request-id` of an answer"
     );
-    let explanation = match args.ask.client()?.explain(&args.request).await {
-        Ok(explanation) => explanation,
-        Err(ClientError::Refused { problem, .. }) => anyhow::bail!("{}", shown(&problem.message)),
-        Err(error) => {
-            return Err(error).context("no explanation; is a controller running there? (--controller-address)");
-        }
-    };
+    let client = args.ask.client()?;
+    let explanation = asked(&client, client.explain(&args.request)).await?;
     if args.json {
         say(&serde_json::to_string_pretty(&explanation)?);
     } else {
@@ -39,17 +36,21 @@ pub(crate) async fn run(args: ExplainArgs) -> anyhow::Result<()> {
 /// Saves the journal. A file is written as a whole or not at all.
 pub(crate) async fn save(args: JournalArgs) -> anyhow::Result<()> {
     let client = args.ask.client()?;
-    let journal = client.journal().await;
-    let mut journal = std::pin::pin!(match journal {
-        Ok(journal) => journal,
-        Err(ClientError::Refused { problem, .. }) => anyhow::bail!("{}", shown(&problem.message)),
-        Err(error) => return Err(error).context("no journal; is a controller running there? (--controller-address)"),
-    });
+    let mut journal = std::pin::pin!(asked(&client, client.journal()).await?);
+    // The next piece; `None` at the end.
+    let mut next = async || match tokio::time::timeout(PATIENCE, journal.next()).await {
+        Ok(chunk) => Ok(chunk.transpose()?),
+        Err(_) => Err(anyhow::anyhow!("{} in the midst of the journal", silent(&client))),
+    };
     let Some(path) = args.output else {
-        while let Some(chunk) = journal.next().await {
-            std::io::stdout().write_all(&chunk?).context("standard output")?;
+        let mut out = std::io::stdout();
+        while let Some(chunk) = next().await? {
+            match out.write_all(&chunk) {
+                Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => return Ok(()), // seen enough
+                written => written.context("standard output")?,
+            }
         }
-        return std::io::stdout().flush().context("standard output");
+        return Ok(());
     };
     let mut name = path.file_name().with_context(|| format!("{} is no file name", path.display()))?.to_owned();
     name.push(format!(".{}.part", std::process::id()));
@@ -57,8 +58,7 @@ pub(crate) async fn save(args: JournalArgs) -> anyhow::Result<()> {
     let saved = async {
         let mut file = std::fs::File::create(&part)?;
         let mut lines = 0;
-        while let Some(chunk) = journal.next().await {
-            let chunk = chunk?;
+        while let Some(chunk) = next().await? {
             lines += chunk.iter().filter(|&&byte| byte == b'\n').count();
             file.write_all(&chunk)?;
         }
@@ -77,7 +77,11 @@ pub(crate) async fn save(args: JournalArgs) -> anyhow::Result<()> {
 
 fn text(explanation: &Explanation) -> String {
     let tries = explanation.decisions.len();
-    let mut text = format!("request {} · {tries} decision{}\n", shown(&explanation.request), plural(tries));
+    let mut text = format!("request {} · {tries} decision{}", shown(&explanation.request), plural(tries));
+    text += &match explanation.earlier {
+        0 => "\n".to_owned(),
+        earlier => format!(", and {earlier} earlier of the same id, which are not shown\n"),
+    };
     for explained in &explanation.decisions {
         text += &format!("\n{}", one(explained));
     }
@@ -94,7 +98,7 @@ fn one(explained: &Explained) -> String {
         (Verdict::Named { worker }, _) => {
             format!("nobody had room; the address of {} was told nevertheless", shown(worker.as_str()))
         }
-        (Verdict::Refused { kind, message }, _) => format!("refused ({kind:?}): {}", shown(message)),
+        (Verdict::Refused { message, .. }, _) => format!("refused: {}", shown(message)),
     };
     text += &format!("  {told}\n");
     if let Verdict::Picked { spared: true, .. } = decision.verdict {

@@ -16,6 +16,7 @@ mod services;
 mod status;
 mod stop;
 mod text;
+mod trouble;
 mod up;
 
 use std::process::ExitCode;

@@ -53,7 +53,8 @@ fn text(args: &ReplayArgs, replayed: &Replay) -> String {
     let Replay { decisions, without, same, differences, workers } = replayed;
     let policy = args.policy.map_or("the policy of each".to_owned(), |policy| policy.to_string());
     let mut text = format!(
-        "{decisions} decisions made again under {policy}: {same} came to the same worker, {} to another\n",
+        "{decisions} {} made again under {policy}: {same} came to the same worker, {} to another\n",
+        if *decisions == 1 { "decision" } else { "decisions" },
         differences.len()
     );
     if *without > 0 {

@@ -4,7 +4,6 @@
 mod table;
 #[cfg(test)]
 mod tests;
-mod trouble;
 mod watch;
 
 use std::io::IsTerminal as _;
@@ -17,8 +16,8 @@ use muster_shared::topology::{Node, Topology, WorkerNode};
 use crate::cli::{DrainArgs, ModelsArgs, ResumeArgs, StatusArgs};
 use crate::services::say;
 use crate::text::{self, Room, shown};
+use crate::trouble::asked;
 
-use trouble::asked;
 use watch::{Watch, stopped};
 
 /// Shows the fleet once, or again and again.
@@ -83,9 +82,14 @@ pub(crate) async fn drain(args: DrainArgs) -> anyhow::Result<()> {
         return Ok(());
     }
     let mut watch = Watch::begin(client).await?;
-    let mut is_told = false;
+    let (mut is_told, mut ran) = (false, 0);
     loop {
         let worker = worker(watch.topology(), &args.worker);
+        let is_gone = worker.is_none_or(|worker| worker.state == WorkerState::Gone);
+        if is_gone && ran > 0 {
+            bail!("worker `{name}` has gone with {}: it did not wait for the end", text::counted(ran, "request"));
+        }
+        ran = worker.map_or(0, running);
         match worker.map(|worker| (worker.state, running(worker))) {
             Some((WorkerState::Draining, running @ 1..)) => {
                 if !std::mem::replace(&mut is_told, true) {

@@ -5,6 +5,9 @@ use std::io::IsTerminal as _;
 
 /// Longest name in a column, in characters, on a terminal.
 const LONGEST: usize = 40;
+/// The same on one with fewer columns than [`WIDE`].
+const SHORTER: usize = 24;
+const WIDE: usize = 100;
 /// Rows of a terminal that does not say, and of a lower one.
 const ROWS: usize = 8;
 /// Narrowest terminal for which lines are cut.
@@ -34,7 +37,7 @@ impl Room {
     fn name(self, name: &str) -> Cow<'_, str> {
         match self {
             Self::Any => Cow::Borrowed(name),
-            Self::Columns(_) => cut(name, LONGEST),
+            Self::Columns(columns) => cut(name, if columns < WIDE { SHORTER } else { LONGEST }),
         }
     }
 

@@ -186,3 +186,17 @@ fn what_cannot_be_explained_or_replayed_says_why() {
     let (status, _, errors) = run(&["explain", "no/such id", "--controller-address", &controller.address]);
     assert!(!status.success() && errors.contains("`no/such id`") && errors.contains("no decision"), "{errors}");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn of_many_requests_that_share_an_id_the_last_are_explained() {
+    let cluster = Cluster::with_controller(&["--heartbeat", "1s"], &[&FAKE]).await;
+    for _ in 0..11 {
+        let request = reqwest::Client::new().post(format!("{}/v1/chat/completions", cluster.gateway.address));
+        let request = request.header("x-request-id", "same").json(&chat_body("fake", "hi"));
+        assert_eq!(request.send().await.expect("an answer").status(), 200);
+    }
+    let told = explained(&cluster.controller, "same");
+    assert_eq!((told["decisions"].as_array().map(Vec::len), &told["earlier"]), (Some(8), &json!(3)));
+    let (_, text, _) = run(&["explain", "same", "--controller-address", &cluster.controller.address]);
+    assert!(text.contains("8 decisions, and 3 earlier of the same id"), "{text}");
+}

@@ -150,11 +150,11 @@ async fn operators_show_the_admin_key() {
     })
     .await;
     for (asks, part) in [
-        (&["drain", "w"][..], "--fleet-token-file, --admin-key-file"),
+        (&["drain", "w"][..], "show it with --fleet-token-file or --admin-key-file"),
         (&["drain", "w", "--fleet-token", "fleet"], "the fleet token is not enough"),
         (&["resume", "w", "--admin-key", "x"], "wrong"),
         (&["drain", "v", "--admin-key-file", key], "no worker `v` is known; known are `w`"),
-        (&["status", "--fleet-token", "x"], "the fleet token is wrong (--fleet-token-file"),
+        (&["status", "--fleet-token", "x"], "the fleet token is wrong; show it with --fleet-token-file"),
         (&["models"], "this service wants the fleet token"),
     ] {
         let (is_well, out, errors) = words(asks);
@@ -169,6 +169,12 @@ async fn operators_show_the_admin_key() {
     ] {
         let (is_well, out, errors) = words(asks);
         assert!(is_well && out.contains(part), "{asks:?}: {out} {errors}");
+    }
+    // A worker may say that it stops, with the fleet token and its own incarnation; nobody else may say so for it.
+    for (path, incarnation, expected) in [("drain", u64::MAX, 409), ("deregister", u64::MAX, 409), ("resume", 1, 401)] {
+        let call = reqwest::Client::new().post(format!("{}/{path}", controller.address)).bearer_auth("fleet");
+        let answer = call.json(&json!({ "id": "w", "incarnation": incarnation })).send().await.expect("an answer");
+        assert_eq!(answer.status().as_u16(), expected, "{path}");
     }
     let (status, printed, _) = run(&["controller", "--admin-key", "hunter2", "--print-config"]);
     let masked = ["admin_key: '***'", "admin_key: \"***\""].iter().any(|line| printed.contains(line));
@@ -214,8 +220,8 @@ async fn whoever_is_no_controller_is_told_apart_in_one_line() {
         ("https://127.0.0.1:1".to_owned(), ["https is not supported", "controller_address"]),
         ("127.0.0.1:21001".to_owned(), ["controller_address `127.0.0.1:21001`", "http://HOST"]),
     ] {
-        for words in [&["status"][..], &["status", "--watch"]] {
-            if address.contains("invalid") || (words.len() == 2 && parts[0] == "does not answer") {
+        for words in [&["status"][..], &["status", "--watch"], &["explain", "x"], &["journal"]] {
+            if address.contains("invalid") || (words != ["status"] && parts[0] == "does not answer") {
                 continue; // a name server may take its time, and so does silence
             }
             let (status, out, errors) = run(&[words, &["--controller-address", &address]].concat());
@@ -226,6 +232,22 @@ async fn whoever_is_no_controller_is_told_apart_in_one_line() {
             assert!(!errors.contains('\x1b'), "{errors:?}");
         }
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_worker_that_dies_while_it_drains_was_not_drained() {
+    let slow = ["--model", "fake", "--fake-token-time", "100ms", "--worker-id", "w"];
+    let mut cluster = fleet(&[&slow]).await;
+    let body = json!({ "model": "fake", "messages": [{ "role": "user", "content": "hi" }], "stream": true });
+    let asked = reqwest::Client::new().post(format!("{}/v1/chat/completions", cluster.gateway.address)).json(&body);
+    let stream = asked.send().await.expect("it begins");
+    let controller = cluster.controller.address.clone();
+    let waits = std::thread::spawn(move || verb(&["drain", "w", "--wait"], &controller));
+    eventually("it drains", async || state(&cluster.controller, "w").await == Some(WorkerState::Draining)).await;
+    cluster.workers[0].kill();
+    let (is_well, out, errors) = waits.join().expect("no panic");
+    assert!(!is_well && errors.contains("has gone with 1 request"), "{out} {errors}");
+    drop(stream);
 }
 
 /// A `muster status --watch` whose output is read line by line.

@@ -1,5 +1,6 @@
 //! Who may call: services of the fleet with its token, operators with their key, and no page of somebody else.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use axum::extract::{Request, State};
@@ -10,6 +11,7 @@ use muster_shared::control::Leave;
 use muster_shared::problem::{Kind, Problem};
 use muster_shared::secret::Secret;
 use muster_shared::serve::{self, presented_key};
+use tokio::net::TcpListener;
 
 use crate::config::Config;
 use crate::service::Service;
@@ -50,16 +52,27 @@ impl Keys {
     /// be JSON, which pages of others cannot say without being asked whether they may.
     pub(crate) fn check_leave(&self, leave: &Leave, headers: &HeaderMap) -> Result<(), Problem> {
         check_json(headers)?;
-        if leave.incarnation.is_some() || self.admin.is_none() || self.is_admin(headers) {
+        if leave.incarnation.is_some() { Ok(()) } else { self.check_admin(headers) }
+    }
+
+    /// Whether an operator calls.
+    ///
+    /// # Errors
+    /// [`Kind::BadKey`] without the admin key, where there is one; [`Kind::UnsupportedCoding`] as above.
+    pub(crate) fn check_operator(&self, headers: &HeaderMap) -> Result<(), Problem> {
+        check_json(headers)?;
+        self.check_admin(headers)
+    }
+
+    fn check_admin(&self, headers: &HeaderMap) -> Result<(), Problem> {
+        if self.admin.is_none() || self.is_admin(headers) {
             return Ok(());
         }
         let message = match presented_key(headers) {
             Some(_) => {
                 "the key is not the controller's admin key, which an operator needs; the fleet token is not enough"
             }
-            None => {
-                "this controller wants its admin key of operators: send `Authorization: Bearer KEY` (--admin-key-file)"
-            }
+            None => "this controller wants its admin key of operators: send `Authorization: Bearer KEY`",
         };
         Err(Problem::new(Kind::BadKey, message))
     }
@@ -80,12 +93,56 @@ pub(crate) async fn require_any(
     Ok(next.run(request).await)
 }
 
-/// Middleware: lets a call that may change something pass only if no page of somebody else has made it.
-pub(crate) async fn require_own_page(request: Request, next: Next) -> Result<Response, Problem> {
+/// Middleware: lets a call pass if it names this machine, where the controller is for that alone, and, where it may change
+/// something, if no page of somebody else has made it.
+pub(crate) async fn require_own_page(
+    State(reach): State<Reach>,
+    request: Request,
+    next: Next,
+) -> Result<Response, Problem> {
+    reach.check_host(request.headers(), request.uri())?;
     if request.method() != Method::GET && request.method() != Method::HEAD {
         check_page(request.headers(), request.uri())?;
     }
     Ok(next.run(request).await)
+}
+
+/// Who can reach the controller.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Reach {
+    /// Programs on its own machine, without a token.
+    Machine,
+    /// Others too, or those who have a token.
+    Network,
+}
+
+impl Reach {
+    /// That of a controller which listens there.
+    pub(crate) fn of(config: &Config, listener: &TcpListener) -> Self {
+        let is_local = listener.local_addr().is_ok_and(|address| address.ip().is_loopback());
+        if is_local && config.token.is_none() { Self::Machine } else { Self::Network }
+    }
+
+    /// Whether a call names the controller as programs on its own machine do. The page of a site whose name is made to
+    /// lead here (DNS rebinding) is to a browser a page of ours, but the name is that site's.
+    ///
+    /// # Errors
+    /// [`Kind::Forbidden`] for another name.
+    pub(crate) fn check_host(self, headers: &HeaderMap, uri: &Uri) -> Result<(), Problem> {
+        let Some(host) = host(headers, uri).filter(|_| self == Self::Machine) else { return Ok(()) };
+        let name = host.rsplit_once(':').filter(|(_, port)| port.bytes().all(|byte| byte.is_ascii_digit()));
+        let name = name.map_or(host, |(name, _)| name);
+        let name = name.strip_prefix('[').and_then(|name| name.strip_suffix(']')).unwrap_or(name);
+        let is_local = name.eq_ignore_ascii_case("localhost") || name.parse::<IpAddr>().is_ok();
+        if is_local {
+            return Ok(());
+        }
+        let message = format!(
+            "this controller has no fleet token and listens to its own machine alone: call it as localhost or by its \
+             number, not as `{name}`"
+        );
+        Err(Problem::new(Kind::Forbidden, message))
+    }
 }
 
 /// Whether no page of somebody else makes a browser call; programs say nothing of pages. A controller on somebody's own
@@ -107,11 +164,14 @@ pub(crate) fn check_page(headers: &HeaderMap, uri: &Uri) -> Result<(), Problem> 
     }
 }
 
-fn is_host(origin: &str, headers: &HeaderMap, uri: &Uri) -> bool {
+fn host<'a>(headers: &'a HeaderMap, uri: &'a Uri) -> Option<&'a str> {
     let host = headers.get(header::HOST).and_then(|host| host.to_str().ok());
-    let host = host.or_else(|| uri.authority().map(|authority| authority.as_str()));
+    host.or_else(|| uri.authority().map(|authority| authority.as_str()))
+}
+
+fn is_host(origin: &str, headers: &HeaderMap, uri: &Uri) -> bool {
     let origin = ["http://", "https://"].iter().find_map(|scheme| origin.strip_prefix(scheme));
-    origin.zip(host).is_some_and(|(origin, host)| origin.eq_ignore_ascii_case(host))
+    origin.zip(host(headers, uri)).is_some_and(|(origin, host)| origin.eq_ignore_ascii_case(host))
 }
 
 fn check_json(headers: &HeaderMap) -> Result<(), Problem> {
@@ -161,6 +221,19 @@ mod tests {
         }
         let by_authority = Uri::from_static("http://127.0.0.1:21001/drain");
         check_page(&headers(&[("origin", "http://127.0.0.1:21001")]), &by_authority).expect("HTTP/2 names it there");
+    }
+
+    #[test]
+    fn a_controller_for_one_machine_is_called_by_no_other_name() {
+        let check = |reach: Reach, host: &str| reach.check_host(&headers(&[("host", host)]), &Uri::from_static("/"));
+        for host in ["127.0.0.1:21001", "localhost", "LOCALHOST:1", "[::1]:21001", "192.168.0.7:80"] {
+            check(Reach::Machine, host).expect(host);
+        }
+        for host in ["evil.example:21001", "localhost.evil.example", "127.0.0.1.evil.example:21001", ""] {
+            assert_eq!(check(Reach::Machine, host).expect_err(host).kind, Kind::Forbidden);
+            check(Reach::Network, host).expect(host);
+        }
+        Reach::Machine.check_host(&HeaderMap::new(), &Uri::from_static("/")).expect("a program that names nobody");
     }
 
     #[test]

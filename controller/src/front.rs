@@ -19,6 +19,7 @@ use muster_shared::problem::Problem;
 use muster_shared::serve;
 use tower::Service as TowerService;
 
+use crate::access::Reach;
 use crate::config::Config;
 use crate::service::Service;
 use crate::{access, fastchat, http};
@@ -33,6 +34,7 @@ pub(crate) struct Front {
 /// What busy calls need.
 struct Busy {
     service: Arc<Service>,
+    reach: Reach,
     body_limit: usize,
 }
 
@@ -64,8 +66,8 @@ impl Route {
 
 impl Front {
     /// In front of the router.
-    pub(crate) fn new(config: &Config, service: Arc<Service>, router: Router) -> Self {
-        let busy = Busy { service, body_limit: config.body_limit };
+    pub(crate) fn new(config: &Config, reach: Reach, service: Arc<Service>, router: Router) -> Self {
+        let busy = Busy { service, reach, body_limit: config.body_limit };
         Self { busy: Arc::new(busy), router }
     }
 }
@@ -102,6 +104,7 @@ impl Busy {
     }
 
     async fn handle(&self, route: Route, mut request: Request<Body>) -> Result<Response, Problem> {
+        self.reach.check_host(request.headers(), request.uri())?;
         access::check_page(request.headers(), request.uri())?;
         self.service.keys.check_fleet(request.headers())?;
         DefaultBodyLimit::max(self.body_limit).apply(&mut request);

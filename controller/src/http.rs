@@ -17,6 +17,7 @@ use serde_json::{Value, json};
 use tower_http::catch_panic::CatchPanicLayer;
 use tower_http::trace::TraceLayer;
 
+use crate::access::Reach;
 use crate::config::Config;
 use crate::desk::Patience;
 use crate::registry::{Asker, Holder, Note, Origin, Request};
@@ -30,7 +31,7 @@ pub(crate) type Shared = State<Arc<Service>>;
 
 /// Every route: our own and FastChat's behind the fleet token, what operators ask behind that or their key; health,
 /// metrics and the page's files open.
-pub(crate) fn router(config: &Config, service: Arc<Service>) -> Router {
+pub(crate) fn router(config: &Config, reach: Reach, service: Arc<Service>) -> Router {
     let native = Router::new()
         .route("/register", post(register))
         .route("/heartbeat", post(heartbeat))
@@ -61,7 +62,7 @@ pub(crate) fn router(config: &Config, service: Arc<Service>) -> Router {
         .merge(fastchat::routes())
         .route_layer(middleware::from_fn_with_state(config.token.clone(), serve::require_token))
         .merge(operators)
-        .route_layer(middleware::from_fn(access::require_own_page))
+        .route_layer(middleware::from_fn_with_state(reach, access::require_own_page))
         .merge(open)
         .fallback(serve::not_found)
         .method_not_allowed_fallback(serve::method_not_allowed)
@@ -132,7 +133,7 @@ async fn drain(State(service): Shared, headers: HeaderMap, Body(leave): Body<Lea
 }
 
 async fn resume(State(service): Shared, headers: HeaderMap, Body(leave): Body<Leave>) -> Reply<Value> {
-    service.keys.check_leave(&leave, &headers)?;
+    service.keys.check_operator(&headers)?;
     service.change(|registry, now| registry.resume(&leave, now))?;
     Ok(Json(json!({})))
 }

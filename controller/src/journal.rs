@@ -40,7 +40,7 @@ mod replay;
 mod tests;
 mod told;
 
-pub(crate) use answers::routes;
+pub(crate) use answers::{READERS, routes};
 pub(crate) use entry::{Change, Machine};
 use entry::{Ending, Entry, Refusal, Verdict};
 use past::Past;
@@ -153,7 +153,8 @@ impl Journal {
         let stream = pool.map(|pool| self.tell(pool));
         let exclude = (!request.exclude.is_empty()).then(|| request.exclude.clone().into_boxed_slice());
         let number = self.open.first + self.open.entries.len() as u64;
-        self.open.bytes += note.request.as_ref().map_or(0, |id| id.len());
+        let words = [&note.request, &note.asked, key];
+        self.open.bytes += words.into_iter().flatten().map(|words| words.len()).sum::<usize>();
         self.open.bytes += exclude.iter().flatten().map(|id| size_of::<WorkerId>() + id.as_str().len()).sum::<usize>();
         self.open.entries.push(Entry {
             at: now,

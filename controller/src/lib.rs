@@ -62,6 +62,7 @@ use tokio_util::sync::CancellationToken;
 
 pub use config::Config;
 
+use access::Reach;
 use front::Front;
 use service::Service;
 
@@ -72,8 +73,14 @@ use service::Service;
 pub async fn run(config: Config, listener: TcpListener, shutdown: CancellationToken) {
     metrics::describe();
     let service = Arc::new(Service::new(&config, shutdown.clone()));
-    let router = http::router(&config, Arc::clone(&service));
-    let front = Front::new(&config, Arc::clone(&service), router);
+    let reach = Reach::of(&config, &listener);
+    let router = http::router(&config, reach, Arc::clone(&service));
+    let front = Front::new(&config, reach, Arc::clone(&service), router);
+    if config.admin_key.is_some() && config.token.is_none() {
+        tracing::warn!(
+            "there is an admin key and no fleet token: whoever reaches this controller can do what workers do"
+        );
+    }
     // None of the companions ever ends; dropping this future drops them too.
     tokio::select! {
         () = serve_requests(listener, front, shutdown, Patience::draining(config.drain)) => {}

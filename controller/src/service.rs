@@ -9,7 +9,7 @@ use muster_shared::id::{Epoch, TicketId};
 use muster_shared::problem::{Kind, Problem};
 use muster_shared::topology::PeersFile;
 use tokio::sync::mpsc::error::TrySendError;
-use tokio::sync::{Notify, mpsc, oneshot};
+use tokio::sync::{Notify, Semaphore, mpsc, oneshot};
 use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 
@@ -17,12 +17,12 @@ use crate::access::Keys;
 use crate::config::{Config, PolicyName};
 use crate::desk::{Answer, Desk, Patience, SWEEP, Setup};
 use crate::link::Links;
-use crate::metrics;
 use crate::outbound::Outbound;
 use crate::peers::Notes;
 use crate::queue::Place;
 use crate::registry::{Asker, Holder, Registry, millis};
 use crate::topology::{SECOND, Scene};
+use crate::{journal, metrics};
 
 /// What all handlers share.
 #[derive(Debug)]
@@ -40,6 +40,8 @@ pub(crate) struct Service {
     pub(crate) outbound: Outbound,
     /// Who may call.
     pub(crate) keys: Keys,
+    /// One permit for each answer about past decisions.
+    pub(crate) journal_readers: Arc<Semaphore>,
     /// Longest wait for room.
     pub(crate) max_wait: Duration,
     /// Cancelled when the controller stops.
@@ -96,6 +98,7 @@ impl Service {
             refresh: Notify::new(),
             outbound: Outbound::new(config.token.clone()),
             keys: Keys::new(config),
+            journal_readers: Arc::new(Semaphore::new(journal::READERS)),
             max_wait: config.queue.max_wait,
             sweep: SWEEP.min(config.lease.heartbeat),
             shutdown,

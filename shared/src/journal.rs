@@ -24,8 +24,12 @@ pub const FORM: u32 = 1;
 pub struct Explanation {
     /// The request's id.
     pub request: String,
-    /// Every decision about it, oldest first: one, or more where it was tried again.
+    /// Decisions about it, oldest first: one, or more where it was tried again; the last eight, if more requests have
+    /// that id.
     pub decisions: Vec<Explained>,
+    /// Earlier ones, which are kept and left out here.
+    #[serde(default)]
+    pub earlier: u32,
     /// What the controller still knows.
     pub kept: Kept,
 }

@@ -1,31 +1,34 @@
 //! The fleet as tables.
 
-use std::borrow::Cow;
-
 use muster_shared::control::{ModelKind, ModelStatus, Source, WorkerState};
 use muster_shared::topology::{Change, ControllerNode, GatewayNode, ModelNode, Node, PeersFile, Topology, WorkerNode};
 use muster_shared::transport::Transport;
 
-use crate::text::{Room, aligned, counted, shown, span};
+use crate::text::{Room, aligned, counted, indented, shown, span};
 
 /// Changes that are shown.
 const CHANGES: usize = 5;
 
+/// What one looks for comes first.
 const HEAD: [&str; 13] = [
     "WORKER",
     "STATE",
+    "TICKETS",
+    "TOKENS/S",
+    "TTFT",
+    "CPU",
+    "MEMORY",
     "SINCE",
+    "SPEED",
     "SOURCE",
     "SITE",
     "TRANSPORT",
-    "TICKETS",
-    "SPEED",
-    "CPU",
-    "MEMORY",
-    "TOKENS/S",
-    "TTFT",
     "MODELS",
 ];
+/// Columns that are shown where there is room for them.
+const WIDE: [&str; 5] = ["SINCE", "SPEED", "SOURCE", "SITE", "TRANSPORT"];
+/// Narrowest terminal with room for them.
+const WIDE_FROM: usize = 120;
 
 /// Everything.
 pub(super) fn of(topology: &Topology, room: Room) -> String {
@@ -37,7 +40,7 @@ pub(super) fn of(topology: &Topology, room: Room) -> String {
         if topology.models.is_empty() { String::new() } else { of_models(&topology.models, room) },
         changes(topology, room),
         peers(topology),
-        topology.warnings.iter().map(|warning| format!("warning: {}\n", shown(warning))).collect(),
+        warnings(topology),
     ];
     let sections: Vec<String> = sections.into_iter().filter(|section| !section.is_empty()).collect();
     sections.join("\n").lines().map(|line| format!("{}\n", room.line(line))).collect()
@@ -65,7 +68,16 @@ fn workers(topology: &Topology, room: Room) -> String {
         return "no worker has registered\n".to_owned();
     }
     let has_peers = all_workers(topology).any(|worker| worker.source == Source::Static);
-    let columns = Columns { source: has_peers, site: topology.sites.len() > 1, at_ms: topology.at_ms };
+    let has_transports = all_workers(topology).any(|worker| worker.transport != Transport::Http);
+    let is_narrow = matches!(room, Room::Columns(columns) if columns < WIDE_FROM);
+    let tells = |column: &&str| match *column {
+        "SOURCE" => has_peers,
+        "SITE" => topology.sites.len() > 1,
+        "TRANSPORT" => has_transports,
+        _ => true,
+    };
+    let without = WIDE.into_iter().filter(|column| is_narrow || !tells(column)).collect();
+    let columns = Columns { without, at_ms: topology.at_ms };
     let mut head = HEAD.map(str::to_owned);
     columns.leave_out(&mut head);
     let rows: Vec<_> = all_workers(topology).map(|worker| columns.row(worker)).collect();
@@ -74,8 +86,8 @@ fn workers(topology: &Topology, room: Room) -> String {
 
 /// Columns that only some fleets need.
 struct Columns {
-    source: bool,
-    site: bool,
+    /// Those that are left out.
+    without: Vec<&'static str>,
     at_ms: u64,
 }
 
@@ -88,16 +100,16 @@ impl Columns {
         let mut row = [
             worker.id.clone(),
             state(worker.state).to_owned(),
-            span(self.at_ms.saturating_sub(worker.since_ms)),
-            source(worker.source).to_owned(),
-            worker.site.clone(),
-            transport(worker.transport).into_owned(),
             worker.tickets.to_string(),
-            format!("{:.1}", worker.speed),
-            percent(resources.cpu),
-            percent(resources.memory),
             or_dash(worker.tokens_per_second.map(|tokens| format!("{tokens:.1}"))),
             or_dash(worker.ttft_ms.map(|ms| format!("{ms:.0}ms"))),
+            percent(resources.cpu),
+            percent(resources.memory),
+            span(self.at_ms.saturating_sub(worker.since_ms)),
+            format!("{:.1}", worker.speed),
+            source(worker.source).to_owned(),
+            worker.site.clone(),
+            worker.transport.to_string(),
             models.join(", "),
         ];
         self.leave_out(&mut row);
@@ -106,17 +118,10 @@ impl Columns {
 
     /// An empty column is not shown.
     fn leave_out(&self, row: &mut [String; 13]) {
-        for (is_shown, name) in [(self.source, "SOURCE"), (self.site, "SITE")] {
-            let column = HEAD.iter().position(|head| *head == name);
-            if let Some(cell) = column.filter(|_| !is_shown).map(|column| &mut row[column]) {
-                cell.clear();
-            }
+        for (_, cell) in HEAD.iter().zip(row).filter(|(head, _)| self.without.contains(head)) {
+            cell.clear();
         }
     }
-}
-
-fn transport(transport: Transport) -> Cow<'static, str> {
-    transport.to_string().into()
 }
 
 fn source(source: Source) -> &'static str {
@@ -138,10 +143,10 @@ pub(super) fn state(state: WorkerState) -> &'static str {
     }
 }
 
-/// Why workers are not ready, and what is to be looked at about them.
+/// Why workers are not ready.
 fn reasons(topology: &Topology) -> String {
     let why = |worker: &WorkerNode| {
-        let reason = worker.reason.as_ref()?;
+        let reason = worker.reason.as_ref().filter(|_| worker.state != WorkerState::Gone)?;
         Some(format!("{} is {}: {}\n", shown(&worker.id), state(worker.state), shown(reason)))
     };
     all_workers(topology).filter_map(why).collect()
@@ -226,7 +231,19 @@ fn peers(topology: &Topology) -> String {
     let peers = counted(*peers, "peer");
     let line = format!("peers file {}: {peers}, read {ago} ago\n", shown(path));
     match error {
-        Some(error) => format!("{line}what is there now is not in force: {}\n", shown(error)),
+        // Each mistake has its line of the file below it.
+        Some(error) => format!("{line}what is there now is not in force:\n{}", indented(&lines(error))),
         None => line,
     }
+}
+
+/// What is to be looked at, but for what is told elsewhere.
+fn warnings(topology: &Topology) -> String {
+    let wrong = topology.peers.as_ref().and_then(|peers| peers.error.as_ref());
+    let warnings = topology.warnings.iter().filter(|warning| wrong.is_none_or(|wrong| !warning.ends_with(wrong)));
+    warnings.map(|warning| format!("warning: {}\n", shown(warning))).collect()
+}
+
+fn lines(text: &str) -> String {
+    text.lines().map(|line| format!("{}\n", shown(line))).collect()
 }

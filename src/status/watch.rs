@@ -8,7 +8,7 @@ use muster_shared::problem::{Kind, chain};
 use muster_shared::serve::Signals;
 use muster_shared::topology::{Event, Topology};
 
-use super::trouble::{asked, silent};
+use crate::trouble::{asked, silent};
 
 /// Silence after which a controller is taken for dead; it says something each second, and that it lives each 15 s.
 const SILENCE: Duration = Duration::from_secs(20);

@@ -13,30 +13,41 @@ use super::{Snapshot, Stream};
 use crate::dispatch::{Candidates, Picked, PolicyRequest, Seat};
 use crate::registry::Standing;
 
+/// Decisions of one request that are explained, the last ones: as many as a request is usually tried, and some.
+const MOST: usize = 8;
+
 impl Snapshot {
     /// Why the workers of a request were chosen.
     ///
     /// # Errors
     /// [`Kind::NotFound`] when no decision that is kept is about it.
     pub(crate) fn explain(&self, request: &str, clock: Clock) -> Result<Explanation, Problem> {
-        let is_meant = |entry: &Entry| entry.request.as_deref() == Some(request);
+        let all: Vec<u64> = self
+            .decisions()
+            .filter(|(_, entry, ..)| entry.request.as_deref() == Some(request))
+            .map(|(number, ..)| number)
+            .collect();
+        // Clients choose ids, and may give many requests the same one.
+        let earlier = all.len().saturating_sub(MOST);
+        let meant = &all[earlier..];
+        let is_meant = |number: u64| meant.binary_search(&number).is_ok();
         // Only pools that are asked about are rebuilt; a large one takes a while.
-        let meant = self.decisions().filter(|(_, entry, ..)| is_meant(entry));
-        let pools = meant.filter_map(|(_, entry, ..)| entry.stream);
+        let decisions = self.decisions().filter(|(number, ..)| is_meant(*number));
+        let pools = decisions.filter_map(|(_, entry, ..)| entry.stream);
         let pasts = pools.filter_map(|id| self.streams.get(&id).map(|stream| (id, stream.past(stream.policy))));
         let mut pasts: HashMap<u32, Past> = pasts.collect();
         let (mut names, mut decisions) = (AllNames::default(), Vec::new());
         for (number, entry, changes, ending) in self.decisions() {
             let past = entry.stream.and_then(|id| Some((self.streams.get(&id)?, pasts.get_mut(&id)?)));
             let named = names.follow(self, entry, changes);
-            if past.is_none() && !is_meant(entry) {
+            if past.is_none() && !is_meant(number) {
                 continue;
             }
             let past = past.map(|(stream, past)| {
                 changes.iter().for_each(|change| past.apply(change));
                 (stream.as_ref(), past)
             });
-            if is_meant(entry) {
+            if is_meant(number) {
                 let decision = self.decision(number, entry, ending, named, clock);
                 decisions.push(explained(decision, entry, past));
             }
@@ -45,7 +56,8 @@ impl Snapshot {
         if decisions.is_empty() {
             return Err(unknown(request, &kept, clock));
         }
-        Ok(Explanation { request: request.to_owned(), decisions, kept })
+        let earlier = u32::try_from(earlier).unwrap_or(u32::MAX);
+        Ok(Explanation { request: request.to_owned(), decisions, earlier, kept })
     }
 }
 

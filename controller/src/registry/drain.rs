@@ -75,7 +75,15 @@ impl Registry {
         self.settle(now);
         let slot = self.by_id.get(&leave.id).copied().ok_or_else(|| self.unknown(&leave.id))?;
         if let Some(incarnation) = leave.incarnation {
-            refuse_stale(&self.workers[slot], incarnation)?;
+            let known = &self.workers[slot];
+            refuse_stale(known, incarnation)?;
+            if incarnation > known.incarnation {
+                let message = format!(
+                    "worker `{}` of the incarnation {incarnation} is not known; {} has registered",
+                    leave.id, known.incarnation
+                );
+                return Err(Problem::new(Kind::Stale, message).with_param("incarnation"));
+            }
         }
         Ok(slot)
     }
@@ -171,6 +179,19 @@ mod tests {
         let problem = registry.resume(&leave("w"), later).expect_err("it has gone");
         assert_eq!(problem.kind, Kind::NotFound);
         assert!(problem.message.contains("has gone"), "{problem}");
+    }
+
+    #[test]
+    fn nobody_speaks_for_a_process_that_has_not_registered() {
+        let now = Instant::now();
+        let mut registry = registry(&["w"], now);
+        let other = |incarnation| Leave { incarnation: Some(incarnation), ..leave("w") };
+        for incarnation in [0, 2, u64::MAX] {
+            for result in [registry.drain(&other(incarnation), now), registry.deregister(&other(incarnation), now)] {
+                assert_eq!(result.expect_err("another process").kind, Kind::Stale);
+            }
+        }
+        assert_eq!(state(&registry, now), WorkerState::Ready);
     }
 
     #[test]

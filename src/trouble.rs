@@ -17,7 +17,7 @@ const LOOK: Duration = Duration::from_secs(2);
 const WORDS: usize = 120;
 
 /// The answer to a question, or what is wrong, with a way out.
-pub(super) async fn asked<T>(
+pub(crate) async fn asked<T>(
     client: &ControllerClient,
     answer: impl Future<Output = Result<T, ClientError>>,
 ) -> anyhow::Result<T> {
@@ -29,7 +29,7 @@ pub(super) async fn asked<T>(
 }
 
 /// Says that a controller says nothing.
-pub(super) fn silent(client: &ControllerClient) -> String {
+pub(crate) fn silent(client: &ControllerClient) -> String {
     format!("{} does not answer", client.address())
 }
 
@@ -50,7 +50,10 @@ async fn explained(client: &ControllerClient, error: ClientError) -> anyhow::Err
             cause(source)
         ),
         ClientError::Refused { problem, .. } if problem.kind == Kind::BadKey => {
-            anyhow!("{address} refused: {} (--fleet-token-file, --admin-key-file)", shown(&problem.message))
+            anyhow!(
+                "{address} refused: {}; show it with --fleet-token-file or --admin-key-file",
+                shown(&problem.message)
+            )
         }
         // The controller's own words about what was asked.
         ClientError::Refused { problem, .. } if problem.kind != Kind::NotFound || problem.param.is_some() => {
