@@ -201,7 +201,7 @@ impl Books {
     pub(super) fn expect_leave(&self, leave: &Leave) -> Expected {
         match (self.workers.get(&leave.id), leave.incarnation) {
             (None, _) => Expected::Refused,
-            (Some(known), Some(incarnation)) if incarnation < known.incarnation => Expected::Refused,
+            (Some(known), Some(incarnation)) if incarnation != known.incarnation => Expected::Refused,
             (Some(_), _) => Expected::Taken,
         }
     }
