@@ -110,7 +110,7 @@ async fn two_peers_as_they_are_written_down_serve() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_peer_that_is_killed_is_down_within_the_interval_and_back_within_two() {
+async fn a_peer_that_is_killed_is_down_before_a_second_interval_is_over_and_comes_back() {
     let (mut victim, other) = (alone().await, alone().await);
     let file = Peers::of(&[("victim", &victim.address), ("other", &other.address)]);
     let path = file.path();
@@ -123,7 +123,8 @@ async fn a_peer_that_is_killed_is_down_within_the_interval_and_back_within_two()
     victim.kill();
     let died = Instant::now();
     becomes(&controller, "victim", "down").await;
-    // A busy machine makes everything late; that it took no second interval is what counts.
+    // A busy machine makes everything late. That one interval is enough where nothing is late, the rules' own tests prove
+    // (`controller/src/peers/pulse.rs`).
     assert!(died.elapsed() < interval * 2, "{:?}", died.elapsed());
     assert_eq!(state(&controller, "other").await, "ready");
     let gateway = gateway(&controller).await;
@@ -292,9 +293,11 @@ async fn peers_of_other_protocols_are_asked_in_their_words() {
     let fleet = Process::start(&["controller", "--port", "0"]);
     let registered = common::worker(&fleet.address, &["--model", CHAT]);
     let server = gateway(&fleet).await;
+    let hung = stranger(None).await;
     let text = format!(
         "peers:\n  - {{id: fastchat, address: {}, transport: fastchat}}\n  - {{id: openai, address: {}, transport: openai, \
-         models: [{CHAT}]}}\n  - {{id: grpc, address: {grpc}, transport: grpc, models: [{CHAT}]}}\n",
+         models: [{CHAT}]}}\n  - {{id: grpc, address: {grpc}, transport: grpc, models: [{CHAT}]}}\n  \
+         - {{id: hung, address: {hung}, transport: grpc, models: [{CHAT}]}}\n",
         registered.address, server.address
     );
     let file = Peers::of(&[]);
@@ -303,6 +306,7 @@ async fn peers_of_other_protocols_are_asked_in_their_words() {
     for id in ["fastchat", "openai", "grpc"] {
         becomes(&controller, id, "ready").await;
     }
+    becomes(&controller, "hung", "down").await; // it accepts, and says nothing
     let front = gateway(&controller).await;
     for fact in 0..6 {
         let (question, right) = facts::capital(fact);

@@ -89,6 +89,16 @@ impl Outbound {
         self.http.get(url)
     }
 
+    /// The same that sends something.
+    pub(crate) fn open_post(&self, url: &str) -> RequestBuilder {
+        self.http.post(url)
+    }
+
+    /// Whether there is a token to show.
+    pub(crate) fn has_token(&self) -> bool {
+        self.token.is_some()
+    }
+
     /// A request that a worker answers only to its fleet.
     pub(crate) fn post(&self, url: &str) -> RequestBuilder {
         self.authorized(self.http.post(url))

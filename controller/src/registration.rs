@@ -15,6 +15,8 @@ use crate::registry::{Known, check_measures};
 
 /// Longest name of a worker or a model, in bytes.
 const LONGEST_NAME: usize = 512;
+/// Longest version of a worker, in bytes: it is told to all who look at the fleet.
+const LONGEST_VERSION: usize = 64;
 /// Longest address, in bytes.
 const LONGEST_ADDRESS: usize = 2048;
 /// Greatest speed: the sum of many must be a number, too.
@@ -131,9 +133,21 @@ fn check_capabilities(capabilities: &Capabilities) -> Result<(), Problem> {
 fn check_words(registration: &Registration) -> Result<(), Problem> {
     check_name(registration.id.as_str(), "id", "the worker's id")?;
     check_address(&registration.address, "address")?;
+    check_version(&registration.version)?;
     check_speed(registration.speed, "speed")?;
     registration.capabilities.as_ref().map_or(Ok(()), check_capabilities)?;
     check_models(&registration.models)
+}
+
+fn check_version(version: &str) -> Result<(), Problem> {
+    if version.len() > LONGEST_VERSION {
+        let message = format!("the version has {} bytes; {LONGEST_VERSION} are the most", version.len());
+        return Err(Problem::invalid("version", message));
+    }
+    if version.chars().any(char::is_control) {
+        return Err(Problem::invalid("version", format!("the version, {version:?}, has control characters")));
+    }
+    Ok(())
 }
 
 async fn reach(outbound: &Outbound, registration: &Registration) -> Result<(), Problem> {
@@ -270,6 +284,18 @@ mod tests {
         }
         let long = format!("http://{}", "x".repeat(LONGEST_ADDRESS));
         check_address(&long, "address").expect_err("too long");
+    }
+
+    #[test]
+    fn a_version_is_a_few_words_on_one_line() {
+        let good = crate::fixtures::worker("w", 1);
+        for fine in ["", "0.7.0", "v0.6.3.post1+cu124"] {
+            check_words(&Registration { version: fine.to_owned(), ..good.clone() }).expect(fine);
+        }
+        for bad in ["1\n2", "\u{1b}[31m", &"1".repeat(LONGEST_VERSION + 1)] {
+            let refused = check_words(&Registration { version: bad.to_owned(), ..good.clone() });
+            assert_eq!(refused.expect_err(bad).param.as_deref(), Some("version"));
+        }
     }
 
     #[test]

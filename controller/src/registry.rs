@@ -22,7 +22,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use muster_shared::control::{Heartbeat, HeartbeatReply, Lease, Leave, Registration, Renewal};
+use muster_shared::control::{Heartbeat, HeartbeatReply, Lease, Leave, Registration, Renewal, WorkerState};
 use muster_shared::fastchat::WorkerStatus;
 use muster_shared::id::{TicketId, WorkerId};
 use muster_shared::problem::{Kind, Problem};
@@ -57,7 +57,7 @@ mod tests;
 
 use agenda::Agenda;
 pub(crate) use changes::Changed;
-use changes::{Changes, Words};
+use changes::{Cause, Changes};
 use gateways::Gateways;
 use hashing::ByTicket;
 pub(crate) use peers::{Answer, Load, Verdict};
@@ -175,12 +175,13 @@ impl Registry {
             }
         }
         self.refuse_taken(&worker)?;
-        worker.cause = Some(Words::Borrowed(match slot.map(|slot| &self.workers[slot]) {
+        let why = match slot.map(|slot| &self.workers[slot]) {
             Some(known) if known.gone_since.is_none() && known.incarnation != worker.incarnation => {
                 "registered: a new process"
             }
             _ => "registered",
-        }));
+        };
+        worker.cause = Some(Cause::new(why, &[WorkerState::Ready, WorkerState::Suspect]));
         tracing::info!(worker = %worker.id, address = %worker.address, transport = %worker.transport,
             models = worker.offers.len(), speed = worker.speed, "a worker registered");
         match slot {
@@ -254,8 +255,8 @@ impl Registry {
         tracing::info!(worker = %worker.id, address = %worker.address, by = %registration.id, "a worker was replaced");
         worker.gone_since = Some(now);
         worker.cause = Some(match worker.id == registration.id {
-            true => Words::Borrowed("replaced by a new process of its name"),
-            false => Words::Owned(format!("replaced by `{}`, which answers at its address", registration.id)),
+            true => Cause::gone("replaced by a new process of its name"),
+            false => Cause::gone(format!("replaced by `{}`, which answers at its address", registration.id)),
         });
         self.end_tickets_of(slot, now);
     }
@@ -378,7 +379,7 @@ impl Registry {
         if worker.gone_since.is_none() {
             tracing::info!(worker = %leave.id, "a worker deregistered");
             worker.gone_since = Some(now);
-            worker.cause = Some(Words::Borrowed("deregistered"));
+            worker.cause = Some(Cause::gone("deregistered"));
         }
         (worker.draining, worker.stopping) = (false, false);
         self.end_tickets_of(slot, now);
@@ -402,8 +403,9 @@ impl Registry {
         if worker.gone_since.is_some() {
             return;
         }
+        let age = worker.anonymous_age(&self.rules.lease);
         for offer in &mut worker.offers {
-            offer.lapse_anonymous(self.rules.lease.fastchat_expiration, now);
+            offer.lapse_anonymous(age, now);
         }
         if let Some(end) = worker.lease_end().filter(|&end| end <= now) {
             tracing::warn!(worker = %worker.id, "a worker's lease is over: no heartbeat came");
@@ -490,7 +492,7 @@ impl Registry {
                 self.pools.update(&place.model, place.seat, about.standing(offer));
             }
         }
-        let next = worker.next_change(self.rules.lease.fastchat_expiration, now);
+        let next = worker.next_change(worker.anonymous_age(&self.rules.lease), now);
         self.agenda.put(slot, next, &mut worker.due);
     }
 

@@ -23,8 +23,9 @@ use crate::service::Service;
 
 /// Time between two looks at the file.
 const LOOK: Duration = Duration::from_secs(1);
-/// Probes made at the same time.
-const AT_ONCE: usize = 64;
+/// Newcomers that are met at the same time: so many that those that hang take no time of others, and fewer than the files
+/// that a process may usually have open.
+const MET_AT_ONCE: usize = 512;
 /// Pause between two looks at a file that is just being written.
 const REST: Duration = Duration::from_millis(50);
 /// Looks after which it is taken as it is.
@@ -121,23 +122,21 @@ impl<'a> Keeper<'a> {
     async fn run(&mut self) -> Infallible {
         let watch = Watch::new(self.config.path.clone(), self.text.clone());
         let (news, mut sights) = tokio::sync::mpsc::channel(1); // the next look comes when this one is dealt with
-        let looks = look_for_ever(watch, news);
+        let looks = look_for_ever(watch, self.config, news);
         tokio::pin!(looks);
         let mut probes = FuturesUnordered::new();
         loop {
-            while probes.len() < AT_ONCE
-                && let Some(due) = self.rounds.pop_due(Instant::now())
-            {
+            while let Some(due) = self.rounds.pop_due(Instant::now()) {
                 let outbound = &self.service.outbound;
                 probes.push(async move {
                     let answer = probe(outbound, &due.peer).await;
                     (due, answer)
                 });
             }
-            let next = self.rounds.next().filter(|_| probes.len() < AT_ONCE);
+            let next = self.rounds.next();
             tokio::select! {
                 Some((due, answer)) = probes.next() => self.judge(&due, answer),
-                Some(sight) = sights.recv() => self.follow(sight),
+                Some(news) = sights.recv() => self.follow(news),
                 () = self.service.peers.wake.notified() => self.hasten(),
                 () = Trial::end(&mut self.trial) => self.end_trial(),
                 () = sleep_until(next) => {}
@@ -191,13 +190,12 @@ impl<'a> Keeper<'a> {
     }
 
     /// Takes what has become of the file: whole, or not at all.
-    fn follow(&mut self, sight: Sight) {
+    fn follow(&mut self, news: News) {
         let name = self.config.path.display().to_string();
         self.trial = None; // what it would bring is past already
-        let error = match sight {
-            Sight::Same => return,
-            Sight::Unreadable(error) => error,
-            Sight::Text(text) if text == self.text => {
+        let error = match news {
+            News::Unreadable(error) => error,
+            News::Text(text, _) if text == self.text => {
                 let mut was_wrong = false;
                 self.service
                     .peers
@@ -207,13 +205,11 @@ impl<'a> Keeper<'a> {
                 }
                 return;
             }
-            Sight::Text(text) => match file::parse(&name, &text, Some(self.config.own)) {
-                Ok(peers) => {
-                    self.trial = Some(self.try_out(text, peers));
-                    return;
-                }
-                Err(mistakes) => mistakes.to_string(),
-            },
+            News::Text(text, Ok(peers)) => {
+                self.trial = Some(self.try_out(text, peers));
+                return;
+            }
+            News::Text(_, Err(mistakes)) => mistakes,
         };
         metrics::reloaded(false);
         tracing::warn!(
@@ -233,7 +229,7 @@ impl<'a> Keeper<'a> {
             let answer = probe(outbound, &peer).await;
             (peer.id, answer)
         };
-        let meetings = stream::iter(newcomers).map(meet).buffer_unordered(AT_ONCE).boxed();
+        let meetings = stream::iter(newcomers).map(meet).buffer_unordered(MET_AT_ONCE).boxed();
         Trial { text, peers, meetings, answers: Vec::new(), until: Instant::now() + MEETING }
     }
 
@@ -267,8 +263,16 @@ impl<'a> Keeper<'a> {
     }
 }
 
+/// What has become of the file.
+enum News {
+    /// It cannot be read, for that reason.
+    Unreadable(String),
+    /// It has that text, and these peers or mistakes.
+    Text(String, Result<Vec<Peer>, String>),
+}
+
 /// Looks at the file again and again, and tells what is new of it.
-async fn look_for_ever(mut watch: Watch, news: tokio::sync::mpsc::Sender<Sight>) -> Infallible {
+async fn look_for_ever(mut watch: Watch, config: &PeersConfig, news: tokio::sync::mpsc::Sender<News>) -> Infallible {
     let mut ticks = tokio::time::interval(LOOK);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
@@ -286,8 +290,10 @@ async fn look_for_ever(mut watch: Watch, news: tokio::sync::mpsc::Sender<Sight>)
                     None => break,
                 }
             }
-            // The receiver lives as long as this future does.
-            let _ = news.send(sight).await;
+            if let Some(read) = understood(sight, config).await {
+                // The receiver lives as long as this future does.
+                let _ = news.send(read).await;
+            }
         }
     }
 }
@@ -300,6 +306,20 @@ async fn look(mut watch: Watch) -> (Watch, Option<Sight>) {
         (watch, (sight != Sight::Same).then_some(sight))
     });
     look.await.unwrap_or((before, None))
+}
+
+/// What was seen, understood off the threads of the runtime: a file of tens of thousands of peers takes a while.
+async fn understood(sight: Sight, config: &PeersConfig) -> Option<News> {
+    let (name, own) = (config.path.display().to_string(), config.own);
+    let read = tokio::task::spawn_blocking(move || match sight {
+        Sight::Same => None,
+        Sight::Unreadable(error) => Some(News::Unreadable(error)),
+        Sight::Text(text) => {
+            let peers = file::parse(&name, &text, Some(own)).map_err(|mistakes| mistakes.to_string());
+            Some(News::Text(text, peers))
+        }
+    });
+    read.await.ok().flatten()
 }
 
 /// Resolves at that moment, or never.

@@ -1,8 +1,10 @@
 //! Asks a peer whether it lives, and what it has to do. An error says in words why it does not count as alive.
 
+use std::collections::HashSet;
 use std::time::Duration;
 
 use muster_shared::control::{Health, ModelCard, ModelKind, Report};
+use muster_shared::grpc::{GrpcPool, GrpcWorkerClient};
 use muster_shared::problem::{Problem, chain};
 use muster_shared::transport::Transport;
 use reqwest::header::{CONNECTION, SERVER};
@@ -16,8 +18,12 @@ use crate::registry::{Answer, Load, bare_card, clamp};
 
 /// Time in which a peer must have answered.
 const PATIENCE: Duration = Duration::from_secs(2);
-/// Longest answer that is read, in bytes: thousands of models.
-const LIMIT: usize = 8 << 20;
+/// Longest answer of a stranger that is read, in bytes: it is parsed where all requests are dispatched.
+const LIMIT: usize = 1 << 20;
+/// Longest report of one of our workers, in bytes: it may tell as many models as there may be, and the load of each.
+const REPORT_LIMIT: usize = 4 << 20;
+/// Most characters of a reason: it is logged, and told to all who look at the fleet.
+const REASON: usize = 300;
 
 /// Probes a peer once.
 ///
@@ -29,11 +35,23 @@ pub(crate) async fn probe(outbound: &Outbound, peer: &Peer) -> Result<Answer, St
             Transport::Http => ask_muster(outbound, peer).await,
             Transport::FastChat => ask_fastchat(outbound, peer).await,
             Transport::OpenAi => ask_openai(outbound, peer).await,
-            Transport::Grpc => outbound.connect(&peer.address).await.map(|()| silent_answer()),
+            Transport::Grpc => ask_grpc(peer).await,
         }
     };
     let late = || format!("no answer of {} within {} s", peer.address, PATIENCE.as_secs());
-    tokio::time::timeout(PATIENCE, answer).await.unwrap_or_else(|_| Err(late()))
+    let answer = tokio::time::timeout(PATIENCE, answer).await.unwrap_or_else(|_| Err(late()));
+    answer.map_err(|reason| shortened(&reason))
+}
+
+/// The beginning of a reason as one line: it may hold words of the peer, which are as long and as wild as it likes.
+fn shortened(reason: &str) -> String {
+    let plain = |char: char| if char.is_control() { ' ' } else { char };
+    let mut chars = reason.chars();
+    let mut short: String = chars.by_ref().take(REASON).map(plain).collect();
+    if chars.next().is_some() {
+        short.push('…');
+    }
+    short
 }
 
 /// One that says nothing but that it lives.
@@ -50,11 +68,11 @@ fn silent_answer() -> Answer {
 
 async fn ask_muster(outbound: &Outbound, peer: &Peer) -> Result<Answer, String> {
     let url = format!("{}/report", peer.address);
-    let response = send(outbound.authorized(outbound.get(&url)), &url).await?;
+    let response = send(as_known(outbound, peer, outbound.get(&url)).await?, &url).await?;
     if response.status() == StatusCode::NOT_FOUND {
         return Err(who_is_it(outbound, peer, response).await);
     }
-    let body = successful(response, &url).await?;
+    let body = successful(response, REPORT_LIMIT, &url).await?;
     let report: Report = serde_json::from_slice(&body)
         .map_err(|error| format!("{url} answered with {}: {error}", kind_of(&body, "the report of a muster worker")))?;
     registration::check_report(&report)
@@ -68,6 +86,19 @@ async fn ask_muster(outbound: &Outbound, peer: &Peer) -> Result<Answer, String> 
         capabilities: registration.capabilities,
         load: Load::Beat(Box::new(heartbeat)),
     })
+}
+
+/// A request to a peer, with the fleet's token if one of muster's services answers there: an address in a file may be that
+/// of a stranger, who has no business with it.
+async fn as_known(outbound: &Outbound, peer: &Peer, request: RequestBuilder) -> Result<RequestBuilder, String> {
+    if !outbound.has_token() {
+        return Ok(request);
+    }
+    let url = format!("{}/version", peer.address);
+    let response = send(outbound.get(&url), &url).await?;
+    let version = if response.status().is_success() { whole(response, LIMIT, &url).await? } else { Vec::new() };
+    let is_ours = serde_json::from_slice::<Value>(&version).is_ok_and(|version| version["name"] == "muster");
+    Ok(if is_ours { outbound.authorized(request) } else { request })
 }
 
 /// What answers where no worker does.
@@ -91,7 +122,8 @@ async fn who_is_it(outbound: &Outbound, peer: &Peer, response: Response) -> Stri
 
 async fn ask_fastchat(outbound: &Outbound, peer: &Peer) -> Result<Answer, String> {
     let url = format!("{}/worker_get_status", peer.address);
-    let body = successful(send(outbound.post(&url), &url).await?, &url).await?;
+    let request = as_known(outbound, peer, outbound.open_post(&url)).await?;
+    let body = successful(send(request, &url).await?, LIMIT, &url).await?;
     let mut status = serde_json::from_slice(&body).map_err(|error| {
         format!("{url} answered with {}: {error}", kind_of(&body, "the state of a FastChat worker"))
     })?;
@@ -107,7 +139,7 @@ async fn ask_fastchat(outbound: &Outbound, peer: &Peer) -> Result<Answer, String
 /// A server of that protocol is a stranger: it is not shown the fleet's token.
 async fn ask_openai(outbound: &Outbound, peer: &Peer) -> Result<Answer, String> {
     let url = format!("{}/v1/models", peer.address);
-    let body = successful(send(outbound.get(&url), &url).await?, &url).await?;
+    let body = successful(send(outbound.get(&url), &url).await?, LIMIT, &url).await?;
     let models =
         listed(&body).ok_or_else(|| format!("{url} answered with {}", kind_of(&body, "OpenAI's list of models")))?;
     registration::check_models(&models).map_err(|problem| format!("{url} answered: {problem}"))?;
@@ -117,17 +149,28 @@ async fn ask_openai(outbound: &Outbound, peer: &Peer) -> Result<Answer, String> 
 /// OpenAI's list, with what muster, vLLM and llama.cpp say besides; each model once.
 fn listed(body: &[u8]) -> Option<Vec<ModelCard>> {
     let list: Value = serde_json::from_slice(body).ok()?;
-    let mut cards: Vec<ModelCard> = Vec::new();
+    let (mut cards, mut names) = (Vec::new(), HashSet::new());
     for model in list.get("data")?.as_array()? {
         let name = model.get("id")?.as_str()?;
         let lengths = [&model["context_length"], &model["max_model_len"], &model["meta"]["n_ctx"]];
         let context_length = lengths.into_iter().find_map(Value::as_u64).and_then(|length| u32::try_from(length).ok());
         let kind: Option<ModelKind> = serde_json::from_value(model["kind"].clone()).ok();
-        if !cards.iter().any(|card| card.name == name) {
+        if names.insert(name) {
             cards.push(ModelCard { kind, context_length, ..bare_card(name.to_owned()) });
         }
     }
     Some(cards)
+}
+
+/// Any answer of gRPC will do: not every worker speaks the Open Inference Protocol, and one that refuses callers without
+/// a token lives, too. The connection is a new one: it is to be known whether there can be one.
+async fn ask_grpc(peer: &Peer) -> Result<Answer, String> {
+    let client = GrpcWorkerClient::new(GrpcPool::new(PATIENCE), &peer.address, None, PATIENCE);
+    match client.server_live().await {
+        Ok(Some(false)) => Err(format!("{} says that it does not live", peer.address)),
+        Ok(_) => Ok(silent_answer()),
+        Err(error) => Err(chain(&error)),
+    }
 }
 
 async fn send(request: RequestBuilder, url: &str) -> Result<Response, String> {
@@ -143,9 +186,9 @@ async fn send(request: RequestBuilder, url: &str) -> Result<Response, String> {
 }
 
 /// The body of a good answer; what a bad one is, in words.
-async fn successful(response: Response, url: &str) -> Result<Vec<u8>, String> {
+async fn successful(response: Response, limit: usize, url: &str) -> Result<Vec<u8>, String> {
     let (status, server) = (response.status(), server(&response));
-    let body = whole(response, LIMIT, url).await?;
+    let body = whole(response, limit, url).await?;
     if status.is_success() {
         return Ok(body);
     }
@@ -183,6 +226,10 @@ fn server(response: &Response) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::{Arc, Mutex};
+
+    use muster_shared::secret::Secret;
+
     use super::*;
 
     #[test]
@@ -206,6 +253,105 @@ mod tests {
         for none in ["", "[]", "{}", r#"{"data": [{"name": "x"}]}"#, r#"{"data": "x"}"#, "<html>"] {
             assert_eq!(listed(none.as_bytes()), None, "{none}");
         }
+    }
+
+    #[test]
+    fn the_longest_list_that_is_read_takes_no_time_to_speak_of() {
+        let models: Vec<_> = (0..60_000).map(|number| serde_json::json!({ "id": number.to_string() })).collect();
+        let list = serde_json::json!({ "data": models }).to_string();
+        assert!(list.len() <= LIMIT, "{}", list.len());
+        let began = std::time::Instant::now();
+        assert_eq!(listed(list.as_bytes()).expect("a list").len(), models.len());
+        // Each compared with all before it, they took half a minute; as it is, a hundredth of a second.
+        assert!(began.elapsed() < Duration::from_secs(3), "{:?}", began.elapsed());
+    }
+
+    #[tokio::test]
+    async fn the_words_of_a_peer_are_kept_short_and_on_one_line() {
+        let message = format!("it \u{1b}[31mburns\n{}", "very much ".repeat(50_000));
+        let problem = Problem::new(muster_shared::problem::Kind::Bug, message);
+        let body = serde_json::to_string(&problem).expect("JSON");
+        let (peer, server) = answering("503 Service Unavailable", body).await;
+        let reason = probe(&Outbound::new(None), &peer).await.expect_err("it is not well");
+        server.abort();
+        assert!(reason.contains("answered 503 Service Unavailable: it  [31mburns very much"), "{reason}");
+        assert_eq!((reason.chars().count(), reason.chars().next_back()), (REASON + 1, Some('…')));
+    }
+
+    #[tokio::test]
+    async fn a_grpc_peer_must_say_something_to_count_as_alive() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let address = format!("http://{}", listener.local_addr().expect("an address"));
+        let held = tokio::spawn(async move {
+            let mut held = Vec::new();
+            while let Ok(stream) = listener.accept().await {
+                held.push(stream);
+            }
+        });
+        let (mut peer, server) = answering("200 OK", "<html>".to_owned()).await;
+        peer.transport = Transport::Grpc;
+        probe(&Outbound::new(None), &peer).await.expect_err("a web server");
+        server.abort();
+        peer.address = address;
+        let reason = probe(&Outbound::new(None), &peer).await.expect_err("it accepts, and says nothing");
+        held.abort();
+        assert!(reason.contains("within 2 s") || reason.contains("silent for 2s"), "{reason}");
+    }
+
+    #[tokio::test]
+    async fn the_fleets_token_is_shown_to_musters_own_services_alone() {
+        let ours = serde_json::json!({ "name": "muster", "version": "1" }).to_string();
+        for (body, transport, shown) in [
+            (serde_json::json!({ "version": "0.6.3" }).to_string(), Transport::Http, 0),
+            ("<html>".to_owned(), Transport::FastChat, 0),
+            (ours.clone(), Transport::Http, 1),
+            (ours, Transport::FastChat, 1),
+        ] {
+            let (mut peer, server, requests) = listening("200 OK", body).await;
+            peer.transport = transport;
+            let outbound = Outbound::new(Some(Secret::new("sesame")));
+            probe(&outbound, &peer).await.expect_err("it is no worker");
+            server.abort();
+            let requests = requests.lock().expect("it is whole").clone();
+            let with_it = requests.iter().filter(|request| request.contains("sesame")).count();
+            assert_eq!((with_it, requests.len()), (shown, 2), "{requests:?}");
+        }
+    }
+
+    /// A peer that answers every request with that.
+    async fn answering(status: &str, body: String) -> (Peer, tokio::task::JoinHandle<()>) {
+        let (peer, server, _) = listening(status, body).await;
+        (peer, server)
+    }
+
+    /// The same, with all that it is asked.
+    async fn listening(status: &str, body: String) -> (Peer, tokio::task::JoinHandle<()>, Arc<Mutex<Vec<String>>>) {
+        use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+
+        let requests = Arc::new(Mutex::new(Vec::new()));
+        let heard = Arc::clone(&requests);
+
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let address = format!("http://{}", listener.local_addr().expect("an address"));
+        let head = format!("HTTP/1.1 {status}\r\ncontent-length: {}\r\nconnection: close\r\n\r\n", body.len());
+        let server = tokio::spawn(async move {
+            while let Ok((mut stream, _)) = listener.accept().await {
+                let mut request = [0; 4096];
+                let length = stream.read(&mut request).await.unwrap_or(0);
+                heard.lock().expect("it is whole").push(String::from_utf8_lossy(&request[..length]).into_owned());
+                let _ = stream.write_all(format!("{head}{body}").as_bytes()).await;
+            }
+        });
+        let peer = Peer {
+            id: muster_shared::id::WorkerId::new("p"),
+            address,
+            transport: Transport::Http,
+            models: Vec::new(),
+            site: None,
+            speed: None,
+            capabilities: None,
+        };
+        (peer, server, requests)
     }
 
     #[test]

@@ -3,6 +3,10 @@
 //! A peer that answers is asked again after the interval, or a little less. One probe that fails is followed by others at
 //! once, so that a lost packet takes no peer out and a dead peer is known to be dead within the interval. Who is down must
 //! answer twice in a row; who has just been written down, once.
+//!
+//! A probe of one that hangs takes long, and only so many run at once. Those that hang must not keep others waiting, so
+//! probes have lanes, each with room of its own: hundreds of dead peers leave the time in which the death of a live one is
+//! seen as it is.
 
 use std::collections::{BTreeSet, HashMap};
 use std::time::{Duration, Instant};
@@ -26,6 +30,24 @@ const RETRIES: u32 = 20;
 const GROWTH: f64 = 1.2;
 /// Time over which the first probes of many peers are spread, for each of them.
 const SPREAD: Duration = Duration::from_millis(5);
+
+/// Probes of one lane made at the same time.
+pub(crate) const AT_ONCE: usize = 64;
+/// How many lanes there are.
+const LANES: usize = 4;
+
+/// Which probes share their room.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Lane {
+    /// Of those that are up, and have failed a probe or a request.
+    Doubtful,
+    /// Of the others that are up.
+    Up,
+    /// The first of each.
+    New,
+    /// Of those that have failed, and are not up.
+    Down,
+}
 
 /// What changes for a peer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -64,6 +86,16 @@ impl Pulse {
         Some(turn)
     }
 
+    /// The lane of the next probe.
+    fn lane(self) -> Lane {
+        match (self.up, self.failures, self.answers) {
+            (Some(true), 1.., _) => Lane::Doubtful,
+            (Some(true), ..) | (Some(false), 0, 1..) => Lane::Up, // it is up, or may be back
+            (None, 0, _) => Lane::New,
+            _ => Lane::Down,
+        }
+    }
+
     /// Time to the next probe.
     fn pause(self, interval: Duration, rng: &mut dyn Rng) -> Duration {
         match (self.up, self.failures, self.answers) {
@@ -87,8 +119,8 @@ struct Entry {
     pulse: Pulse,
     /// Differs from that of another peer of this name before or after.
     number: u64,
-    /// When it will be probed; `None`: a probe runs.
-    due: Option<Instant>,
+    /// When it will be probed, and in which lane; `None`: a probe runs.
+    due: Option<(Instant, Lane)>,
     /// When the last probe ended.
     last: Option<Instant>,
 }
@@ -106,6 +138,8 @@ pub(crate) struct Probe {
     pub(crate) peer: Peer,
     /// To be given back with the answer.
     pub(crate) number: u64,
+    /// Where it takes room until then.
+    lane: Lane,
 }
 
 /// The probes of all peers.
@@ -113,32 +147,34 @@ pub(crate) struct Probe {
 pub(crate) struct Rounds {
     interval: Duration,
     entries: HashMap<WorkerId, Entry>,
-    due: BTreeSet<(Instant, WorkerId)>,
+    due: [BTreeSet<(Instant, WorkerId)>; LANES],
+    /// Probes that run.
+    running: [usize; LANES],
     numbers: u64,
 }
 
 impl Rounds {
     /// Of nobody yet.
     pub(crate) fn new(interval: Duration) -> Self {
-        Self { interval, entries: HashMap::new(), due: BTreeSet::new(), numbers: 0 }
+        Self { interval, entries: HashMap::new(), due: Default::default(), running: [0; LANES], numbers: 0 }
     }
 
     /// These are the peers from now on. Who is where it was goes on as before; of others nothing is known.
     pub(crate) fn set(&mut self, peers: &[Peer], now: Instant, rng: &mut dyn Rng) {
         let spread = SPREAD.saturating_mul(u32::try_from(peers.len()).unwrap_or(u32::MAX)).min(self.interval);
         let mut old = std::mem::take(&mut self.entries);
-        self.due.clear();
+        self.due.iter_mut().for_each(BTreeSet::clear);
         for peer in peers {
             let entry = match old.remove(&peer.id).filter(|entry| entry.is_at(peer)) {
                 Some(entry) => Entry { peer: peer.clone(), ..entry },
                 None => {
                     self.numbers += 1;
-                    let due = Some(now + spread.mul_f64(rng.random_range(0.0..1.0)));
+                    let due = Some((now + spread.mul_f64(rng.random_range(0.0..1.0)), Lane::New));
                     Entry { peer: peer.clone(), pulse: Pulse::default(), number: self.numbers, due, last: None }
                 }
             };
-            if let Some(due) = entry.due {
-                self.due.insert((due, peer.id.clone()));
+            if let Some((due, lane)) = entry.due {
+                self.due[lane as usize].insert((due, peer.id.clone()));
             }
             self.entries.insert(peer.id.clone(), entry);
         }
@@ -149,31 +185,39 @@ impl Rounds {
         self.entries.get(&peer.id).is_some_and(|entry| entry.is_at(peer))
     }
 
-    /// The next probe that is due.
+    /// The next probe that is due and for which there is room. It must be given back ([`Rounds::take`]).
     pub(crate) fn pop_due(&mut self, now: Instant) -> Option<Probe> {
-        if self.next()? > now {
+        let (due, lane) = self.first()?;
+        if due > now {
             return None;
         }
-        let (_, id) = self.due.pop_first()?;
+        let (_, id) = self.due[lane].pop_first()?;
         let entry = self.entries.get_mut(&id)?;
-        entry.due = None;
-        Some(Probe { peer: entry.peer.clone(), number: entry.number })
+        let (_, lane) = entry.due.take()?;
+        self.running[lane as usize] += 1;
+        Some(Probe { peer: entry.peer.clone(), number: entry.number, lane })
     }
 
-    /// When the next probe is due.
+    /// When the next probe is due for which there is room.
     pub(crate) fn next(&self) -> Option<Instant> {
-        self.due.first().map(|(due, _)| *due)
+        self.first().map(|(due, _)| due)
+    }
+
+    fn first(&self) -> Option<(Instant, usize)> {
+        let open = (0..LANES).filter(|&lane| self.running[lane] < AT_ONCE);
+        open.filter_map(|lane| self.due[lane].first().map(|(due, _)| (*due, lane))).min()
     }
 
     /// Probes a peer at once: a request has failed there. Nothing new is learned of one that is down.
     pub(crate) fn hasten(&mut self, id: &WorkerId, now: Instant) {
         let Some(entry) = self.entries.get_mut(id) else { return };
-        let Some(due) = entry.due.filter(|_| entry.pulse.up != Some(false)) else { return };
+        let Some((due, lane)) = entry.due.filter(|_| entry.pulse.up != Some(false)) else { return };
         let soon = entry.last.map_or(now, |last| (last + retry(self.interval)).max(now));
         if soon < due {
-            self.due.remove(&(due, id.clone()));
-            self.due.insert((soon, id.clone()));
-            entry.due = Some(soon);
+            let doubtful = if entry.pulse.up == Some(true) { Lane::Doubtful } else { lane };
+            self.due[lane as usize].remove(&(due, id.clone()));
+            self.due[doubtful as usize].insert((soon, id.clone()));
+            entry.due = Some((soon, doubtful));
         }
     }
 
@@ -186,11 +230,12 @@ impl Rounds {
         rng: &mut dyn Rng,
     ) -> Option<Option<Turn>> {
         let id = &probe.peer.id;
+        self.running[probe.lane as usize] -= 1;
         let entry = self.entries.get_mut(id).filter(|entry| entry.number == probe.number)?;
         let turn = entry.pulse.take(answered);
-        let due = now + entry.pulse.pause(self.interval, rng);
-        (entry.due, entry.last) = (Some(due), Some(now));
-        self.due.insert((due, id.clone()));
+        let (due, lane) = (now + entry.pulse.pause(self.interval, rng), entry.pulse.lane());
+        (entry.due, entry.last) = (Some((due, lane)), Some(now));
+        self.due[lane as usize].insert((due, id.clone()));
         Some(turn)
     }
 
@@ -245,6 +290,16 @@ mod tests {
             let probe = self.rounds.pop_due(due).expect("it is due");
             let turn = self.rounds.take(&probe, answers, self.now, &mut self.rng).expect("it is known");
             (wait.as_secs_f64(), turn)
+        }
+
+        /// Lets all who are due answer. Gives their number.
+        fn answer_all(&mut self) -> usize {
+            let mut count = 0;
+            while let Some(probe) = self.rounds.pop_due(self.now) {
+                count += 1;
+                self.rounds.take(&probe, true, self.now, &mut self.rng).expect("it is known");
+            }
+            count
         }
     }
 
@@ -303,10 +358,35 @@ mod tests {
         let peers: Vec<_> = (0..2000).map(|number| peer(&number.to_string())).collect();
         let mut world = World::of(&peers);
         world.now += Duration::from_secs(1);
-        let first = std::iter::from_fn(|| world.rounds.pop_due(world.now)).count();
+        let first = world.answer_all();
         assert!((50..400).contains(&first), "{first}");
         world.now += Duration::from_secs(9);
-        assert_eq!(std::iter::from_fn(|| world.rounds.pop_due(world.now)).count() + first, 2000);
+        assert_eq!(world.answer_all() + first, 2000);
+    }
+
+    #[test]
+    fn hundreds_that_hang_keep_no_live_peer_waiting() {
+        let dead: Vec<_> = (0..600).map(|number| peer(&format!("dead-{number}"))).collect();
+        let mut peers = vec![peer("live")];
+        let mut world = World::of(&peers);
+        world.probe(true);
+        peers.extend(dead);
+        world.rounds.set(&peers, world.now, &mut world.rng);
+        let (mut hanging, mut turn, began) = (Vec::new(), None, world.now);
+        while turn.is_none() && world.now < began + 2 * INTERVAL {
+            while let Some(probe) = world.rounds.pop_due(world.now) {
+                hanging.push((world.now + Duration::from_secs(2), probe)); // they all hang, the live one as well by now
+            }
+            world.now += Duration::from_millis(10);
+            for (_, probe) in hanging.extract_if(.., |(end, _)| *end <= world.now).collect::<Vec<_>>() {
+                let is_live = probe.peer.id.as_str() == "live";
+                let taken = world.rounds.take(&probe, false, world.now, &mut world.rng).expect("it is known");
+                turn = taken.filter(|_| is_live).or(turn);
+            }
+            assert!(hanging.len() <= LANES * AT_ONCE, "{}", hanging.len());
+        }
+        // 0.88 of the interval, three probes of 2 s and the pauses between them.
+        assert!(turn == Some(Turn::Down) && world.now - began < Duration::from_secs(36), "{:?}", world.now - began);
     }
 
     #[test]

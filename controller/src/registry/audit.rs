@@ -53,7 +53,7 @@ impl Registry {
                 let held = worker.tickets.iter().filter(|(_, id)| self.tickets[id].model == place.model).count();
                 assert_eq!(offer.held as usize, held, "tickets of {} of {worker:?}", place.model);
             }
-            let next = worker.next_change(self.rules.lease.fastchat_expiration, now);
+            let next = worker.next_change(worker.anonymous_age(&self.rules.lease), now);
             assert!(
                 next.is_none() || worker.due.is_some_and(|due| Some(due) <= next),
                 "nobody will look at {worker:?}"

@@ -13,6 +13,24 @@ use super::worker::Worker;
 /// Why something is so.
 pub(crate) type Words = Cow<'static, str>;
 
+/// Why a worker comes into another state, in the words of whoever brings that about.
+#[derive(Debug, Clone)]
+pub(super) struct Cause {
+    words: Words,
+    /// The states that are meant. Another may follow, for a reason of its own: whoever is resumed may be short of memory.
+    states: &'static [WorkerState],
+}
+
+impl Cause {
+    pub(super) fn new(words: impl Into<Words>, states: &'static [WorkerState]) -> Self {
+        Self { words: words.into(), states }
+    }
+
+    pub(super) fn gone(words: impl Into<Words>) -> Self {
+        Self::new(words, &[WorkerState::Gone])
+    }
+}
+
 /// A worker came into another state.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Changed {
@@ -63,7 +81,8 @@ impl Changes {
         if worker.told.state == Some(state) {
             return;
         }
-        let reason = cause.unwrap_or_else(|| usual(worker, state));
+        let cause = cause.filter(|cause| cause.states.contains(&state));
+        let reason = cause.map_or_else(|| usual(worker, state), |cause| cause.words);
         let at = worker.gone_since.filter(|_| state == WorkerState::Gone).unwrap_or(now);
         let told = Told { state: Some(state), since: at, reason: reason.clone() };
         let from = std::mem::replace(&mut worker.told, told).state;

@@ -2,11 +2,11 @@
 
 use std::time::Instant;
 
-use muster_shared::control::Leave;
+use muster_shared::control::{Leave, WorkerState};
 use muster_shared::id::WorkerId;
 use muster_shared::problem::{Kind, Problem};
 
-use super::changes::Words;
+use super::changes::Cause;
 use super::{Registry, Slot, refuse_stale};
 
 /// Workers that are named to one who asks for an unknown one.
@@ -33,9 +33,9 @@ impl Registry {
         if !worker.draining {
             tracing::info!(worker = %leave.id, reason, "a worker drains");
             worker.draining = true;
-            worker.cause = Some(Words::Borrowed(reason));
+            worker.cause = Some(Cause::new(reason, &[WorkerState::Draining]));
         } else if by_itself {
-            worker.told.reason = Words::Borrowed(reason);
+            worker.told.reason = reason.into();
         }
         worker.stopping |= by_itself;
         self.refresh(slot, now);
@@ -65,7 +65,7 @@ impl Registry {
         if worker.draining {
             tracing::info!(worker = %leave.id, "a worker is resumed");
             worker.draining = false;
-            worker.cause = Some(Words::Borrowed("resumed by an operator"));
+            worker.cause = Some(Cause::new("resumed by an operator", &[WorkerState::Ready, WorkerState::Suspect]));
         }
         self.refresh(slot, now);
         Ok(())

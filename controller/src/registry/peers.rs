@@ -3,11 +3,11 @@
 use std::collections::HashSet;
 use std::time::Instant;
 
-use muster_shared::control::{Capabilities, Heartbeat, ModelCard, Registration};
+use muster_shared::control::{Capabilities, Heartbeat, ModelCard, Registration, WorkerState};
 use muster_shared::id::WorkerId;
 use muster_shared::problem::{Kind, Problem};
 
-use super::changes::Words;
+use super::changes::Cause;
 use super::load::Offer;
 use super::worker::Worker;
 use super::{Origin, Registry, Slot};
@@ -228,6 +228,7 @@ impl Registry {
         }
         tracing::info!(worker = %other.id, address = %other.address, by = %peer.id, "a worker was replaced by a peer");
         other.gone_since = Some(now);
+        other.cause = Some(Cause::gone(format!("written down as `{}`", peer.id)));
         self.end_tickets_of(slot, now);
     }
 
@@ -311,7 +312,7 @@ impl Registry {
                 if peering.down.take().is_some() {
                     tracing::info!(worker = %id, "a peer is back: it answers its probes");
                 } else if !peering.proven {
-                    *cause = Some(Words::Borrowed("it answers its probes"));
+                    *cause = Some(Cause::new("it answers its probes", &[WorkerState::Ready]));
                     tracing::info!(worker = %id, "a peer answers");
                 }
                 peering.proven = true;

@@ -10,7 +10,7 @@ use muster_shared::problem::Problem;
 use muster_shared::transport::Transport;
 use rand::{Rng, RngExt as _};
 
-use super::changes::Words;
+use super::changes::Cause;
 use super::pool::{Choice, Key, Pool};
 use super::worker::Worker;
 use super::{Registry, Slot, tally};
@@ -478,13 +478,12 @@ impl Registry {
 }
 
 /// Why the end of a request changed its worker's state.
-fn cause(outcome: Outcome, before: WorkerState) -> Option<Words> {
-    match outcome {
-        Outcome::Unreachable => Some(Words::Borrowed("a gateway could not connect to it")),
-        Outcome::Failed if before == WorkerState::Suspect => {
-            Some(Words::Borrowed("it failed the request that tried it"))
-        }
-        Outcome::Failed => Some(Words::Borrowed("it failed too many requests in a row")),
-        Outcome::Done | Outcome::Cancelled | Outcome::Overloaded => None,
-    }
+fn cause(outcome: Outcome, before: WorkerState) -> Option<Cause> {
+    let words = match outcome {
+        Outcome::Unreachable => "a gateway could not connect to it",
+        Outcome::Failed if before == WorkerState::Suspect => "it failed the request that tried it",
+        Outcome::Failed => "it failed too many requests in a row",
+        Outcome::Done | Outcome::Cancelled | Outcome::Overloaded => return None,
+    };
+    Some(Cause::new(words, &[WorkerState::Open]))
 }

@@ -104,7 +104,7 @@ impl Registry {
 
     pub(super) fn status(&self, worker: &Worker, now: Instant) -> WorkerStatus {
         let state = worker.state(now);
-        let age = self.rules.lease.fastchat_expiration;
+        let age = worker.anonymous_age(&self.rules.lease);
         let held = worker.tickets.iter().filter(|(_, id)| self.is_held_at(&self.tickets[id], now)).count();
         let held = u32::try_from(held).unwrap_or(u32::MAX);
         let anonymous: u32 = worker.offers.iter().map(|offer| offer.anonymous_at(age, now)).sum();

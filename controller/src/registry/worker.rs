@@ -10,12 +10,12 @@ use muster_shared::topology::Totals;
 use muster_shared::transport::Transport;
 
 use super::breaker::{Breaker, Circuit};
-use super::changes::{Told, Words};
+use super::changes::{Cause, Told};
 use super::load::{Foreign, Missing, Offer};
 use super::peers::Peering;
 use super::pool::Standing;
 use super::pressure::Pressure;
-use crate::config::PressureConfig;
+use crate::config::{LeaseConfig, PressureConfig};
 use crate::dispatch::Candidate;
 
 /// Weight of the newest response in the moving average of their times.
@@ -83,7 +83,7 @@ pub(crate) struct Worker {
     /// How it was when it was last looked at.
     pub(super) told: Told,
     /// Why it may be in another state now; taken with the next look.
-    pub(super) cause: Option<Words>,
+    pub(super) cause: Option<Cause>,
     /// What has ended on it.
     pub(super) totals: Totals,
     /// Where it is, as somebody has written down.
@@ -222,6 +222,15 @@ impl Worker {
     /// Forgets what held until a moment that has passed.
     pub(crate) fn forget_past(&mut self, now: Instant) {
         self.full_until = self.full_until.filter(|&until| until > now);
+    }
+
+    /// Age at which its anonymous tickets lapse. A heartbeat ends them where there are any; a static peer is heard only when
+    /// it is probed, and would look full until then.
+    pub(crate) fn anonymous_age(&self, rules: &LeaseConfig) -> Duration {
+        match self.origin {
+            Origin::Static => rules.heartbeat,
+            Origin::Native | Origin::FastChat { .. } => rules.fastchat_expiration,
+        }
     }
 
     /// The next moment after `now` at which time alone changes how it stands. `age`: that at which an anonymous ticket

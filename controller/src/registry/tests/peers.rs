@@ -54,6 +54,11 @@ impl Fixture {
         self.registry.audit(self.now);
     }
 
+    /// Why that one is as it is.
+    fn why(&self, id: &str) -> String {
+        self.peer_named(id).told.reason.clone().into_owned()
+    }
+
     fn peer_named(&self, id: &str) -> &Worker {
         &self.registry.workers[self.registry.by_id[&WorkerId::new(id)]]
     }
@@ -193,6 +198,43 @@ fn a_worker_at_the_address_of_a_peer_of_another_name_gives_way() {
     f.granted();
     f.set(&[Peer { address: "http://w".to_owned(), ..peer("p") }]);
     assert_eq!(f.all(), [("p".to_owned(), WorkerState::Open), ("w".to_owned(), WorkerState::Gone)]);
+    assert_eq!(f.why("w"), "written down as `p`");
+}
+
+#[test]
+fn a_lookup_counts_at_a_peer_for_a_heartbeat_though_it_is_probed_seldom() {
+    let capacity = Some(muster_shared::control::Capacity { running: 1, waiting: 0 });
+    let models = vec![ModelCard { capacity, ..bare_card("m".to_owned()) }];
+    let mut f = Fixture::with_peers(&[Peer { models, ..peer("a") }]);
+    f.answers("a", answer(1, &["m"]));
+    assert_eq!(f.lookup().as_deref(), Some("http://a:1"));
+    assert_eq!(f.grant().map(drop), Err(FULL));
+    f.pass(rules().lease.heartbeat - Duration::from_millis(1));
+    assert_eq!(f.grant().map(drop), Err(FULL));
+    f.pass(Duration::from_millis(1));
+    f.granted();
+    f.registry.audit(f.now);
+}
+
+#[test]
+fn a_cause_is_told_of_the_state_that_its_author_meant_alone() {
+    let mut f = Fixture::with_peers(&[peer("a")]);
+    assert_eq!(f.why("a"), "it has not answered yet");
+    let resources = muster_shared::control::Resources { memory: Some(0.99), ..Default::default() };
+    let short = Heartbeat { resources: Some(resources), ..beat("a", 0) };
+    f.answers("a", Answer { load: Load::Beat(Box::new(short)), ..answer(1, &["m"]) });
+    assert_eq!(f.all()[0].1, WorkerState::Paused);
+    assert!(f.why("a").contains("memory"), "{}", f.why("a"));
+    f.registry.drain(&leave("a"), f.now).expect("it is known");
+    assert_eq!(f.why("a"), "drained by an operator");
+    f.registry.resume(&leave("a"), f.now).expect("it drains");
+    assert!(f.why("a").contains("memory"), "{}", f.why("a"));
+    let resources = muster_shared::control::Resources { memory: Some(0.5), ..Default::default() };
+    let well = Heartbeat { resources: Some(resources), ..beat("a", 0) };
+    f.answers("a", Answer { load: Load::Beat(Box::new(well)), ..answer(1, &["m"]) });
+    f.registry.drain(&leave("a"), f.now).expect("it is known");
+    f.registry.resume(&leave("a"), f.now).expect("it drains");
+    assert_eq!(f.why("a"), "resumed by an operator");
 }
 
 #[test]

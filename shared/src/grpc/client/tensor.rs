@@ -1,6 +1,9 @@
 //! What a worker is asked over the Open Inference Protocol.
 
+use std::error::Error as _;
+
 use tonic::metadata::MetadataValue;
+use tonic::{Code, Status};
 
 use super::super::Malformed;
 use super::super::open_inference::proto::grpc_inference_service_client::GrpcInferenceServiceClient;
@@ -11,6 +14,10 @@ use crate::tensor::{IndexEntry, InferRequest, InferResponse, ModelConfig, ModelM
 
 /// Longest answer with tensors, in bytes.
 const TENSORS_LIMIT: usize = 256 << 20;
+/// Longest answer without any, in bytes.
+const WORD_LIMIT: usize = 1 << 16;
+/// What tonic says of an answer of HTTP that is none of gRPC.
+const FOREIGN: &str = "grpc-status header missing";
 
 impl GrpcWorkerClient {
     /// Runs a model once. Dropping the future cancels the run.
@@ -106,6 +113,20 @@ impl GrpcWorkerClient {
         self.answer(self.inference().await?.repository_model_unload(call)).await.map(drop)
     }
 
+    /// Whether the server says that it lives; `None`: it speaks gRPC, but has no word for that, or none for the caller.
+    ///
+    /// # Errors
+    /// See [`ClientError`].
+    pub async fn server_live(&self) -> Result<Option<bool>, ClientError> {
+        let mut server = self.inference().await?.max_decoding_message_size(WORD_LIMIT);
+        let call = self.authorized(proto::ServerLiveRequest::default());
+        match self.in_time(async { Ok(server.server_live(call).await) }).await? {
+            Ok(answer) => Ok(Some(answer.into_inner().live)),
+            Err(status) if is_refusal(&status) => Ok(None),
+            Err(status) => Err(self.failed(status)),
+        }
+    }
+
     async fn inference(&self) -> Result<GrpcInferenceServiceClient<Connection>, ClientError> {
         let (connection, address) = self.reached().await?;
         Ok(GrpcInferenceServiceClient::with_origin(connection, address).max_decoding_message_size(TENSORS_LIMIT))
@@ -114,6 +135,12 @@ impl GrpcWorkerClient {
     fn malformed(&self, error: &Malformed) -> ClientError {
         self.unexpected(error.to_string())
     }
+}
+
+/// Whether a server of gRPC lives and will not, or cannot, answer that call.
+fn is_refusal(status: &Status) -> bool {
+    let is_own = status.source().is_none() && !status.message().contains(FOREIGN);
+    is_own && matches!(status.code(), Code::Unimplemented | Code::Unauthenticated | Code::PermissionDenied)
 }
 
 fn named(model: &str, version: Option<&str>) -> (String, String) {
