@@ -42,14 +42,14 @@ def test_a_page_without_its_controller_says_so_and_recovers_by_itself(start: Cal
 
 @pytest.mark.complaints("401 (Unauthorized)")
 def test_a_key_is_asked_for_and_kept_in_this_tab_only(start: Callable[..., Process], visit: Visit) -> None:
-    controller = start("guarded", "controller", "--fleet-token", TOKEN, "--admin-key", ADMIN)
+    controller = start("guarded", "controller", "--heartbeat", "60s", "--fleet-token", TOKEN, "--admin-key", ADMIN)
     with crowd(controller, ["guarded-worker"], TOKEN):
         page = visit(controller.url)
         dialog = page.get_by_role("dialog", name="This controller wants a key")
         expect(dialog).to_be_visible()
         assert page.locator("#workers [data-worker]").count() == 0
         give = lambda key: (page.get_by_label("Fleet token or admin key").fill(key), page.keyboard.press("Enter"))
-        give("not the key")
+        give("not-the-key")
         expect(dialog).to_be_visible()
         page.keyboard.press("Escape")
         expect(page.locator("#banner")).to_contain_text("This controller wants a key.")
@@ -64,14 +64,15 @@ def test_a_key_is_asked_for_and_kept_in_this_tab_only(start: Callable[..., Proce
 
         page.locator("#workers [data-worker-action]").click()
         page.locator("#confirm-button").click()
-        expect(dialog).to_be_visible()
+        expect(page.get_by_role("dialog", name="Drain guarded-worker: a key is wanted")).to_be_visible()
         expect(page.locator("#key-reason")).to_contain_text("the fleet token is not enough")
         page.get_by_role("dialog").get_by_role("button", name="Cancel").click()
         expect(page.locator("#said")).to_contain_text("Could not drain guarded-worker: no key was given")
         assert controller.workers(TOKEN)["guarded-worker"]["state"] == "ready"
         page.locator("#workers [data-worker-action]").click()
         page.locator("#confirm-button").click()
-        give(ADMIN)
+        page.get_by_label("Admin key", exact=True).fill(ADMIN)
+        page.keyboard.press("Enter")
         eventually(lambda: controller.workers(TOKEN)["guarded-worker"]["state"] == "draining", "the admin may")
 
         page.get_by_role("button", name="Forget key").click()
@@ -82,7 +83,7 @@ def test_a_key_is_asked_for_and_kept_in_this_tab_only(start: Callable[..., Proce
 
 @pytest.mark.complaints("401 (Unauthorized)")
 def test_a_key_that_is_not_taken_leaves_the_one_before_it(start: Callable[..., Process], visit: Visit) -> None:
-    controller = start("guarded", "controller", "--fleet-token", TOKEN, "--admin-key", ADMIN)
+    controller = start("guarded", "controller", "--heartbeat", "60s", "--fleet-token", TOKEN, "--admin-key", ADMIN)
     with crowd(controller, ["guarded-worker"], TOKEN):
         page = visit(controller.url)
         page.get_by_label("Fleet token or admin key").fill("“quoted”")
@@ -95,7 +96,7 @@ def test_a_key_that_is_not_taken_leaves_the_one_before_it(start: Callable[..., P
         page.locator("#workers [data-worker-action]").click()
         page.locator("#confirm-button").click()
         dialog = page.get_by_role("dialog", name="Drain guarded-worker: a key is wanted")
-        page.get_by_label("Admin key", exact=True).fill("not the key")
+        page.get_by_label("Admin key", exact=True).fill("not-the-key")
         with page.expect_response("**/drain"):
             page.keyboard.press("Enter")
         expect(dialog).to_be_visible()
@@ -130,7 +131,12 @@ def test_a_page_that_nobody_sees_gives_its_connection_back(start: Callable[..., 
     page = visit(start("controller", *controller_arguments()).url)
     expect(page.locator("#pulse")).to_contain_text("live")
     # A browser without a window shows every tab: here the page is told that it is hidden.
-    see = "hidden => { Object.defineProperty(document, 'hidden', { value: hidden, configurable: true }); document.dispatchEvent(new Event('visibilitychange')); }"
+    see = """
+    hidden => {
+      Object.defineProperty(document, "hidden", { value: hidden, configurable: true });
+      document.dispatchEvent(new Event("visibilitychange"));
+    }
+    """
     with page.expect_event("requestfailed", lambda request: request.url.endswith("/events")):
         page.evaluate(see, True)
     expect(page.locator("#pulse")).to_contain_text("paused")
