@@ -4,6 +4,8 @@ import { reasonOf, request } from "/assets/key.js";
 import { readEvents } from "/assets/sse.js";
 
 const DONE = "[DONE]";
+/** The gateway says something each fifteen seconds, however long the model thinks. */
+const SILENCE = 35_000;
 
 /**
  * Streams an answer.
@@ -36,7 +38,7 @@ export async function streamAnswer(body, signal, onText) {
     }
     seen.reason = choice?.finish_reason ?? seen.reason;
     seen.tokens = chunk.usage?.completion_tokens ?? seen.tokens;
-  });
+  }, SILENCE);
   if (failure ?? !isDone) {
     throw new Error(failure ?? "the answer broke off");
   }

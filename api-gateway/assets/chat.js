@@ -28,6 +28,7 @@ export class Chat {
       }
     });
     byId("chat-stop").addEventListener("click", () => this.#abort?.abort());
+    byId("panel-chat").addEventListener("keydown", (event) => event.key === "Escape" && !event.isComposing && this.#abort?.abort());
     byId("chat-clear").addEventListener("click", () => this.#clear());
     byId("panel-chat").addEventListener("input", () => this.#changed());
     this.#changed();
@@ -44,11 +45,22 @@ export class Chat {
   }
 
   #showState() {
+    const focused = document.activeElement;
     byId("chat-send").disabled = !this.#isEnabled || this.#abort !== null;
     byId("chat-send").hidden = this.#abort !== null;
     byId("chat-stop").hidden = this.#abort === null;
     byId("chat-clear").disabled = this.#abort !== null || byId("chat-messages").childElementCount === 0;
     byId("chat-empty").hidden = byId("chat-messages").childElementCount > 0;
+    this.#handOver(focused);
+  }
+
+  /** The focus goes from a button that is hidden to the one in its place; whoever types goes on typing. */
+  #handOver(focused) {
+    if (focused?.hidden && focused === byId("chat-send")) {
+      byId("chat-stop").focus();
+    } else if (focused?.hidden && focused === byId("chat-stop")) {
+      byId("chat-send").focus();
+    }
   }
 
   /** The request. What is left empty is left out, so that the model's own default holds. */
@@ -85,7 +97,7 @@ export class Chat {
     const shown = addMessage("assistant", "", body.model);
     this.#abort = new AbortController();
     this.#showState();
-    byId("chat-stop").focus();
+    toTheEnd();
     const answer = await this.#answer(body, shown);
     this.#abort = null;
     shown.node.removeAttribute("data-busy");
@@ -95,7 +107,6 @@ export class Chat {
     }
     this.#showState();
     this.#curl.refresh();
-    input.focus();
   }
 
   /** The text of the answer, as far as it came; empty where there is none. */
@@ -103,25 +114,27 @@ export class Chat {
     let text = "";
     const onText = (piece) => {
       text += piece;
-      shown.text.append(piece);
-      keepInSight();
+      following(() => shown.text.append(piece));
     };
     try {
       const numbers = numbersOf(await streamAnswer(body, this.#abort.signal, onText));
-      setText(shown.numbers, numbers);
+      following(() => setText(shown.numbers, numbers));
       setText(byId("chat-said"), `${text} (${numbers})`);
     } catch (error) {
-      if (this.#abort.signal.aborted) {
-        setText(shown.numbers, "stopped");
-        setText(byId("chat-said"), "The answer was stopped.");
-      } else {
-        shown.node.dataset.failed = true;
-        setText(shown.error, error.message);
-        setText(byId("chat-said"), `It failed: ${error.message}`);
-      }
+      following(() => this.#showFailure(error, shown));
     }
-    keepInSight();
     return text;
+  }
+
+  #showFailure(error, shown) {
+    if (this.#abort.signal.aborted) {
+      setText(shown.numbers, "stopped");
+      setText(byId("chat-said"), "The answer was stopped.");
+    } else {
+      shown.node.dataset.failed = true;
+      setText(shown.error, error.message);
+      setText(byId("chat-said"), `It failed: ${error.message}`);
+    }
   }
 }
 
@@ -132,15 +145,23 @@ function addMessage(role, content, model) {
   const speaker = el("p.message-who.muted", { text: model ?? SPEAKERS[role] });
   const node = el("li.message", { "data-role": role, "data-busy": role === "assistant" }, speaker, text, error, numbers);
   byId("chat-messages").append(node);
-  keepInSight();
   return { node, text, numbers, error };
 }
 
-/** Scrolls along with the answer, unless the reader has gone back. */
-function keepInSight() {
+function toTheEnd() {
   const list = byId("chat-messages");
-  const below = list.scrollHeight - list.scrollTop - list.clientHeight;
-  if (below < 160) {
-    list.scrollTop = list.scrollHeight;
+  list.scrollTop = list.scrollHeight;
+}
+
+/** So far from the end, in pixels, somebody still reads along: less than two lines. */
+const NEAR = 40;
+
+/** Does what makes the conversation longer, and scrolls along, unless the reader has gone back. */
+function following(grow) {
+  const list = byId("chat-messages");
+  const wasAtEnd = list.scrollHeight - list.scrollTop - list.clientHeight < NEAR;
+  grow();
+  if (wasAtEnd) {
+    toTheEnd();
   }
 }

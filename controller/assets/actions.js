@@ -1,7 +1,7 @@
 // Draining a worker and letting it go on, after a question.
 
 import { byId, setText } from "/assets/dom.js";
-import { NoKey, reasonOf, request } from "/assets/key.js";
+import { NoKey, PATIENCE, reasonOf, request } from "/assets/key.js";
 import { actionName } from "/assets/table.js";
 import { counted } from "/assets/words.js";
 
@@ -53,6 +53,13 @@ function confirmed(action, worker) {
   });
 }
 
+function ask(action, worker) {
+  const body = JSON.stringify({ id: worker.id });
+  const headers = { "content-type": "application/json" };
+  const dialog = { title: `${actionName(action)} ${worker.id}: a key is wanted`, label: "Admin key" };
+  return request(`/${action}`, { method: "POST", headers, body, patience: PATIENCE, dialog });
+}
+
 /** Asks, and then does it. */
 export async function act(action, worker) {
   if (!(await confirmed(action, worker))) {
@@ -60,8 +67,7 @@ export async function act(action, worker) {
   }
   const verb = actionName(action).toLowerCase();
   try {
-    const body = JSON.stringify({ id: worker.id });
-    const response = await request(`/${action}`, { method: "POST", headers: { "content-type": "application/json" }, body });
+    const response = await ask(action, worker);
     if (!response.ok) {
       say(`Could not ${verb} ${worker.id}: ${await reasonOf(response)}`, true);
       return;

@@ -4,7 +4,7 @@
 
 import { el, reconcile, setAttribute, setProperty, setText } from "/assets/dom.js";
 import { bySite } from "/assets/picture.js";
-import { count, counted, fullness, queueWords } from "/assets/words.js";
+import { count, fullness, queueWords, workerWords } from "/assets/words.js";
 
 export class Cells {
   #summary = el("div.cells-head");
@@ -51,7 +51,7 @@ export class Cells {
     reconcile(this.#sites, this.#known, sites, (site) => site.name, makeSite);
     for (const { name, workers } of sites) {
       const site = this.#known.get(name);
-      setText(site.querySelector(".site-count"), counted(workers.length, "worker"));
+      setText(site.querySelector(".site-count"), workerWords(workers));
       site.known ??= new Map();
       reconcile(site.querySelector(".cells"), site.known, workers, (worker) => worker.id, (worker) => this.#cell(worker));
     }

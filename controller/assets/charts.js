@@ -5,6 +5,8 @@ import { Graph, highest } from "/assets/graph.js";
 import { milliseconds, number, span } from "/assets/words.js";
 
 const WINDOW = 300_000;
+/** Where less is known, the line still has so long to grow into: milliseconds. */
+const SHORTEST = 60_000;
 /** A number each second jumps about: what is shown large is the mean of so many. */
 const MEAN_OF = 5;
 
@@ -25,6 +27,7 @@ class Chart {
   #cursor = el("span.chart-cursor", { hidden: true });
   #samples = [];
   #now = 0;
+  #window = WINDOW;
   #pointed = null;
 
   constructor(what) {
@@ -48,13 +51,14 @@ class Chart {
   draw(samples, now) {
     this.#samples = samples.filter((sample) => sample.at_ms > now - WINDOW);
     this.#now = now;
+    this.#window = Math.max(SHORTEST, now - (this.#samples[0]?.at_ms ?? now));
     const values = this.#values();
     const most = highest(values, this.what.least);
     const points = this.#samples.map((sample, index) => ({ x: this.#x(sample), value: values[index] }));
     const words = `${this.what.name} ${this.what.unit}: ${this.words(this.#current())} now, at most `;
-    const top = this.words(values.some((value) => value !== null) ? highest(values, 0) : null);
-    this.#graph.draw(points, most * 1.08, `${words}${top} in the last ${span(WINDOW)}`);
-    setText(this.#most, this.words(most));
+    const top = values.some((value) => value !== null) ? highest(values, 0) : null;
+    this.#graph.draw(points, most * 1.08, `${words}${this.words(top)} in the last ${span(this.#window + 500)}`);
+    setText(this.#most, top ? this.words(most) : ""); // a scale that nothing stands against says nothing
     setAttribute(this.node, "data-calm", this.what.field === "failures" && !values.some((value) => value > 0));
     this.#say();
   }
@@ -64,7 +68,7 @@ class Chart {
   }
 
   #x(sample) {
-    return 100 - ((this.#now - sample.at_ms) / WINDOW) * 100;
+    return 100 - ((this.#now - sample.at_ms) / this.#window) * 100;
   }
 
   /** The last value; of a rate, the mean of the last few. */

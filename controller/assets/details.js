@@ -2,6 +2,7 @@
 
 import { byId, el, reconcile, setAttribute, setProperty, setText } from "/assets/dom.js";
 import { Graph, highest, spread } from "/assets/graph.js";
+import { makeWarning } from "/assets/lists.js";
 import { loadBar, stateMark } from "/assets/picture.js";
 import { updateAction } from "/assets/table.js";
 import { KINDS, STATES, ago, capabilityWords, clock, count, counted, fullness, milliseconds, moment, number, percent, queueWords, reported } from "/assets/words.js";
@@ -159,6 +160,7 @@ class WorkerDetails {
     if (!worker) {
       setText(this.#state, "gone");
       setText(this.#why, "no longer part of the fleet");
+      setAttribute(this.node, "data-state", "gone");
       setAttribute(this.#mark, "data-state", "gone");
       this.#action.disabled = true;
       return;
@@ -167,8 +169,7 @@ class WorkerDetails {
     this.#drawModels(worker);
     this.#drawResources(worker.resources ?? {});
     this.#drawFacts(worker, now);
-    const make = (text) => el("li.warning", {}, stateMark("suspect"), el("p", { dir: "auto", text }));
-    reconcile(this.#warnings, this.#warningNodes, worker.warnings ?? [], (text) => text, make);
+    reconcile(this.#warnings, this.#warningNodes, worker.warnings ?? [], (text) => text, makeWarning);
     this.#graphs.forEach((graph) => graph.draw(series));
   }
 
@@ -219,7 +220,7 @@ class WorkerDetails {
       ["Known from", SOURCES[worker.source] ?? worker.source],
       ["In this state", `since ${clock(worker.since_ms)}, ${ago(worker.since_ms, now)}`, moment(worker.since_ms)],
       ["Machine", worker.capabilities ? capabilityWords(worker.capabilities).join(", ") : null],
-      ["Speed", `${number(worker.speed)} tokens/s for one request`],
+      ["Relative speed", number(worker.speed)],
       ["Response", worker.response_ms ? milliseconds(worker.response_ms) : null],
       ["Version", worker.version],
     ]);

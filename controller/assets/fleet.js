@@ -3,6 +3,8 @@
 const SECONDS_KEPT = 120;
 const HISTORY_KEPT = 600;
 const CHANGES_KEPT = 100;
+/** Seconds between two events that are not yet a gap: one comes each second, or a little late. */
+const LATE = 3;
 
 /** The numbers of one worker, each second, oldest first; `null` where nothing was told. */
 class Series {
@@ -12,8 +14,15 @@ class Series {
   queue = [];
   #last = null;
 
-  push(worker) {
-    const grown = (field) => (this.#last ? Math.max(0, worker.totals[field] - this.#last.totals[field]) : 0);
+  /** @param missed seconds of which nothing was told: what a count grew by then is no rate of this second */
+  push(worker, missed) {
+    const grown = (field) => {
+      const before = this.#last?.totals[field] ?? worker.totals[field];
+      return missed > 0 ? null : Math.max(0, worker.totals[field] - before);
+    };
+    for (let second = 0; second < Math.min(missed, SECONDS_KEPT); second += 1) {
+      [this.requests, this.tokens, this.ttft, this.queue].forEach((list) => this.#add(list, null));
+    }
     this.#add(this.requests, grown("requests"));
     this.#add(this.tokens, worker.tokens_per_second ?? grown("tokens"));
     this.#add(this.ttft, worker.ttft_ms ?? null);
@@ -74,7 +83,8 @@ export class Fleet {
   /** What has changed since. */
   update(update) {
     for (const node of update.nodes) {
-      this.members ||= !this.nodes.has(node.id);
+      const before = this.nodes.get(node.id);
+      this.members ||= !before || isGone(before) !== isGone(node);
       this.nodes.set(node.id, node);
       this.changed.add(node.id);
     }
@@ -95,6 +105,8 @@ export class Fleet {
   }
 
   #tick(at) {
+    const passed = Math.round((at - this.#at) / 1000);
+    const missed = this.#at > 0 && passed > LATE ? passed - 1 : 0;
     this.#at = at;
     this.#received = performance.now();
     for (const worker of this.workers()) {
@@ -103,7 +115,7 @@ export class Fleet {
         series = new Series();
         this.series.set(worker.id, series);
       }
-      series.push(worker);
+      series.push(worker, missed);
     }
   }
 
@@ -115,15 +127,20 @@ export class Fleet {
     return this.#kind("gateway");
   }
 
-  /** By name. */
+  /** By name, and those that are gone after the others. */
   workers() {
-    return this.#kind("worker");
+    return goneLast(this.#kind("worker"));
   }
 
   #kind(kind) {
     return [...this.nodes.values()].filter((node) => node.kind === kind);
   }
 }
+
+export const isGone = (node) => node.state === "gone";
+
+/** In the order in which they are, but those that are gone after the others. */
+export const goneLast = (workers) => [...workers.filter((worker) => !isGone(worker)), ...workers.filter(isGone)];
 
 /** Whether a worker is meant by what stands in the filter and by the states that are picked. */
 export function matcher(text, state) {

@@ -36,6 +36,11 @@ export class Header {
     this.#pulse("live", "live");
   }
 
+  /** It is not asked while nobody looks; what is shown is as it was. */
+  asleep() {
+    this.#pulse("wait", "paused");
+  }
+
   /** It is not, and has not been since the first time that this was said. */
   lost(reason, pause, lastHeard) {
     const since = this.#lost?.since ?? lastHeard ?? Date.now();

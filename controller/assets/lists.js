@@ -51,6 +51,12 @@ function makeChange(change) {
   return el("li.change", { "data-change": change.number }, when, el("div.change-what", {}, el("p.change-line", {}, name, states), reason));
 }
 
+/** One of several lines is set as in a terminal: it may point at a place in a file. */
+export function makeWarning(text) {
+  const words = el(text.includes("\n") ? "pre.mono" : "p", { dir: "auto", text });
+  return el("li.warning", {}, stateMark("suspect"), words);
+}
+
 export class Lists {
   #models = new Map();
   #modelNodes = new Map();
@@ -85,14 +91,14 @@ export class Lists {
 
   #drawWarnings({ warnings }) {
     byId("warnings-section").hidden = warnings.length === 0;
-    const make = (text) => el("li.warning", {}, stateMark("suspect"), el("p", { dir: "auto", text }));
-    reconcile(byId("warnings"), this.#warnings, warnings, (text) => text, make);
+    reconcile(byId("warnings"), this.#warnings, warnings, (text) => text, makeWarning);
   }
 
   #drawPeers({ peers }) {
     byId("peers").hidden = !peers;
     if (peers) {
-      setText(byId("peers"), `${counted(peers.peers, "static peer")} from ${peers.path}, read at ${clock(peers.loaded_ms)}.`);
+      const isOld = peers.error ? " What is there now is not in force: the warnings say why." : "";
+      setText(byId("peers"), `${counted(peers.peers, "static peer")} from ${peers.path}, read at ${clock(peers.loaded_ms)}.${isOld}`);
       setAttribute(byId("peers"), "title", moment(peers.loaded_ms));
     }
   }

@@ -33,7 +33,7 @@ const draw = oncePerFrame(() => {
   charts.draw(fleet);
   chips.draw(workers);
   drawPicture(workers.length, matches, filter !== filtered);
-  table.draw(fleet, matches);
+  table.draw(fleet, matches, filter !== filtered);
   lists.draw(fleet);
   details.draw(fleet);
   filtered = filter;
@@ -48,6 +48,7 @@ const stream = new Stream({
   update: (update) => heard(() => fleet.update(update)),
   lost: (reason, pause) => header.lost(reason, pause, lastHeard),
   refused: (reason) => header.lost(reason, null, lastHeard),
+  asleep: () => header.asleep(),
 });
 const header = new Header(() => stream.retry());
 
@@ -81,5 +82,5 @@ document.addEventListener("click", (event) => {
 });
 byId("filter").addEventListener("input", draw);
 table.onSort = draw;
-onKey((key) => key && stream.retry());
+onKey((key) => stream.keyChanged(key));
 stream.run();

@@ -1,7 +1,8 @@
 // A small fleet as a picture: gateways, the controller, and the workers of each site, with wires between them.
 
 import { byId, el, oncePerFrame, reconcile, setAttribute, setProperty, setText, svg } from "/assets/dom.js";
-import { count, counted, fullness, queueWords } from "/assets/words.js";
+import { goneLast } from "/assets/fleet.js";
+import { count, fullness, modelNames, queueWords, workerWords } from "/assets/words.js";
 
 /** A button that opens the details of a node. */
 function nodeButton(node, ...children) {
@@ -32,11 +33,12 @@ class WorkerButton {
   }
 
   update(worker) {
-    const models = worker.models.map((model) => model.name).join(", ") || "no model";
+    const models = modelNames(worker);
     setAttribute(this.node, "data-state", worker.state);
     setAttribute(this.mark, "data-state", worker.state);
     setText(this.state, worker.state);
-    setText(this.queue, queueWords(worker));
+    const queue = queueWords(worker);
+    setText(this.queue, queue.includes(" ") ? queue : `${queue} in flight`);
     setProperty(this.bar, "--full", fullness(worker).toFixed(3));
     setText(this.models, models);
     setAttribute(this.models, "title", models);
@@ -108,7 +110,7 @@ export class Picture {
     reconcile(this.#sites, this.#known.sites, sites, (site) => site.name, makeSite);
     for (const { name, workers } of sites) {
       const site = this.#known.sites.get(name);
-      setText(site.querySelector(".site-count"), counted(workers.length, "worker"));
+      setText(site.querySelector(".site-count"), workerWords(workers));
       site.known ??= new Map();
       reconcile(site.querySelector(".site-workers"), site.known, workers, (worker) => worker.id, make);
     }
@@ -145,7 +147,7 @@ export class Picture {
 export function bySite(fleet) {
   const sites = fleet.sites.map(({ name, nodes }) => ({
     name,
-    workers: nodes.map((id) => fleet.nodes.get(id)).filter((node) => node?.kind === "worker"),
+    workers: goneLast(nodes.map((id) => fleet.nodes.get(id)).filter((node) => node?.kind === "worker")),
   }));
   return sites.filter((site) => site.workers.length > 0);
 }

@@ -3,14 +3,20 @@
 // Rows that cannot be seen are neither laid out by the browser (`content-visibility`) nor given new lines each second.
 
 import { byId, el, reconcile, setAttribute, setProperty, setText } from "/assets/dom.js";
+import { goneLast } from "/assets/fleet.js";
 import { Graph, highest, spread } from "/assets/graph.js";
 import { loadBar, stateMark } from "/assets/picture.js";
-import { STATES, ago, counted, fullness, milliseconds, moment, number, queueWords, reported } from "/assets/words.js";
+import { STATES, ago, counted, fullness, milliseconds, modelNames, moment, number, queueWords, reported, workerWords } from "/assets/words.js";
 
 const SECONDS = 60;
 const ORDER = Object.keys(STATES);
 const last = (list) => list?.at(-1) ?? 0;
-const mean = (list) => (list.length === 0 ? 0 : list.reduce((sum, value) => sum + value, 0) / list.length);
+
+/** The mean of what is known of the last ten seconds. */
+function recent(list) {
+  const known = list.slice(-10).filter((value) => value !== null);
+  return known.length === 0 ? 0 : known.reduce((sum, value) => sum + value, 0) / known.length;
+}
 
 /** `sort`: what rows are sorted by, ascending at first for words and descending for numbers. */
 const COLUMNS = [
@@ -18,7 +24,7 @@ const COLUMNS = [
   { name: "State", sort: (worker) => -ORDER.indexOf(worker.state) },
   { name: "Models", sort: (worker) => worker.models.map((model) => model.name).join() },
   { name: "In flight", sort: (worker) => worker.tickets },
-  { name: "Requests/s", sort: (_, series) => mean(series.requests.slice(-10)) },
+  { name: "Requests/s", sort: (_, series) => recent(series.requests) },
   { name: "Tokens/s", sort: (_, series) => last(series.tokens) },
   { name: "First token", sort: (worker) => worker.ttft_ms ?? -1 },
   { name: "Action" },
@@ -76,7 +82,7 @@ class Row {
 
   update(worker) {
     const { running, waiting } = reported(worker);
-    const models = worker.models.map((model) => model.name).join(", ");
+    const models = modelNames(worker);
     setAttribute(this.node, "data-state", worker.state);
     setAttribute(this.mark, "data-state", worker.state);
     setText(this.where, `${worker.site} · ${worker.transport}`);
@@ -103,7 +109,7 @@ class Row {
   tick(worker, series, now) {
     setText(this.since, ago(worker.since_ms, now));
     setAttribute(this.since, "title", moment(worker.since_ms));
-    setText(this.rate, number(mean(series.requests.slice(-10))));
+    setText(this.rate, number(recent(series.requests)));
     setText(this.tokens, number(last(series.tokens)));
     if (!this.rates) {
       this.#addLines();
@@ -124,7 +130,9 @@ export class Table {
   #body = el("div.rows", { role: "rowgroup" });
   #heads;
   #sort = { column: 0, isDown: false };
-  #sorted = "";
+  /** Names, as the rows are. */
+  #order = [];
+  #isResorted = false;
   #observer = new IntersectionObserver((entries) => this.#seen(entries), { rootMargin: "200px" });
   /** Called when the order is another. */
   onSort = () => {};
@@ -147,6 +155,7 @@ export class Table {
       const isNumber = index > 2;
       const isDown = this.#sort.column === index ? !this.#sort.isDown : isNumber;
       this.#sort = { column: index, isDown };
+      this.#isResorted = true;
       this.#showSort();
       this.onSort();
     });
@@ -161,12 +170,16 @@ export class Table {
     });
   }
 
-  draw(fleet, matches) {
+  /** @param isFiltered whether other workers are meant than before */
+  draw(fleet, matches, isFiltered) {
     const workers = fleet.workers();
-    const shown = this.#inOrder(workers.filter(matches), fleet);
-    const order = shown.map((worker) => worker.id).join("\n");
-    if (order !== this.#sorted) {
-      this.#sorted = order;
+    const sorted = this.#inOrder(workers.filter(matches), fleet);
+    const isHeld = !isFiltered && !this.#isResorted && this.#body.matches(":hover, :focus-within");
+    const shown = isHeld ? this.#asBefore(sorted) : sorted;
+    this.#isResorted = false;
+    const order = shown.map((worker) => worker.id);
+    if (order.join("\n") !== this.#order.join("\n")) {
+      this.#order = order;
       reconcile(this.#body, this.#nodes, shown, (worker) => worker.id, (worker) => this.#add(worker));
       this.#rows.forEach((_, id) => this.#nodes.has(id) || this.#drop(id));
     }
@@ -181,11 +194,18 @@ export class Table {
       }
     }
     this.#fresh.clear();
-    this.#count(workers.length, shown.length);
+    this.#count(workers, shown.length);
     this.seen = (id) => {
       const worker = fleet.nodes.get(id);
       worker && this.#rows.get(id)?.tick(worker, fleet.series.get(id), fleet.now());
     };
+  }
+
+  /** As the rows are now, new ones last: under a pointer, or around the focus, no row may take the place of another. */
+  #asBefore(workers) {
+    const places = new Map(this.#order.map((id, index) => [id, index]));
+    const place = ({ id }) => places.get(id) ?? places.size;
+    return workers.toSorted((a, b) => place(a) - place(b));
   }
 
   #inOrder(workers, fleet) {
@@ -195,7 +215,7 @@ export class Table {
     const compare = (a, b) => (typeof a === "string" ? a.localeCompare(b, "en", { numeric: true }) : a - b);
     const byName = (a, b) => compare(a.worker.id, b.worker.id);
     keyed.sort((a, b) => sign * compare(a.key, b.key) || byName(a, b));
-    return keyed.map(({ worker }) => worker);
+    return goneLast(keyed.map(({ worker }) => worker));
   }
 
   #add(worker) {
@@ -225,9 +245,9 @@ export class Table {
   }
 
   #count(all, shown) {
-    const words = shown === all ? counted(all, "worker") : `${shown} of ${counted(all, "worker")}`;
+    const words = shown === all.length ? workerWords(all) : `${shown} of ${counted(all.length, "worker")}`;
     setText(byId("workers-count"), words);
-    setText(byId("workers-empty"), all === 0 ? "No worker has registered yet." : "No worker is as the filter says.");
+    setText(byId("workers-empty"), all.length === 0 ? "No worker has registered yet." : "No worker is as the filter says.");
     byId("workers-empty").hidden = shown > 0;
   }
 }

@@ -80,13 +80,17 @@ export const ago = (at, now) => (now - at < 1500 ? "now" : `${span(now - at)} ag
 export const clock = (at) => clockTime.format(at);
 export const moment = (at) => dateTime.format(at);
 
-/** Requests in flight that a worker takes over all its models, or `null` where one of them has no known limit. */
-export function capacity(worker) {
-  const capacities = worker.models.map((model) => model.capacity);
-  if (capacities.length === 0 || capacities.some((one) => !one)) {
-    return null;
-  }
-  return capacities.reduce((sum, one) => sum + one.running + one.waiting, 0);
+/** Requests that a model takes at once, or `null` where that is not known. */
+const room = ({ capacity }) => (capacity ? capacity.running + capacity.waiting : null);
+
+/** The models of a worker. */
+export const modelNames = (worker) => worker.models.map((model) => model.name).join(", ") || "no model";
+
+/** `3 workers, 5 gone`. */
+export function workerWords(workers) {
+  const gone = workers.filter((worker) => worker.state === "gone").length;
+  const words = counted(workers.length - gone, "worker");
+  return gone > 0 ? `${words}, ${count(gone)} gone` : words;
 }
 
 /** What a worker says it has, over all its models. */
@@ -95,16 +99,25 @@ export function reported(worker) {
   return { running: sum("running"), waiting: sum("waiting") };
 }
 
-/** `3 of 8`, or `3` where no limit is known. */
+/** `3 of 8`; `3` where no limit is known, or where each model has its own: one can be full beside an idle one. */
 export function queueWords(worker) {
-  const most = capacity(worker);
+  const most = worker.models.length === 1 ? room(worker.models[0]) : null;
   return most === null ? count(worker.tickets) : `${count(worker.tickets)} of ${count(most)}`;
 }
 
-/** How full a worker is, from 0 to 1; without a limit, ten requests look half full. */
+/** How full a worker is, from 0 to 1: as its fullest model; without a limit, ten requests look half full. */
 export function fullness(worker) {
-  const most = capacity(worker);
-  return most === null ? worker.tickets / (worker.tickets + 10) : Math.min(1, worker.tickets / Math.max(1, most));
+  const rooms = worker.models.map(room);
+  const isLimited = rooms.length > 0 && !rooms.includes(null);
+  const most = rooms.reduce((sum, one) => sum + one, 0);
+  const byTickets = isLimited ? worker.tickets / Math.max(1, most) : worker.tickets / (worker.tickets + 10);
+  return Math.min(1, Math.max(byTickets, ...worker.models.map((model) => modelFullness(worker, model))));
+}
+
+/** How full a model is in its worker's words; 0 where these, or its limit, are not known. */
+function modelFullness(worker, model) {
+  const load = worker.reported.find((one) => one.model === model.name);
+  return load && model.capacity ? (load.running + load.waiting) / Math.max(1, room(model)) : 0;
 }
 
 /** What a machine has, as a list of words. */

@@ -12,8 +12,13 @@ macro_rules! files {
 }
 
 const INDEX: Asset = Asset::new("/", include_bytes!("../assets/index.html"));
-const FILES: [Asset; 14] = files![
+const FILES: [Asset; 19] = files![
     "status.css",
+    "charts.css",
+    "map.css",
+    "table.css",
+    "lists.css",
+    "details.css",
     "main.js",
     "fleet.js",
     "stream.js",

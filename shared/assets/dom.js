@@ -64,19 +64,30 @@ export function setProperty(node, name, value) {
 }
 
 /**
- * Makes the children of a node those of `items`, in their order, and keeps those that are there already.
+ * Makes the children of a node those of `items`, in their order, and keeps those that are there already, with the focus.
  * @param {Map<string, Element>} known elements by key; kept by the caller between calls
  */
 export function reconcile(parent, known, items, keyOf, make) {
-  const wanted = new Set();
+  const wanted = new Set(items.map(keyOf));
+  // First of all: with one that goes still in its place, all that come after it would be moved.
+  for (const [key, node] of known) {
+    if (!wanted.has(key)) {
+      node.remove();
+      known.delete(key);
+    }
+  }
+  const focused = parent.contains(document.activeElement) ? document.activeElement : null;
   let place = parent.firstElementChild;
   for (const item of items) {
     const key = keyOf(item);
-    wanted.add(key);
     let node = known.get(key);
     if (!node) {
       node = make(item);
       known.set(key, node);
+    }
+    if (place && place.nextElementSibling === node) {
+      parent.append(place); // one that comes later: it alone is moved, and not all that come before it
+      place = node;
     }
     if (node === place) {
       place = place.nextElementSibling;
@@ -84,11 +95,8 @@ export function reconcile(parent, known, items, keyOf, make) {
       parent.insertBefore(node, place);
     }
   }
-  for (const [key, node] of known) {
-    if (!wanted.has(key)) {
-      node.remove();
-      known.delete(key);
-    }
+  if (focused && focused !== document.activeElement) {
+    focused.focus({ preventScroll: true }); // an element that is moved loses it
   }
 }
 

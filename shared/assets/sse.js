@@ -4,14 +4,15 @@
  * Reads a stream to its end.
  * @param {Response} response
  * @param {(event: string, data: string) => void} take called for each event that has data
- * @throws when the connection breaks
+ * @param {number} silence milliseconds in which something has to come, were it but a comment
+ * @throws when the connection breaks, or has gone silent
  */
-export async function readEvents(response, take) {
+export async function readEvents(response, take, silence) {
   const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
   const takeLine = lineReader(take);
   let rest = "";
   for (;;) {
-    const { value, done } = await reader.read();
+    const { value, done } = await readWithin(reader, silence);
     if (done) {
       return;
     }
@@ -19,6 +20,22 @@ export async function readEvents(response, take) {
     const lines = (rest + value).split(/\r\n|\n|\r(?!$)/);
     rest = lines.pop();
     lines.forEach(takeLine);
+  }
+}
+
+/** What comes next. Where nothing does in time, the connection is given up. */
+async function readWithin(reader, silence) {
+  let timer = null;
+  const silent = new Promise((_, reject) => {
+    timer = setTimeout(() => reject(new Error(`nothing has come for ${silence / 1000} s`)), silence);
+  });
+  try {
+    return await Promise.race([reader.read(), silent]);
+  } catch (error) {
+    reader.cancel(error).catch(() => {}); // it may be broken already
+    throw error;
+  } finally {
+    clearTimeout(timer);
   }
 }
 

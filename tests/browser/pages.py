@@ -28,7 +28,7 @@ def shown_workers(page: Page) -> dict[str, tuple]:
 
 def told_workers(controller: Process, key: str | None = None) -> dict[str, tuple]:
     """The same as the API says it."""
-    models = lambda worker: ", ".join(model["name"] for model in worker["models"])
+    models = lambda worker: ", ".join(model["name"] for model in worker["models"]) or "no model"
     workers = controller.workers(key).items()
     return {name: (worker["state"], worker["tickets"], models(worker)) for name, worker in workers}
 

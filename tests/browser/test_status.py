@@ -92,6 +92,7 @@ def test_details_open_from_the_picture_and_hand_the_focus_back(fleet: Fleet, vis
     page.keyboard.press("Enter")
     details = page.get_by_role("dialog", name="alpha")
     worker = fleet.controller.workers()["alpha"]
+    expect(details).to_contain_text("Relative speed1")
     for text in (worker["address"], worker["transport"], worker["version"], CHAT, EMBEDDING):
         expect(details).to_contain_text(text)
     page.keyboard.press("Escape")
@@ -108,7 +109,7 @@ def test_charts_show_what_the_fleet_does(fleet: Fleet, visit: Visit) -> None:
     expect(chart.locator(".chart-value")).not_to_have_text("0")
     most = max(sample["requests"] for sample in fleet.controller.topology()["history"])
     assert most > 0
-    label = re.compile(rf"^Requests per second: \S+ now, at most {most} in the last 5 min$")
+    label = re.compile(rf"^Requests per second: \S+ now, at most {most} in the last ([6-9]\d s|[2-5] min)$")
     expect(chart.get_by_role("img")).to_have_attribute("aria-label", label)
 
 
@@ -129,3 +130,30 @@ def test_the_filter_and_the_states_leave_only_what_is_meant(fleet: Fleet, visit:
     expect(rows).to_have_count(2)
     page.get_by_role("button", name="Worker", exact=True).click()
     assert list(shown_workers(page)) == ["beta", "alpha"]
+
+
+def test_a_worker_is_as_full_as_its_fullest_model(fleet: Fleet, visit: Visit) -> None:
+    page = visit(fleet.controller.url)
+    worker = """
+    async ([running, tickets]) => {
+      const { fullness, queueWords } = await import("/assets/words.js");
+      const model = (name, running, waiting) => ({ name, capacity: { running, waiting } });
+      const models = [model("chat", 4, 4), model("embeddings", 128, 128)];
+      const reported = [{ model: "chat", running, waiting: running }, { model: "embeddings", running: 0, waiting: 0 }];
+      const worker = { models, reported, tickets };
+      return [fullness(worker), queueWords(worker), queueWords({ ...worker, models: [models[0]] })];
+    }
+    """
+    assert page.evaluate(worker, [4, 8]) == [1, "8", "8 of 8"]
+    assert page.evaluate(worker, [2, 8])[0] == 0.5
+    assert page.evaluate(worker, [0, 132])[0] == 0.5, "what was sent counts where nothing is said yet"
+
+
+def test_the_details_lie_beside_the_page_where_there_is_room(fleet: Fleet, visit: Visit) -> None:
+    page = visit(fleet.controller.url, width=1440)
+    row(page, "alpha").locator("[data-node]").click()
+    panel = page.locator("#details").bounding_box()
+    for button in (row(page, "beta").locator("[data-worker-action]"), page.locator("[data-theme-toggle]")):
+        box = button.bounding_box()
+        assert box["x"] + box["width"] <= panel["x"], "no button is behind the panel"
+    assert page.evaluate("document.documentElement.scrollWidth") <= 1440
