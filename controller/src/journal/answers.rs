@@ -111,6 +111,6 @@ mod tests {
         let problem = reader(&service).expect_err("there is none");
         assert_eq!((problem.kind, problem.retry_after_ms), (Kind::NoWorker, Some(1000)));
         drop(readers);
-        reader(&service).expect("there is room again");
+        drop(reader(&service).expect("there is room again"));
     }
 }
