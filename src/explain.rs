@@ -198,7 +198,7 @@ fn why(why: Why) -> &'static str {
     match why {
         Why::Full => "full",
         Why::Excluded => "had failed this request",
-        Why::Open => "suspended after failures",
+        Why::Open => "suspended after failures, or had not answered yet",
         Why::Spared => "spared while another was not",
         Why::Leaving => "draining, down or gone",
         Why::Protocol => "speaks another protocol",

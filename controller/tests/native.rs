@@ -299,7 +299,7 @@ async fn a_worker_short_of_memory_is_paused_and_hands_over_what_waits() {
         assert_eq!(controller.granted().await.worker, calm.id());
     }
     let problem = refusal(controller.client.dispatch(&controller.dispatch(0)).await);
-    let words = "no worker of the model `m` has room: 1 full, 0 suspended after failures, 1 paused, \
+    let words = "no worker of the model `m` has room: 1 full, 0 suspended after failures or yet to answer, 1 paused, \
                  their machines being short of processors or memory";
     assert_eq!((problem.kind, problem.message.as_str()), (Kind::Overloaded, words));
 

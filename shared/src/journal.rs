@@ -204,7 +204,7 @@ pub enum Why {
     Full,
     /// It had failed this request.
     Excluded,
-    /// Its circuit was open after failures.
+    /// Its circuit was open after failures, or it was a peer that had not answered yet.
     Open,
     /// Its machine was short of something, while another's was not.
     Spared,

@@ -2,19 +2,23 @@
 
 use std::collections::BTreeMap;
 
-use muster_shared::control::{Capacity, Held, ModelCard, Registration, Resources, WorkerState, WorkerStatus};
+use muster_shared::control::{Capacity, Held, ModelCard, Registration, Resources, Source, WorkerState, WorkerStatus};
 use muster_shared::id::{GatewayId, WorkerId};
+use muster_shared::transport::Transport;
 use proptest::prelude::*;
 use rand::SeedableRng;
 
 use super::*;
 use crate::dispatch::{self, Policies};
 use crate::fixtures::{FASTCHAT, beat, fastchat_worker, leave, release, rules, secs, silent_beat, worker};
-use crate::registry::{Note, Origin, Request, Rules};
+use crate::peers::Peer;
+use crate::registry::{Answer, Load, Note, Origin, Request, Rules, Verdict, bare_card};
 
 /// Workers `w0` to `w3`: one place for `m`; two for `m`; one each for `m` and `n`; FastChat's, without a limit.
 const WORKERS: usize = 4;
 const GATEWAYS: usize = 2;
+/// Peers that may be written down: `p0`, `p1`, and one with the address of `w1`.
+const PEERS: usize = 3;
 /// On whose behalf requests come.
 const KEYS: [Option<&str>; 3] = [None, Some("a"), Some("b")];
 /// Room for few who wait, fewer for one model, and fewer still of one key.
@@ -39,6 +43,24 @@ enum Command {
     },
     Drain(usize),
     Deregister(usize),
+    /// These peers are written down from now on; each bit of `ways` says how its peer is.
+    Write {
+        who: u32,
+        ways: u32,
+    },
+    /// A peer answers a probe.
+    Answer {
+        peer: usize,
+        newer: bool,
+        /// `None`: it tells no load.
+        running: Option<u32>,
+        models: Option<usize>,
+    },
+    /// A peer's probes bring it up or down.
+    Judge {
+        peer: usize,
+        up: bool,
+    },
     Ask {
         gateway: usize,
         model: usize,
@@ -100,6 +122,10 @@ fn commands() -> impl Strategy<Value = Command> {
             .prop_map(|(worker, running, machine)| Command::Heartbeat { worker, running, machine }),
         1 => (0..WORKERS).prop_map(Command::Drain),
         1 => (0..WORKERS).prop_map(Command::Deregister),
+        1 => (0..8_u32, 0..8_u32).prop_map(|(who, ways)| Command::Write { who, ways }),
+        3 => (0..PEERS, any::<bool>(), proptest::option::of(0..4_u32), proptest::option::of(0..3_usize))
+            .prop_map(|(peer, newer, running, models)| Command::Answer { peer, newer, running, models }),
+        2 => (0..PEERS, proptest::bool::weighted(0.7)).prop_map(|(peer, up)| Command::Judge { peer, up }),
         10 => ask.prop_map(|(gateway, model, key, (wait, left, priority), exclude)| {
             Command::Ask { gateway, model, key, wait, left, priority, exclude }
         }),
@@ -133,12 +159,30 @@ fn registration(worker_index: usize, incarnation: u64) -> Registration {
     registration
 }
 
+/// A peer in one of two ways: over HTTP with what it tells, or over gRPC with one place for `m`.
+fn peer(index: usize, declared: bool) -> Peer {
+    let capacity = Some(Capacity { running: 1, waiting: 0 });
+    let m = ModelCard { name: "m".to_owned(), kind: None, context_length: None, capacity };
+    let address = if index == 2 { worker(&name(1), 1).address } else { format!("http://p{index}") };
+    Peer {
+        id: WorkerId::new(format!("p{index}")),
+        address,
+        transport: if declared { Transport::Grpc } else { Transport::Http },
+        models: if declared { vec![m] } else { Vec::new() },
+        site: None,
+        speed: declared.then_some(2.0),
+        capabilities: None,
+    }
+}
+
 /// A desk with what the world around it knows.
 struct World {
     desk: Desk<usize>,
     now: Instant,
     gateways: [GatewayId; GATEWAYS],
     incarnations: [u64; WORKERS],
+    /// Those of the peers.
+    runs: [u64; PEERS],
     asked: usize,
     waiting: BTreeMap<usize, Place>,
     /// Who came on behalf of which key, and until when each may wait.
@@ -164,6 +208,7 @@ impl World {
             now,
             gateways: std::array::from_fn(|_| GatewayId::new()),
             incarnations: [1; WORKERS],
+            runs: [1; PEERS],
             asked: 0,
             waiting: BTreeMap::new(),
             keys: BTreeMap::new(),
@@ -182,7 +227,9 @@ impl World {
                 self.incarnations[worker] += u64::from(newer);
                 let registration = registration(worker, self.incarnations[worker]);
                 let origin = if worker == 3 { FASTCHAT } else { Origin::Native };
-                self.desk.change(now, |registry| registry.register(registration, origin, now)).expect("not stale");
+                let registered = self.desk.change(now, |registry| registry.register(registration, origin, now));
+                let is_peers = self.written_at(worker);
+                assert_eq!(registered.is_err(), is_peers, "neither stale nor in the place of a peer: {registered:?}");
             }
             Command::Heartbeat { worker, running, machine } => {
                 let mut beat = running.map_or_else(|| silent_beat(&name(worker)), |load| beat(&name(worker), load));
@@ -203,6 +250,27 @@ impl World {
             }
             Command::Deregister(worker) => {
                 drop(self.desk.change(now, |registry| registry.deregister(&leave(&name(worker)), now)));
+            }
+            Command::Write { who, ways } => {
+                let written = (0..PEERS).filter(|index| who & (1 << index) != 0);
+                let peers: Vec<Peer> = written.map(|index| peer(index, ways & (1 << index) != 0)).collect();
+                self.desk.change(now, |registry| registry.set_peers(&peers, now));
+            }
+            Command::Answer { peer, newer, running, models } => {
+                self.runs[peer] += u64::from(newer);
+                let id = WorkerId::new(format!("p{peer}"));
+                let names: [&[&str]; 3] = [&["m"], &["m", "n"], &["n"]];
+                let models = models.map(|which| names[which].iter().map(|&name| bare_card(name.to_owned())).collect());
+                let load = running.map_or(Load::Unknown, |load| Load::Beat(Box::new(beat(id.as_str(), load))));
+                let version = String::new();
+                let incarnation = self.runs[peer];
+                let answer = Answer { models, speed: None, version, incarnation, capabilities: None, load };
+                self.desk.change(now, |registry| registry.peer_answered(&id, answer, now));
+            }
+            Command::Judge { peer, up } => {
+                let verdict = if up { Verdict::Up } else { Verdict::Down("it is silent".to_owned()) };
+                let id = WorkerId::new(format!("p{peer}"));
+                self.desk.change(now, |registry| registry.judge_peer(&id, verdict, now));
             }
             Command::Ask { .. } => self.ask(&command),
             Command::Lookup => drop(self.desk.lookup("m", now)),
@@ -226,6 +294,15 @@ impl World {
             Command::Sweep => self.desk.sweep(now),
             Command::List => self.list(),
         }
+    }
+
+    /// Whether a peer that lives is written down at a worker's address.
+    fn written_at(&self, worker: usize) -> bool {
+        let there = registration(worker, 1).address;
+        let workers = self.desk.registry().workers(self.now);
+        workers
+            .iter()
+            .any(|peer| peer.address == there && peer.id.as_str().starts_with('p') && peer.state != WorkerState::Gone)
     }
 
     fn ask(&mut self, command: &Command) {
@@ -340,7 +417,9 @@ impl World {
         }
         for worker in workers.values() {
             let capacity: u32 = worker.models.iter().filter_map(|card| card.capacity).map(Capacity::total).sum();
-            let limited = worker.models.iter().all(|card| card.capacity.is_some());
+            // What is written down of a peer may have changed while it had more.
+            let limited =
+                worker.source == Source::Registered && worker.models.iter().all(|card| card.capacity.is_some());
             let most = capacity + self.told.get(&worker.id).copied().unwrap_or(0);
             assert!(!limited || worker.tickets <= most, "too many tickets: {worker:?}");
             assert!(worker.state != WorkerState::Gone || worker.tickets == 0, "a gone worker has tickets: {worker:?}");

@@ -40,7 +40,8 @@ pub(super) struct Crowd {
 /// No worker of `what` has room.
 pub(super) fn overloaded(what: &str, crowd: Crowd, waited: Duration) -> Problem {
     let Crowd { full, open, paused } = crowd;
-    let mut message = format!("no worker of {what} has room: {full} full, {open} suspended after failures");
+    let mut message =
+        format!("no worker of {what} has room: {full} full, {open} suspended after failures or yet to answer");
     if paused > 0 {
         message += &format!(", {paused} paused, their machines being short of processors or memory");
     }

@@ -93,7 +93,10 @@ fn who_will_not_wait_is_refused_with_numbers() {
     assert!(f.ask("a", Duration::ZERO).is_none());
     let problem = f.refused("a");
     assert_eq!(problem.kind, Kind::Overloaded);
-    assert_eq!(problem.message, "no worker of the model `m` has room: 1 full, 0 suspended after failures");
+    assert_eq!(
+        problem.message,
+        "no worker of the model `m` has room: 1 full, 0 suspended after failures or yet to answer"
+    );
     assert_eq!(problem.retry_after_ms, Some(1000));
 }
 

@@ -173,8 +173,7 @@ fn who_asks_for_an_alias_without_workers_hears_its_name_and_its_models() {
     assert_eq!(f.refused("chat"), (Kind::NoWorker, words.to_owned()));
     f.serve("old", 1);
     f.fill("old");
-    let words =
-        "no worker of the model `old` (drawn for the alias `chat`) has room: 1 full, 0 suspended after failures";
+    let words = "no worker of the model `old` (drawn for the alias `chat`) has room: 1 full, 0 suspended after failures or yet to answer";
     assert_eq!(f.refused("chat"), (Kind::Overloaded, words.to_owned()));
     let mut again = f.asker("chat");
     again.request.exclude = vec![WorkerId::new("old")];
@@ -221,7 +220,7 @@ fn a_fallback_takes_over_when_a_model_is_full_or_gone() {
     assert_eq!(f.now("big"), Ok(as_model("medium")));
     assert_eq!(f.now("big"), Ok(as_model("small")));
     let words = "no worker of the model `big` or its fallbacks (`medium`, `small`) has room: \
-                 3 full, 0 suspended after failures";
+                 3 full, 0 suspended after failures or yet to answer";
     assert_eq!(f.refused("big"), (Kind::Overloaded, words.to_owned()));
     ["big", "medium", "small"].into_iter().for_each(|id| f.kill(id));
     let words = "no live worker serves the model `big` or its fallbacks (`medium`, `small`) at the moment";
