@@ -204,7 +204,8 @@ async fn every_datatype_goes_through_over_both_wires_on_both_sides() {
     let mut second = Controller::start([Ok(named)]).await;
     let outer = both(&second.address, |_| {}).await;
     // The threads of both wires; one whose link is still on its way would ask the fleet that the other knows.
-    (second.greeted().await, second.greeted().await);
+    second.greeted().await;
+    second.greeted().await;
     echoed(&request, &infer_over_http(&outer.http, &request).await);
     assert_eq!(controller.outcomes(3).await.len(), 3, "every ticket was given back");
     assert_eq!(second.dispatch(0).transports, [Transport::Http, Transport::Grpc]);
