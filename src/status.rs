@@ -82,14 +82,15 @@ pub(crate) async fn drain(args: DrainArgs) -> anyhow::Result<()> {
         return Ok(());
     }
     let mut watch = Watch::begin(client).await?;
-    let (mut is_told, mut ran) = (false, 0);
+    let (mut is_told, mut failures) = (false, None);
     loop {
         let worker = worker(watch.topology(), &args.worker);
-        let is_gone = worker.is_none_or(|worker| worker.state == WorkerState::Gone);
-        if is_gone && ran > 0 {
-            bail!("worker `{name}` has gone with {}: it did not wait for the end", text::counted(ran, "request"));
+        if let Some(worker) = worker {
+            let failed = worker.totals.failures.saturating_sub(*failures.get_or_insert(worker.totals.failures));
+            if let failed @ 1.. = u32::try_from(failed).unwrap_or(u32::MAX) {
+                bail!("worker `{name}` failed {} while it drained", text::counted(failed, "request"));
+            }
         }
-        ran = worker.map_or(0, running);
         match worker.map(|worker| (worker.state, running(worker))) {
             Some((WorkerState::Draining, running @ 1..)) => {
                 if !std::mem::replace(&mut is_told, true) {

@@ -136,9 +136,11 @@ mod tests {
     fn a_long_name_is_cut_on_a_terminal_only() {
         let rows = [["n".repeat(60), "x".repeat(60)]];
         assert_eq!(aligned(&rows, Room::Any).trim_end().len(), 122);
-        let line = aligned(&rows, Room::Columns(80));
-        assert_eq!(line.trim_end().chars().count(), 80);
-        assert!(line.starts_with(&format!("{}…  x", "n".repeat(39))) && line.ends_with("x…\n"), "{line}");
+        for (columns, name) in [(80, 24), (100, 40)] {
+            let line = aligned(&rows, Room::Columns(columns));
+            assert_eq!(line.trim_end().chars().count(), (name + 2 + 60).min(columns));
+            assert!(line.starts_with(&format!("{}…  x", "n".repeat(name - 1))), "{line}");
+        }
         assert_eq!(cut("abc", 3), "abc");
     }
 

@@ -246,7 +246,7 @@ async fn a_worker_that_dies_while_it_drains_was_not_drained() {
     eventually("it drains", async || state(&cluster.controller, "w").await == Some(WorkerState::Draining)).await;
     cluster.workers[0].kill();
     let (is_well, out, errors) = waits.join().expect("no panic");
-    assert!(!is_well && errors.contains("has gone with 1 request"), "{out} {errors}");
+    assert!(!is_well && errors.contains("failed 1 request while it drained"), "{out} {errors}");
     drop(stream);
 }
 

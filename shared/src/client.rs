@@ -10,7 +10,7 @@ use serde::de::DeserializeOwned;
 use crate::control::{Dispatch, Fleet, Grant, Heartbeat, HeartbeatReply, Lease, Leave, Registration, Releases, Renew};
 use crate::embed::{EmbedRequest, EmbedResponse};
 use crate::generate::{Event, GenerateRequest};
-use crate::journal::Explanation;
+use crate::journal::{self, Explanation};
 use crate::problem::{BoxError, Problem};
 use crate::secret::Secret;
 use crate::sse;
@@ -229,6 +229,11 @@ impl ControllerClient {
         &self,
     ) -> Result<impl Stream<Item = Result<bytes::Bytes, ClientError>> + Send + use<>, ClientError> {
         let response = self.peer.send(self.peer.http.get(self.peer.url("/journal"))).await?;
+        let kind = response.headers().get("content-type").and_then(|kind| kind.to_str().ok());
+        if kind != Some(journal::CONTENT_TYPE) {
+            let detail = format!("its content type is `{}`, not `{}`", kind.unwrap_or_default(), journal::CONTENT_TYPE);
+            return Err(self.peer.unexpected(response.status().as_u16(), detail));
+        }
         let address = self.peer.address.clone();
         Ok(stream::unfold(response, move |mut response| {
             let address = address.clone();

@@ -18,6 +18,8 @@ mod exact;
 
 /// The form of a journal's lines; a journal of another form is not understood.
 pub const FORM: u32 = 1;
+/// What a journal is said to be over HTTP.
+pub const CONTENT_TYPE: &str = "application/x-ndjson";
 
 /// Why the workers of a request were chosen.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

@@ -9,12 +9,12 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use axum::body::{Body, Bytes};
 use axum::extract::rejection::PathRejection;
 use axum::extract::{Path, State};
-use axum::http::header::CONTENT_TYPE;
+use axum::http::header;
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use axum::{Json, Router};
 use futures_util::stream;
-use muster_shared::journal::Explanation;
+use muster_shared::journal::{self, Explanation};
 use muster_shared::problem::{Kind, Problem};
 use tokio::runtime::Handle;
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
@@ -74,7 +74,7 @@ async fn journal(State(service): Shared) -> Result<Response, Problem> {
         send(Ok(chunk.into()));
     });
     let body = stream::unfold(receiver, |mut receiver| async move { Some((receiver.recv().await?, receiver)) });
-    Ok(([(CONTENT_TYPE, "application/x-ndjson")], Body::from_stream(body)).into_response())
+    Ok(([(header::CONTENT_TYPE, journal::CONTENT_TYPE)], Body::from_stream(body)).into_response())
 }
 
 /// The right to make an answer.
@@ -92,7 +92,7 @@ fn taken(service: &Service) -> Result<(Snapshot, Clock), Problem> {
     let snapshot = journal.ok_or_else(|| {
         let message =
             "this controller keeps no journal: it was started with --journal 0; give it a number of decisions";
-        Problem::new(Kind::NotFound, message)
+        Problem::new(Kind::NotFound, message).with_param("journal")
     })?;
     Ok((snapshot, Clock { now, unix_ms }))
 }
