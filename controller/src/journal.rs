@@ -15,7 +15,7 @@
 //! `explain` tells of one request, `told` puts all of it in words, `reader` and `replay` take these and make the decisions
 //! again; `answers` has the routes.
 //!
-//! Decisions are kept in blocks, so that a look at all of them ([`Journal::snapshot`]) copies one block and counts the
+//! Decisions are kept in blocks, so that a look at all of them (`Journal::snapshot`) copies one block and counts the
 //! references of the others.
 
 use std::collections::{HashMap, VecDeque};

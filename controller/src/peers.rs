@@ -1,6 +1,6 @@
 //! Static peers: workers that an operator has written down, for networks in which they do not register.
 //!
-//! * [`file`]: what is written down, checked; pure. `watch`: whether it has changed.
+//! * [`mod@file`]: what is written down, checked; pure. `watch`: whether it has changed.
 //! * `merged`: what is written down and what a peer tells of itself, together; pure.
 //! * `pulse`: when each is probed, and what follows from its answers; pure. `probe`: asks one.
 //! * `keeper`: does all that, for ever.
