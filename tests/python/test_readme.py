@@ -11,7 +11,10 @@ import pytest
 from muster import Muster
 
 README = (Path(__file__).parents[2] / "README.md").read_text()
-VERBS = ("up", "controller", "worker", "gateway", "attach", "status", "chat", "doctor", "bench engine", "bench embed", "bench gateway", "bench fake-worker")
+VERBS = (
+    "up", "controller", "worker", "gateway", "attach", "status", "drain", "resume", "models", "explain", "journal", "replay",
+    "peers check", "chat", "doctor", "bench engine", "bench embed", "bench gateway", "bench fake-worker",
+)
 
 
 def blocks(language: str) -> list[str]:
@@ -129,3 +132,13 @@ def test_the_commands_of_a_fleet_are_commands(binary: Path):
     for line in (block("sh", "muster controller") + block("sh", "muster attach")).splitlines():
         _, verb, *flags = line.split()
         shell(f"{binary} {verb} {' '.join(flags)} --help")
+
+
+def test_the_peers_file_is_one(binary: Path, tmp_path: Path):
+    file = tmp_path / "peers.yaml"
+    file.write_text(block("yaml", "peers:"))
+    assert "2 peers" in shell(f"{binary} peers check {file}")
+    file.write_text(file.read_text().replace("10.0.0.7:21002", "10.0.0.7:70000"))
+    told = subprocess.run([str(binary), "peers", "check", str(file)], capture_output=True, text=True)
+    where = told.stderr.split("peers.yaml:3:14", 1)[1].rstrip()
+    assert told.returncode == 1 and f"peers.yaml:3:14{where}\n" in block("text", "port 70000")
