@@ -2,6 +2,7 @@
 # Runs every test: Rust's, those in its documentation, OpenAI's own clients against `muster up`, and the web pages in a browser.
 # Wants Rust and Python, Node for one of the clients, and Chromium for the pages; ONNX Runtime goes to the user's cache, everything else to target/.
 set -euo pipefail
+shopt -s inherit_errexit
 cd "$(dirname "$0")/.."
 target=${CARGO_TARGET_DIR:-target}
 
