@@ -16,7 +16,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use muster_shared::control::{Grant, Outcome, Registration, Release};
+use muster_shared::control::{Grant, ModelCard, Outcome, Release};
 use muster_shared::id::{TicketId, WorkerId};
 use muster_shared::problem::{Kind, Problem};
 use rand::rngs::StdRng;
@@ -126,10 +126,9 @@ impl<R> Desk<R> {
     }
 
     /// Says in the log which of a worker's models nobody can ask for, since an alias has the name.
-    pub(crate) fn warn_of_hidden(&self, registration: &Registration) {
-        let hidden = registration.models.iter().filter(|card| self.names.stands_for(&card.name).is_some());
-        for card in hidden {
-            tracing::warn!(worker = %registration.id, model = card.name, "an alias hides a model of the same name");
+    pub(crate) fn warn_of_hidden(&self, worker: &WorkerId, models: &[ModelCard]) {
+        for card in models.iter().filter(|card| self.names.stands_for(&card.name).is_some()) {
+            tracing::warn!(%worker, model = card.name, "an alias hides a model of the same name");
         }
     }
 

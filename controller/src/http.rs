@@ -90,7 +90,7 @@ async fn try_register(service: &Service, mut registration: Registration) -> Resu
         registration::check_alone(&service.outbound, elsewhere).await?;
     }
     service.with(|desk, now| {
-        desk.warn_of_hidden(&registration);
+        desk.warn_of_hidden(&registration.id, &registration.models);
         desk.change(now, |registry| {
             if registry.elsewhere(&registration, now) != elsewhere {
                 return Err(registration::another_came(&registration.id)); // while this one was looked at

@@ -22,7 +22,7 @@ const LONGEST_ADDRESS: usize = 2048;
 /// Greatest speed: the sum of many must be a number, too.
 pub(crate) const FASTEST: f64 = 1e12;
 /// Most models that one worker offers: each costs the controller at every change of the worker.
-const MOST_MODELS: usize = 4096;
+pub(crate) const MOST_MODELS: usize = 4096;
 
 /// Checks a registration by itself, and then that its worker can be reached. Says whether the worker itself has told, at
 /// its address, that it is the one who registers.

@@ -69,16 +69,20 @@ fn read_peers(reader: &mut Reader, root: &Node, own: Option<SocketAddr>) -> Vec<
     let peers: Vec<_> = entries.iter().filter_map(|entry| entry::read(reader, entry, own)).collect();
     let (mut ids, mut addresses) = (HashMap::new(), HashMap::new());
     for peer in &peers {
-        if let Some(line) = taken(&mut ids, peer.peer.id.as_str(), peer.id_place) {
-            let what = format!("the id `{}` is that of the peer in line {line}", peer.peer.id);
-            reader.complain(peer.id_place, what, "an id of its own for each");
+        if let Some((id, place)) = &peer.id
+            && let Some(line) = taken(&mut ids, id, *place)
+        {
+            let what = format!("the id `{id}` is that of the peer in line {line}");
+            reader.complain(*place, what, "an id of its own for each");
         }
-        if let Some(line) = taken(&mut addresses, &peer.peer.address, peer.address_place) {
-            let what = format!("the address {} is that of the peer in line {line}", peer.peer.address);
-            reader.complain(peer.address_place, what, "an address of its own for each");
+        if let Some((address, place)) = &peer.address
+            && let Some(line) = taken(&mut addresses, address, *place)
+        {
+            let what = format!("the address {address} is that of the peer in line {line}");
+            reader.complain(*place, what, "an address of its own for each");
         }
     }
-    peers.into_iter().map(|placed| placed.peer).collect()
+    peers.into_iter().filter_map(|placed| placed.peer).collect()
 }
 
 /// The line in which that was said before.

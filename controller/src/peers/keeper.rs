@@ -6,7 +6,6 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use futures_util::StreamExt as _;
 use futures_util::stream::{self, BoxStream, FuturesUnordered};
-use muster_shared::control::Registration;
 use muster_shared::id::WorkerId;
 use muster_shared::topology::PeersFile;
 use rand::rngs::StdRng;
@@ -175,16 +174,7 @@ impl<'a> Keeper<'a> {
         let told = answer.models.clone().unwrap_or_default();
         self.service.with(|desk, now| {
             if desk.change(now, |registry| registry.peer_answered(&peer.id, answer, now)) {
-                desk.warn_of_hidden(&Registration {
-                    id: peer.id.clone(),
-                    address: peer.address.clone(),
-                    incarnation: 0,
-                    transport: peer.transport,
-                    models: told,
-                    speed: 1.0,
-                    version: String::new(),
-                    capabilities: None,
-                });
+                desk.warn_of_hidden(&peer.id, &told);
             }
         });
     }

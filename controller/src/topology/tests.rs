@@ -129,7 +129,7 @@ fn who_looks_is_shown_a_second_later_what_has_changed_and_nothing_else() {
 
 /// `cargo nextest run -p muster-controller --run-ignored only ten_thousand --no-capture`
 #[test]
-#[ignore = "measures"]
+#[ignore = "measures how long ten thousand workers hold the lock, which only a person can judge"]
 fn how_long_ten_thousand_workers_are_looked_at() {
     let service = service();
     (0..10_000).for_each(|number| register(&service, &format!("http://10.0.{}.{}:21002", number / 256, number % 256)));

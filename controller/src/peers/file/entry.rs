@@ -29,15 +29,16 @@ const MOST_REQUESTS: u32 = 1_000_000;
 /// Longest context that a model may be said to have.
 const LONGEST_CONTEXT: u32 = 1 << 30;
 
-/// A peer, and where its name and its address are.
+/// A peer, and what no other may have, with its place, whatever else is wrong with it.
 #[derive(Debug)]
 pub(super) struct Placed {
-    pub(super) peer: Peer,
-    pub(super) id_place: Place,
-    pub(super) address_place: Place,
+    /// `None`: something about it is wrong that makes it none.
+    pub(super) peer: Option<Peer>,
+    pub(super) id: Option<(String, Place)>,
+    pub(super) address: Option<(String, Place)>,
 }
 
-/// Reads one; `None` where something about it is wrong that makes it none.
+/// Reads one; `None` where it has not the form of one.
 pub(super) fn read(reader: &mut Reader, node: &Node, own: Option<SocketAddr>) -> Option<Placed> {
     let fields = reader.map(node, "a peer", &KEYS)?;
     for (key, expected) in [("id", "a name"), ("address", address::FORMS)] {
@@ -56,10 +57,11 @@ pub(super) fn read(reader: &mut Reader, node: &Node, own: Option<SocketAddr>) ->
     let site = fields.get("site").and_then(|node| named(reader, node, "site"));
     let speed = fields.get("speed").and_then(|node| reader.amount(node, "the speed", registration::FASTEST));
     let capabilities = fields.get("capabilities").map(|node| read_capabilities(reader, node));
-    let ((id, id_place), (address, address_place)) = (id?, address?);
-    let id = WorkerId::new(id);
-    let peer = Peer { id, address, transport: transport?, models, site, speed, capabilities };
-    Some(Placed { peer, id_place, address_place })
+    let peer = id.as_ref().zip(address.as_ref()).zip(transport).map(|(((id, _), (address, _)), transport)| {
+        let (id, address) = (WorkerId::new(id.as_str()), address.clone());
+        Peer { id, address, transport, models, site, speed, capabilities }
+    });
+    Some(Placed { peer, id, address })
 }
 
 /// A name that can be told to others.

@@ -81,6 +81,20 @@ fn json_is_read_and_an_empty_list_is_one() {
 }
 
 #[test]
+fn what_is_taken_is_told_whatever_else_is_wrong_with_a_peer() {
+    let text = "peers:\n- {id: a, address: b:1}\n- {id: a, address: b:70000}\n- {id: \"\", address: b:1}\n";
+    let error = parse("f", text, None).expect_err("two that are like the first").to_string();
+    for said in [
+        "f:3:8: the id `a` is that of the peer in line 2",
+        "f:3:20: port 70000",
+        "f:4:8: the id is empty",
+        "f:4:21: the address http://b:1 is that of the peer in line 2",
+    ] {
+        assert!(error.contains(said), "no `{said}` in\n{error}");
+    }
+}
+
+#[test]
 fn only_so_many_mistakes_are_shown_at_once() {
     let text = format!("peers:\n{}", "  - {}\n".repeat(30));
     let error = parse("peers.yaml", &text, None).expect_err("nobody has an id").to_string();
