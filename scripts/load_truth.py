@@ -336,7 +336,7 @@ class Held:
 
 def message(method: str, path: str, body: dict | None = None) -> bytes:
     data = json.dumps(body).encode() if body is not None else b""
-    head = f"{method} {path} HTTP/1.1\r\nhost: muster\r\ncontent-type: application/json\r\ncontent-length: {len(data)}\r\n"
+    head = f"{method} {path} HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\ncontent-length: {len(data)}\r\n"
     return head.encode() + b"\r\n" + data
 
 
