@@ -69,7 +69,7 @@ pub(crate) async fn create(
     };
     let head = head("chatcmpl", answer.model());
     if request.stream {
-        return Ok(event_stream(chunked(answer, ChatChunks::new(head, &request))));
+        return Ok(event_stream(chunked(answer, ChatChunks::new(head, &request)), &caller.account));
     }
     let Whole { model, answer: events } = Box::pin(answer.whole()).await?;
     let mut reply = ChatReply::new(ReplyHead { model: model.to_string(), ..head }, request.generate.choices);

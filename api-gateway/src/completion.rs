@@ -70,7 +70,7 @@ pub(crate) async fn create(
     let prompts = Prompts { state: state.clone(), caller: caller.clone(), model, priority, whole };
     if request.stream {
         let chunks = CompletionChunks::new(head, &request);
-        return Ok(event_stream(chunked(prompts.events(first, others), chunks)));
+        return Ok(event_stream(chunked(prompts.events(first, others), chunks), &caller.account));
     }
     let answers = Box::pin(prompts.whole(first, others)).await?;
     let model = answers.first().map_or(head.model, |(_, answer)| answer.model.to_string());

@@ -5,7 +5,6 @@
 use std::convert::Infallible;
 use std::panic::AssertUnwindSafe;
 use std::task::{Context, Poll};
-use std::time::Instant;
 
 use axum::http::{Method, Uri};
 use axum::{Router, body::Body};
@@ -19,13 +18,14 @@ use muster_shared::problem::{BoxError, Kind, Problem};
 use tower::Service;
 use tracing::{Instrument as _, Span};
 
+use crate::account::{Account, Outcome};
 use crate::observe::{Observed, Route};
 use crate::openai::embedding::EmbeddingBody;
 use crate::openai::error;
 use crate::openai::rerank::RerankBody;
 use crate::openai::tokenize::{DetokenizeBody, TokenizeBody};
 use crate::outgoing::{self, Outgoing};
-use crate::state::{Caller, RequestId, State};
+use crate::state::{Caller, State};
 use crate::{auth, body, chat, classify, completion, encoding, inference, moderation, once, patience, via};
 
 /// The gateway as a service. Cheap to clone.
@@ -81,16 +81,20 @@ where
     B::Error: Into<BoxError>,
 {
     let observed = Observed::begin(route, request.headers());
-    let (id, span, begun) = (observed.id.clone(), observed.span.clone(), observed.begun);
+    let (account, span) = (observed.account.clone(), observed.span.clone());
     let coding = encoding::negotiate(request.headers());
-    let handled = AssertUnwindSafe(handle(state, route, request, (id, begun)).instrument(span)).catch_unwind().await;
+    let handled = AssertUnwindSafe(handle(state, route, request, account).instrument(span)).catch_unwind().await;
     let handled = handled.unwrap_or_else(|panic| Err(panicked(&*panic)));
     let refused = if inference::is_at(route) { inference::refusal } else { error::response };
-    let mut response = handled.unwrap_or_else(|problem| refused(&problem));
+    let mut response = handled.unwrap_or_else(|problem| {
+        observed.account.end(Outcome::Failed(problem.kind));
+        refused(&problem)
+    });
+    let streamed = response.body().is_streamed();
     if let Some(coding) = coding {
         response = encoding::compressed(coding, response).await;
     }
-    observed.finish(&mut response);
+    observed.finish(&mut response, streamed);
     response
 }
 
@@ -98,16 +102,18 @@ async fn handle<B>(
     state: State,
     route: Route,
     request: Request<B>,
-    (id, begun): (RequestId, Instant),
+    account: Account,
 ) -> Result<Response<Outgoing>, Problem>
 where
     B: HttpBody<Data = Bytes> + Send + Unpin + 'static,
     B::Error: Into<BoxError>,
 {
-    let mut caller = Caller { id, key: None, until: patience::of(request.headers(), begun) };
+    let until = patience::of(request.headers(), account.begun());
+    let mut caller = Caller { id: account.id().clone(), account, key: None, until };
     if !inference::is_open(route, request.uri().path()) {
         caller.key = auth::check(&state.keys, request.headers())?;
         auth::note(Span::current, caller.key.as_deref());
+        caller.key.iter().for_each(|key| caller.account.shown(key));
     }
     via::check(request.headers(), state.upstream.via())?;
     let (head, incoming) = request.into_parts();

@@ -20,8 +20,9 @@
 //! * `encoding`: compressed bodies, both ways.
 //! * `upstream`: attempts, tickets, the last known fleet, answers that go on elsewhere, and workers in every protocol.
 //! * `playground`: the files of a page to try models on.
-//! * `state` and `metrics`: what handlers share, and what is counted.
+//! * `state`, `account` and `metrics`: what handlers share, what becomes of each request, and what is counted.
 
+mod account;
 mod auth;
 mod body;
 mod chat;

@@ -1,7 +1,6 @@
 //! Names a request, times it, counts it, and logs it.
 
 use std::sync::Arc;
-use std::time::Instant;
 
 use axum::extract::{MatchedPath, Request};
 use axum::http::{HeaderMap, HeaderName, HeaderValue};
@@ -10,6 +9,7 @@ use axum::response::Response;
 use tracing::Instrument as _;
 use uuid::Uuid;
 
+use crate::account::Account;
 use crate::metrics;
 use crate::state::RequestId;
 
@@ -94,9 +94,7 @@ impl Route {
 /// A request under way.
 #[derive(Debug)]
 pub(crate) struct Observed {
-    pub(crate) begun: Instant,
-    route: Route,
-    pub(crate) id: RequestId,
+    pub(crate) account: Account,
     /// Only where debug logs are written: making one costs more than the rest of this file.
     pub(crate) span: tracing::Span,
 }
@@ -110,25 +108,26 @@ impl Observed {
             None => (&*Uuid::now_v7().hyphenated().encode_lower(&mut buffer)).into(),
         };
         let span = tracing::debug_span!("request", %id, key = tracing::field::Empty, route = route.name());
-        Self { begun: Instant::now(), route, id: RequestId(id), span }
+        Self { account: Account::open(RequestId(id), route), span }
     }
 
-    /// Ends with the head of the answer, which gets the request's name.
-    pub(crate) fn finish<B>(self, response: &mut hyper::Response<B>) {
-        let took = self.begun.elapsed();
-        self.end(response.status().as_u16());
+    /// Ends with the head of the answer, which gets the request's name. `streamed`: whether its end is told elsewhere.
+    pub(crate) fn finish<B>(self, response: &mut hyper::Response<B>, streamed: bool) {
+        let took = self.account.begun().elapsed();
+        self.end(response.status().as_u16(), streamed);
         let headers = response.headers_mut();
-        if let Ok(value) = HeaderValue::from_str(&self.id.0) {
+        if let Ok(value) = HeaderValue::from_str(&self.account.id().0) {
             headers.insert(REQUEST_ID, value);
         }
         let millis = u64::try_from(took.as_millis()).unwrap_or(u64::MAX);
         headers.insert(PROCESSING, millis.into());
     }
 
-    /// Ends with the status of an answer, or what would be it over HTTP.
-    pub(crate) fn end(&self, status: u16) {
-        let took = self.begun.elapsed();
-        metrics::request(self.route, status, took);
+    /// Ends with the status of an answer, or what would be it over HTTP; see [`Observed::finish`].
+    pub(crate) fn end(&self, status: u16, streamed: bool) {
+        let took = self.account.begun().elapsed();
+        self.account.head(status, streamed);
+        metrics::request(self.account.route(), status, took);
         self.span.in_scope(|| tracing::debug!(status, ?took, "answered"));
     }
 }
@@ -138,7 +137,7 @@ pub(crate) async fn observe(request: Request, next: Next) -> Response {
     let route = Route::of(request.extensions().get::<MatchedPath>());
     let observed = Observed::begin(route, request.headers());
     let mut response = next.run(request).instrument(observed.span.clone()).await;
-    observed.finish(&mut response);
+    observed.finish(&mut response, false);
     response
 }
 

@@ -15,6 +15,7 @@ use muster_shared::problem::BoxError;
 use serde::Serialize;
 use tokio::time::{Instant, Sleep};
 
+use crate::account::{Account, Outcome};
 use crate::upstream::relay::Relay;
 
 /// Silence after which a stream gets a comment, so that proxies and clients keep the connection.
@@ -33,6 +34,13 @@ pub(crate) enum Outgoing {
     Events(Box<Events>),
     /// What a rarely asked route answers.
     Plain(Body),
+}
+
+impl Outgoing {
+    /// Whether it is made while it is sent, by whoever tells its end.
+    pub(crate) fn is_streamed(&self) -> bool {
+        matches!(self, Self::Relay(_) | Self::Events(_))
+    }
 }
 
 impl HttpBody for Outgoing {
@@ -69,6 +77,8 @@ impl HttpBody for Outgoing {
 /// Server-sent events as they come: all that are ready together, and a comment after a silence.
 pub(crate) struct Events {
     events: Pin<Box<dyn Stream<Item = Bytes> + Send>>,
+    /// Hears of the end.
+    account: Account,
     /// Ends with the stream; it is not polled again then.
     ended: bool,
     silence: Pin<Box<Sleep>>,
@@ -86,7 +96,10 @@ impl Events {
                     None => first = Some(event),
                     Some(begun) => more.get_or_insert_with(|| BytesMut::from(&begun[..])).extend_from_slice(&event),
                 },
-                Poll::Ready(None) => self.ended = true,
+                Poll::Ready(None) => {
+                    self.ended = true;
+                    self.account.end(Outcome::Done);
+                }
                 Poll::Pending => break,
             }
         }
@@ -116,10 +129,13 @@ impl Events {
 }
 
 /// An answer of server-sent events.
-pub(crate) fn event_stream(events: impl Stream<Item = Bytes> + Send + 'static) -> Response<Outgoing> {
+pub(crate) fn event_stream(
+    events: impl Stream<Item = Bytes> + Send + 'static,
+    account: &Account,
+) -> Response<Outgoing> {
     let last = Instant::now();
     let silence = Box::pin(tokio::time::sleep_until(last + KEEP_ALIVE));
-    let events = Events { events: Box::pin(events), ended: false, silence, last };
+    let events = Events { events: Box::pin(events), account: account.clone(), ended: false, silence, last };
     let mut response = Response::new(Outgoing::Events(Box::new(events)));
     let headers = response.headers_mut();
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/event-stream"));
@@ -159,9 +175,12 @@ mod tests {
     use http_body_util::BodyExt as _;
 
     use super::*;
+    use crate::observe::Route;
+    use crate::state::RequestId;
 
     async fn frames(events: impl Stream<Item = &'static str> + Send + 'static, count: usize) -> Vec<Bytes> {
-        let mut body = event_stream(events.map(|event| Bytes::from_static(event.as_bytes()))).into_body();
+        let account = Account::open(RequestId("r".into()), Route::Chat);
+        let mut body = event_stream(events.map(|event| Bytes::from_static(event.as_bytes())), &account).into_body();
         let mut frames = Vec::new();
         while frames.len() < count
             && let Some(frame) = body.frame().await

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
+use crate::account::Account;
 use crate::keys::ApiKey;
 use crate::upstream::Upstream;
 
@@ -28,6 +29,8 @@ pub(crate) struct RequestId(pub(crate) Arc<str>);
 pub(crate) struct Caller {
     /// Its name.
     pub(crate) id: RequestId,
+    /// What becomes of it.
+    pub(crate) account: Account,
     /// The key that it came with, where keys are wanted.
     pub(crate) key: Option<Arc<ApiKey>>,
     /// When its client gives up, where it has said so.

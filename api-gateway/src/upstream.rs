@@ -248,7 +248,7 @@ impl Upstream {
         let known = self.0.view.model(model);
         let model = known.map_or_else(|| Arc::from(model), |known| Arc::clone(&known.name));
         let deadline = Instant::now() + self.0.config.request_timeout;
-        let mut job = Job::new(Arc::clone(&caller.id.0), model, deadline, self.0.limits.clone());
+        let mut job = Job::new(caller.account.clone(), model, deadline, self.0.limits.clone());
         (job.key, job.until) = (caller.key.clone(), caller.until);
         job
     }
@@ -353,6 +353,7 @@ impl Upstream {
     ) -> Result<Opened<T>, Problem> {
         loop {
             let mut ticket = self.choose(job).await?;
+            job.account.sent(&ticket);
             let error = match question.raw().filter(|_| ticket.peer().transport == Transport::OpenAi) {
                 Some(raw) => match passthrough::pass(self, raw, job, &ticket).await {
                     Ok(Ok(passed)) => return Ok(Opened::Passed(Box::new(passed), ticket)),

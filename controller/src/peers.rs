@@ -1,6 +1,6 @@
 //! Static peers: workers that an operator has written down, for networks in which they do not register.
 //!
-//! * [`mod@file`]: what is written down, checked; pure. `watch`: whether it has changed.
+//! * [`mod@file`]: what is written down, checked; pure.
 //! * `merged`: what is written down and what a peer tells of itself, together; pure.
 //! * `pulse`: when each is probed, and what follows from its answers; pure. `probe`: asks one.
 //! * `keeper`: does all that, for ever.
@@ -10,7 +10,6 @@ mod keeper;
 pub(crate) mod merged;
 mod probe;
 mod pulse;
-mod watch;
 
 use std::io;
 use std::net::SocketAddr;
@@ -21,6 +20,7 @@ pub(crate) use keeper::{Notes, keep};
 use muster_shared::control::{Capabilities, ModelCard};
 use muster_shared::id::WorkerId;
 use muster_shared::transport::Transport;
+use muster_shared::watch;
 
 /// Most processors that a machine can be believed to have.
 pub(crate) const MOST_CPUS: u32 = 4096;

@@ -19,6 +19,7 @@
 //! * [`fastchat`]: the words of FastChat's HTTP contract.
 //! * [`journal`]: why a worker was chosen.
 //! * [`sse`]: server-sent events, encoded and decoded.
+//! * [`watch`]: files that are read again when they change.
 //! * [`secret`]: keys that neither print nor leak through timing.
 //! * [`client`] (feature `client`): typed clients of the controller and of a worker.
 //! * [`grpc`] (feature `grpc`): the same messages over gRPC, and a client of a worker that speaks it.
@@ -51,3 +52,4 @@ pub mod tensor;
 pub mod text;
 pub mod topology;
 pub mod transport;
+pub mod watch;

@@ -13,6 +13,7 @@ use tonic::metadata::MetadataMap;
 use tonic::{Request, Response, Status, Streaming};
 use tracing::Instrument as _;
 
+use crate::account::Outcome;
 use crate::body::beside;
 use crate::inference::calls;
 use crate::keys::ApiKey;
@@ -112,11 +113,15 @@ where
 {
     let observed = Observed::begin(route, metadata.as_ref());
     auth::note(|| observed.span.clone(), key.as_deref());
-    let until = patience::of(metadata.as_ref(), observed.begun);
-    let caller = Caller { id: observed.id.clone(), key, until };
+    let account = observed.account.clone();
+    key.iter().for_each(|key| account.shown(key));
+    let until = patience::of(metadata.as_ref(), account.begun());
+    let caller = Caller { id: account.id().clone(), account, key, until };
     let work = AssertUnwindSafe(work(caller).instrument(observed.span.clone())).catch_unwind().await;
     let answered = work.unwrap_or_else(|panic| Err(front::panicked(&*panic)));
-    observed.end(answered.as_ref().map_or_else(|problem| problem.kind.status(), |_| 200));
+    let failed = answered.as_ref().err().map(|problem| problem.kind);
+    failed.into_iter().for_each(|kind| observed.account.end(Outcome::Failed(kind)));
+    observed.end(failed.map_or(200, Kind::status), false);
     answered.map(Response::new).map_err(|problem| {
         let message = calls::told(&problem);
         to_status(Problem { message, ..problem })

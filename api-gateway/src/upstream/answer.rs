@@ -16,7 +16,7 @@ use super::job::{self, Job};
 use super::ticket::Ticket;
 use super::watch::Lapse;
 use super::{Upstream, Whole};
-use crate::metrics;
+use crate::{account, metrics};
 
 /// Events of one worker.
 pub(crate) type Events = BoxStream<'static, Result<Event, ClientError>>;
@@ -77,6 +77,14 @@ impl Answer {
     /// # Errors
     /// In words for the client, when the answer broke off and no other worker could go on.
     pub(crate) async fn next(&mut self) -> Option<Result<Event, Problem>> {
+        let next = self.next_of_any().await;
+        if let Some(Err(problem)) = &next {
+            self.job.account.end(account::Outcome::Failed(problem.kind));
+        }
+        next
+    }
+
+    async fn next_of_any(&mut self) -> Option<Result<Event, Problem>> {
         loop {
             let (events, ticket) = self.running.as_mut()?;
             let error = match self.job.watch.run(events.next()).await {
@@ -130,6 +138,7 @@ impl Answer {
                 if let Some((_, ticket)) = &mut self.running {
                     ticket.tokens(tokens.len(), now - self.begun);
                 }
+                self.job.account.tokens(tokens.len(), now);
                 metrics::token(self.begun, self.last_token.replace(now), now);
                 let silence = self.upstream.config().inter_token_timeout;
                 self.job.watch.set(self.job.next_token_until(now, silence));
@@ -139,6 +148,7 @@ impl Answer {
                 }
             }
             Event::Done { usage } => {
+                self.job.account.usage(usage);
                 if let Some((_, mut ticket)) = self.running.take() {
                     ticket.end(Outcome::Done);
                 }

@@ -87,9 +87,10 @@ impl Upstream {
             Opened::Passed(passed, ticket) => Ok(Begun::Passed(self.passed(*passed, job, ticket))),
             Opened::Ours(answer, mut ticket) => {
                 ticket.end(Outcome::Done);
+                let usage = Usage { prompt_tokens: C::prompt_tokens(&answer), ..Usage::default() };
+                job.account.usage(&usage);
                 if let Some(model) = self.0.view.model(ticket.model()) {
-                    let prompt_tokens = C::prompt_tokens(&answer);
-                    model.metrics.usage(&Usage { prompt_tokens, ..Usage::default() });
+                    model.metrics.usage(&usage);
                 }
                 Ok(Begun::Ours(Whole { model: Arc::clone(ticket.model()), answer }))
             }

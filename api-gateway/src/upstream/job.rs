@@ -15,6 +15,7 @@ use tower::retry::budget::{Budget as _, TpsBudget};
 use super::ticket::Ticket;
 use super::watch::{Lapse, Watch};
 use super::{Filled, millis};
+use crate::account::Account;
 use crate::keys::ApiKey;
 use crate::metrics;
 
@@ -41,6 +42,8 @@ pub(crate) enum Verdict {
 pub(crate) struct Job {
     /// Name for logs.
     pub(crate) request_id: Arc<str>,
+    /// What becomes of the request.
+    pub(crate) account: Account,
     /// The model's name, as the client gave it; that of another once [`Job::stay`] has said so.
     pub(crate) model: Arc<str>,
     /// Whether no other model will do.
@@ -90,11 +93,12 @@ pub(crate) struct Limits {
 }
 
 impl Job {
-    pub(crate) fn new(request_id: Arc<str>, model: Arc<str>, deadline: Instant, limits: Limits) -> Self {
+    pub(crate) fn new(account: Account, model: Arc<str>, deadline: Instant, limits: Limits) -> Self {
         limits.budget.deposit();
         let hedges = limits.hedges;
         Self {
-            request_id,
+            request_id: Arc::clone(&account.id().0),
+            account,
             model,
             exact: false,
             affinity: None,
@@ -120,6 +124,7 @@ impl Job {
     pub(super) fn again(&self) -> Self {
         Self {
             request_id: Arc::clone(&self.request_id),
+            account: self.account.clone(),
             model: Arc::clone(&self.model),
             key: self.key.clone(),
             tried: self.tried.clone(),
@@ -359,6 +364,8 @@ mod tests {
     use muster_shared::link::Process;
 
     use super::*;
+    use crate::observe::Route;
+    use crate::state::RequestId;
     use crate::upstream::link::ControllerLink;
     use crate::upstream::peer::Peers;
 
@@ -394,13 +401,17 @@ mod tests {
         assert!(!problem.message.contains("secret"));
     }
 
+    fn account() -> Account {
+        Account::open(RequestId("r".into()), Route::Chat)
+    }
+
     fn job(attempts: u32, left: Duration) -> Job {
         job_within(attempts, left, TpsBudget::new(MINUTE, 100, 0.2))
     }
 
     fn job_within(attempts: u32, left: Duration, budget: TpsBudget) -> Job {
         let limits = Limits { attempts, budget: Arc::new(budget), hedges: false, cut: CancellationToken::new() };
-        Job::new("r".into(), "m".into(), Instant::now() + left, limits)
+        Job::new(account(), "m".into(), Instant::now() + left, limits)
     }
 
     fn ticket() -> Ticket {
@@ -444,7 +455,7 @@ mod tests {
             budget: Arc::new(TpsBudget::new(MINUTE, 0, 0.5)),
             cut: CancellationToken::new(),
         };
-        let job = || Job::new("r".into(), "m".into(), Instant::now() + MINUTE, limits.clone());
+        let job = || Job::new(account(), "m".into(), Instant::now() + MINUTE, limits.clone());
         let mut jobs: Vec<Job> = (0..4).map(|_| job()).collect();
         let mut again = Vec::new();
         for job in &mut jobs {

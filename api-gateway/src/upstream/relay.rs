@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use muster_shared::control::Outcome;
-use muster_shared::problem::Problem;
+use muster_shared::problem::{Kind, Problem};
 use muster_shared::sse;
 
 use super::job::{Job, broken_off, worker_failed};
@@ -15,8 +15,8 @@ use super::ticket::Ticket;
 use super::view::View;
 use super::watch::Lapse;
 use super::wire::Answer;
-use crate::metrics;
 use crate::openai::error;
+use crate::{account, metrics};
 use check::{Check, End};
 use std::sync::Arc;
 
@@ -104,11 +104,13 @@ impl Relay {
         let rest = self.check.finish().unwrap_or_default();
         match self.check.end {
             End::Done => {
+                self.job.account.end(account::Outcome::Done);
                 self.end(Outcome::Done);
                 Some(rest).filter(|rest| !rest.is_empty())
             }
             // It has said itself what went wrong.
             End::Failed => {
+                self.job.account.end(account::Outcome::Failed(Kind::Upstream));
                 self.end(Outcome::Failed);
                 Some(rest).filter(|rest| !rest.is_empty())
             }
@@ -121,6 +123,7 @@ impl Relay {
 
     /// Ends the stream with an error event.
     fn break_off(&mut self, outcome: Outcome, problem: &Problem) -> Bytes {
+        self.job.account.end(account::Outcome::Failed(problem.kind));
         self.end(outcome);
         sse::json_event(&error::body(problem))
     }
@@ -138,6 +141,7 @@ impl Relay {
     fn note(&mut self, now: Instant) {
         self.job.watch.set(now + if self.check.end == End::Open { self.silence } else { LETTING_GO });
         self.ticket.tokens(0, now - self.begun);
+        self.job.account.tokens(0, now);
         metrics::token(self.begun, self.last.replace(now), now);
     }
 }

@@ -8,13 +8,13 @@ use futures_util::StreamExt as _;
 use futures_util::stream::{self, BoxStream, FuturesUnordered};
 use muster_shared::id::WorkerId;
 use muster_shared::topology::PeersFile;
+use muster_shared::watch::{Sight, Watch};
 use rand::rngs::StdRng;
 use tokio::sync::Notify;
 use tokio::time::MissedTickBehavior;
 
 use super::probe::probe;
 use super::pulse::{Probe, Rounds, Turn};
-use super::watch::{Sight, Watch};
 use super::{Peer, PeersConfig, file};
 use crate::metrics;
 use crate::registry::{Answer, Verdict, millis};

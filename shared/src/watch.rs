@@ -1,4 +1,4 @@
-//! Looks at the peers file, again and again.
+//! Looks at a file that may change, again and again.
 //!
 //! It is looked at, not waited for: what the kernel tells of changes it does not tell of network file systems, and of a file
 //! that is replaced (as editors and Kubernetes do) it tells through a folder that may be replaced as well. A look a second
@@ -9,7 +9,7 @@ use std::io::{self, Read as _};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
-/// Most bytes of a file: tens of thousands of peers.
+/// Most bytes of a file: tens of thousands of peers or keys.
 const LARGEST: u64 = 16 << 20;
 /// A file that was changed so shortly before it was read may change again without another time or length.
 const FRESH: Duration = Duration::from_secs(2);
@@ -25,7 +25,7 @@ struct Stamp {
 
 /// What a look shows.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Sight {
+pub enum Sight {
     /// Nothing new.
     Same,
     /// Another text.
@@ -36,7 +36,7 @@ pub(crate) enum Sight {
 
 /// A file that is looked at.
 #[derive(Debug, Clone)]
-pub(crate) struct Watch {
+pub struct Watch {
     path: PathBuf,
     /// Of the last reading; `None`: read again.
     stamp: Option<Stamp>,
@@ -46,12 +46,12 @@ pub(crate) struct Watch {
 
 impl Watch {
     /// Watches a file of which that text is known.
-    pub(crate) fn new(path: PathBuf, text: String) -> Self {
+    pub fn new(path: PathBuf, text: String) -> Self {
         Self { path, stamp: None, last: Ok(text) }
     }
 
     /// Looks once. Reads files: not for a thread of the runtime.
-    pub(crate) fn look(&mut self) -> Sight {
+    pub fn look(&mut self) -> Sight {
         let seen = match stamp(&self.path) {
             Ok(stamp) if self.stamp == Some(stamp) => return Sight::Same,
             Ok(_) => self.read(),
@@ -80,11 +80,11 @@ impl Watch {
     }
 }
 
-/// The text of a peers file.
+/// The text of a file.
 ///
 /// # Errors
 /// When it cannot be read, is too large, or is no text.
-pub(crate) fn read(path: &Path) -> io::Result<String> {
+pub fn read(path: &Path) -> io::Result<String> {
     let mut text = String::new();
     File::open(path)?.take(LARGEST + 1).read_to_string(&mut text)?;
     if text.len() as u64 > LARGEST {
