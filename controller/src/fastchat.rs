@@ -8,7 +8,7 @@ use std::sync::Arc;
 use axum::extract::State;
 use axum::routing::{get, post};
 use axum::{Json, Router};
-use muster_shared::control::Registration;
+use muster_shared::control::{ModelCard, Registration};
 use muster_shared::fastchat::{
     HeartBeat, HeartBeatReply, ModelList, ModelQuery, RegisterWorker, WorkerAddress, WorkerStatus,
 };
@@ -19,7 +19,7 @@ use muster_shared::transport::Transport;
 use serde_json::Value;
 
 use crate::http::{Reply, Shared, report_registration};
-use crate::registry::{Origin, bare_card, clamp};
+use crate::registry::{Origin, clamp};
 use crate::service::Service;
 use crate::{metrics, registration};
 
@@ -66,7 +66,7 @@ async fn try_register(service: &Service, body: Value) -> Result<(), Problem> {
         address: worker_name,
         incarnation: 0,
         transport: Transport::FastChat,
-        models: status.model_names.into_iter().map(bare_card).collect(),
+        models: status.model_names.into_iter().map(ModelCard::bare).collect(),
         speed: status.speed,
         version: String::new(),
         capabilities: None,

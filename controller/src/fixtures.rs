@@ -29,7 +29,7 @@ pub(crate) fn worker(id: &str, capacity: u32) -> Registration {
         address: format!("http://{id}"),
         incarnation: 1,
         transport: Transport::Http,
-        models: vec![ModelCard { name: "m".to_owned(), kind: None, context_length: None, capacity }],
+        models: vec![ModelCard { capacity, ..ModelCard::bare("m") }],
         speed: 1.0,
         version: String::new(),
         capabilities: None,

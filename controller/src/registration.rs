@@ -273,7 +273,7 @@ mod tests {
 
     #[test]
     fn names_and_numbers_have_bounds() {
-        let card = |name: &str| crate::registry::bare_card(name.to_owned());
+        let card = |name: &str| ModelCard::bare(name.to_owned());
         let many: Vec<_> = (0..=MOST_MODELS).map(|number| card(&number.to_string())).collect();
         let refused = check_models(&many).expect_err("too many");
         assert_eq!(refused.message, "the worker offers 4097 models; 4096 are the most");

@@ -22,7 +22,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use muster_shared::control::{Heartbeat, HeartbeatReply, Lease, Leave, Registration, Renewal, WorkerState};
+use muster_shared::control::{Heartbeat, HeartbeatReply, Lease, Leave, ModelCard, Registration, Renewal, WorkerState};
 use muster_shared::fastchat::WorkerStatus;
 use muster_shared::id::{TicketId, WorkerId};
 use muster_shared::problem::{Kind, Problem};
@@ -67,7 +67,6 @@ pub(crate) use pressure::check_measures;
 pub(crate) use tally::Tally;
 use tickets::Ticket;
 pub(crate) use tickets::{Asker, Denial, Holder, Lack, Note, Question, Request};
-pub(crate) use view::bare_card;
 pub(crate) use worker::Origin;
 use worker::Worker;
 
@@ -352,7 +351,7 @@ impl Registry {
         let worker = &mut self.workers[slot];
         worker.speed = status.speed;
         let old = std::mem::take(&mut worker.offers);
-        for card in status.model_names.into_iter().map(view::bare_card) {
+        for card in status.model_names.into_iter().map(ModelCard::bare) {
             let known = old.iter().find(|offer| offer.card.name == card.name);
             worker.offers.push(known.cloned().unwrap_or_else(|| load::Offer::new(card)));
         }

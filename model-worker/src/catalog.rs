@@ -43,12 +43,16 @@ struct Loaded {
     /// The model.
     served: Served,
     threads: Vec<JoinHandle<()>>,
+    /// By what models are known to answer alike; absent where its files could not be read once more.
+    revision: Option<String>,
 }
 
 /// The models of this process.
 #[derive(Debug, Default)]
 pub struct Catalog {
     models: BTreeMap<String, Served>,
+    /// Of models by name, as far as they are known.
+    revisions: BTreeMap<String, String>,
     threads: Vec<JoinHandle<()>>,
     /// Those that take tensors; they come and go.
     tensors: Arc<Tensors>,
@@ -81,7 +85,7 @@ impl Catalog {
         if let Some(found) = tensors_at(model)? {
             return self.tensors.add_fixed(found);
         }
-        let Loaded { served, threads } = match &model.source {
+        let Loaded { served, threads, revision } = match &model.source {
             ModelSource::Fake(options) => load_fake(config, &model.name, *options)?,
             _ => {
                 let located = locate(config, model)?;
@@ -92,6 +96,7 @@ impl Catalog {
             }
         };
         self.models.insert(model.name.clone(), served);
+        self.revisions.extend(revision.map(|revision| (model.name.clone(), revision)));
         self.threads.extend(threads);
         Ok(())
     }
@@ -168,7 +173,11 @@ impl Catalog {
 
     /// What the controller is told of the models.
     pub fn cards(&self) -> Vec<ModelCard> {
-        self.models().map(Served::card).chain(self.tensors.cards()).collect()
+        let card = |(name, served): (&String, &Served)| {
+            let revision = self.revisions.get(name).cloned();
+            ModelCard { revision, ..served.card() }
+        };
+        self.models.iter().map(card).chain(self.tensors.cards()).collect()
     }
 
     /// What the models do at the moment; only those that do anything.

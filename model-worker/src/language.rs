@@ -66,6 +66,7 @@ impl LanguageModel {
             kind: Some(ModelKind::Generate),
             context_length: Some(count(self.context())),
             capacity: Some(Capacity { running: count(capacity.slots), waiting: count(capacity.waiting) }),
+            revision: None,
         }
     }
 

@@ -8,6 +8,7 @@ pub mod fake;
 pub mod files;
 pub mod manifest;
 pub mod onnx;
+pub(crate) mod revision;
 pub mod tensor;
 
 use std::path::PathBuf;

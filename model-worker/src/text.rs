@@ -50,6 +50,7 @@ impl TextModel {
             kind: Some(self.task.kind()),
             context_length: Some(count(self.max_tokens)),
             capacity: Some(self.encoder.capacity()),
+            revision: None,
         }
     }
 

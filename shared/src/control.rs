@@ -81,6 +81,17 @@ pub struct ModelCard {
     /// Requests in flight it takes; absent: no limit is known.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub capacity: Option<Capacity>,
+    /// What its answers depend on besides the request, as a hash of the model's files; two that are alike answer alike.
+    /// Absent where a worker does not tell, or the files may change under it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub revision: Option<String>,
+}
+
+impl ModelCard {
+    /// A model of which only the name is known.
+    pub fn bare(name: impl Into<String>) -> Self {
+        Self { name: name.into(), kind: None, context_length: None, capacity: None, revision: None }
+    }
 }
 
 /// `POST /register`: a worker offers its models. Answered with a [`Lease`].

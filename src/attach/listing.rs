@@ -50,7 +50,7 @@ pub(super) fn openai(body: &[u8]) -> Result<Vec<ModelCard>, String> {
     let card = |model: OpenAiModel| {
         let said = model.context_length.or(model.max_model_len);
         let context_length = said.or(model.meta.and_then(|meta| meta.n_ctx));
-        ModelCard { name: model.id, kind: model.kind, context_length, capacity: None }
+        ModelCard { kind: model.kind, context_length, ..ModelCard::bare(model.id) }
     };
     Ok(list.data.into_iter().map(card).collect())
 }
@@ -61,7 +61,7 @@ pub(super) fn openai(body: &[u8]) -> Result<Vec<ModelCard>, String> {
 /// Why it is none.
 pub(super) fn fastchat(body: &[u8]) -> Result<Vec<ModelCard>, String> {
     let status: WorkerStatus = read(body, "the state of a FastChat worker")?;
-    Ok(status.model_names.into_iter().map(bare).collect())
+    Ok(status.model_names.into_iter().map(ModelCard::bare).collect())
 }
 
 /// Reads the answer to `GET /models`.
@@ -74,11 +74,6 @@ pub(super) fn native(body: &[u8]) -> Result<Vec<ModelCard>, String> {
 
 fn read<T: serde::de::DeserializeOwned>(body: &[u8], what: &str) -> Result<T, String> {
     serde_json::from_slice(body).map_err(|error| format!("something else than {what} ({error})"))
-}
-
-/// A model of which only the name is known.
-pub(super) fn bare(name: String) -> ModelCard {
-    ModelCard { name, kind: None, context_length: None, capacity: None }
 }
 
 /// What is offered of a server that lists those models: the ones that the user names, or all, each once, by name.
@@ -99,7 +94,7 @@ pub(super) fn offered(listed: Vec<ModelCard>, offer: &Offer) -> Vec<ModelCard> {
 
 fn known(listed: &[ModelCard], name: &str) -> ModelCard {
     let card = listed.iter().find(|card| card.name == name);
-    card.cloned().unwrap_or_else(|| bare(name.to_owned()))
+    card.cloned().unwrap_or_else(|| ModelCard::bare(name.to_owned()))
 }
 
 #[cfg(test)]
@@ -116,7 +111,7 @@ mod tests {
     }
 
     fn card(name: &str, kind: Option<ModelKind>, context_length: Option<u32>) -> ModelCard {
-        ModelCard { kind, context_length, ..bare(name.to_owned()) }
+        ModelCard { kind, context_length, ..ModelCard::bare(name.to_owned()) }
     }
 
     #[test]
@@ -149,7 +144,7 @@ mod tests {
     #[test]
     fn the_models_of_workers_are_read() {
         let status = br#"{"model_names": ["a", "b"], "speed": 1, "queue_length": 0}"#;
-        assert_eq!(fastchat(status).expect("a state"), [bare("a".to_owned()), bare("b".to_owned())]);
+        assert_eq!(fastchat(status).expect("a state"), [ModelCard::bare("a"), ModelCard::bare("b")]);
         let models = br#"[{"name": "a", "kind": "generate", "capacity": {"running": 1, "waiting": 2}}]"#;
         let capacity = Some(Capacity { running: 1, waiting: 2 });
         assert_eq!(
@@ -160,7 +155,7 @@ mod tests {
 
     #[test]
     fn all_that_is_listed_is_offered_once_and_in_order() {
-        let listed = ["b", "", "a", "b"].map(|name| bare(name.to_owned())).to_vec();
+        let listed = ["b", "", "a", "b"].map(|name| ModelCard::bare(name.to_owned())).to_vec();
         let names: Vec<_> = offered(listed, &offer(&[])).into_iter().map(|card| card.name).collect();
         assert_eq!(names, ["a", "b"]);
     }
@@ -171,7 +166,7 @@ mod tests {
         let capacity = Some(Capacity { running: 2, waiting: 0 });
         let offer = Offer { capacity, ..offer(&["a", "alias"]) };
         let expected =
-            [ModelCard { capacity, ..card("a", None, Some(7)) }, ModelCard { capacity, ..bare("alias".to_owned()) }];
+            [ModelCard { capacity, ..card("a", None, Some(7)) }, ModelCard { capacity, ..ModelCard::bare("alias") }];
         assert_eq!(offered(listed, &offer), expected);
     }
 }

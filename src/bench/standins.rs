@@ -70,7 +70,7 @@ pub(super) fn registration(address: String, room: u32) -> Registration {
         address,
         incarnation: 1,
         transport: Transport::Http,
-        models: vec![ModelCard { name: MODEL.to_owned(), kind: None, context_length: None, capacity }],
+        models: vec![ModelCard { capacity, ..ModelCard::bare(MODEL.to_owned()) }],
         speed: 1.0,
         version: env!("CARGO_PKG_VERSION").to_owned(),
         capabilities: None,

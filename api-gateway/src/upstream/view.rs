@@ -342,7 +342,7 @@ mod tests {
             transport: Transport::Http,
             source: Source::Registered,
             state,
-            models: vec![ModelCard { name: "m".to_owned(), kind: None, context_length: None, capacity: None }],
+            models: vec![ModelCard::bare("m")],
             speed: 1.0,
             tickets: 0,
             reported: Vec::new(),
@@ -479,7 +479,7 @@ mod tests {
 
     /// A worker of that model alone.
     fn serving(id: &str, model: &str) -> WorkerStatus {
-        let models = vec![ModelCard { name: model.to_owned(), kind: None, context_length: None, capacity: None }];
+        let models = vec![ModelCard::bare(model.to_owned())];
         WorkerStatus { models, ..worker(id, WorkerState::Ready) }
     }
 

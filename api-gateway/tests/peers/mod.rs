@@ -338,7 +338,7 @@ fn fleet<'a>(workers: impl Iterator<Item = &'a Named>, kind: Option<ModelKind>) 
         transport: worker.transport,
         source: Source::Registered,
         state: WorkerState::Ready,
-        models: vec![ModelCard { name: "m".to_owned(), kind, context_length: None, capacity: None }],
+        models: vec![ModelCard { kind, ..ModelCard::bare("m") }],
         speed: 1.0,
         tickets: 0,
         reported: Vec::new(),

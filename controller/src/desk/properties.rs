@@ -12,7 +12,7 @@ use super::*;
 use crate::dispatch::{self, Policies};
 use crate::fixtures::{FASTCHAT, beat, fastchat_worker, leave, release, rules, secs, silent_beat, worker};
 use crate::peers::Peer;
-use crate::registry::{Answer, Load, Note, Origin, Request, Rules, Verdict, bare_card};
+use crate::registry::{Answer, Load, Note, Origin, Request, Rules, Verdict};
 
 /// Workers `w0` to `w3`: one place for `m`; two for `m`; one each for `m` and `n`; FastChat's, without a limit.
 const WORKERS: usize = 4;
@@ -154,7 +154,7 @@ fn registration(worker_index: usize, incarnation: u64) -> Registration {
     };
     if worker_index == 2 {
         let capacity = Some(Capacity { running: 0, waiting: 1 });
-        registration.models.push(ModelCard { name: "n".to_owned(), kind: None, context_length: None, capacity });
+        registration.models.push(ModelCard { capacity, ..ModelCard::bare("n") });
     }
     registration
 }
@@ -162,7 +162,7 @@ fn registration(worker_index: usize, incarnation: u64) -> Registration {
 /// A peer in one of two ways: over HTTP with what it tells, or over gRPC with one place for `m`.
 fn peer(index: usize, declared: bool) -> Peer {
     let capacity = Some(Capacity { running: 1, waiting: 0 });
-    let m = ModelCard { name: "m".to_owned(), kind: None, context_length: None, capacity };
+    let m = ModelCard { capacity, ..ModelCard::bare("m") };
     let address = if index == 2 { worker(&name(1), 1).address } else { format!("http://p{index}") };
     Peer {
         id: WorkerId::new(format!("p{index}")),
@@ -260,7 +260,8 @@ impl World {
                 self.runs[peer] += u64::from(newer);
                 let id = WorkerId::new(format!("p{peer}"));
                 let names: [&[&str]; 3] = [&["m"], &["m", "n"], &["n"]];
-                let models = models.map(|which| names[which].iter().map(|&name| bare_card(name.to_owned())).collect());
+                let models =
+                    models.map(|which| names[which].iter().map(|&name| ModelCard::bare(name.to_owned())).collect());
                 let load = running.map_or(Load::Unknown, |load| Load::Beat(Box::new(beat(id.as_str(), load))));
                 let version = String::new();
                 let incarnation = self.runs[peer];

@@ -38,6 +38,7 @@ fn completed(declared: &ModelCard, told: &ModelCard) -> ModelCard {
         kind: declared.kind.or(told.kind),
         context_length: declared.context_length.or(told.context_length),
         capacity: declared.capacity.or(told.capacity),
+        revision: told.revision.clone(),
     }
 }
 
@@ -96,14 +97,13 @@ mod tests {
     use muster_shared::id::WorkerId;
 
     use super::*;
-    use crate::registry::bare_card;
 
     fn peer(transport: Transport, models: &[&str]) -> Peer {
         Peer {
             id: WorkerId::new("p"),
             address: "http://p:1".to_owned(),
             transport,
-            models: models.iter().map(|&name| bare_card(name.to_owned())).collect(),
+            models: models.iter().map(|&name| ModelCard::bare(name.to_owned())).collect(),
             site: None,
             speed: None,
             capabilities: None,
@@ -118,22 +118,22 @@ mod tests {
     fn what_is_declared_restricts_and_completes_what_is_told() {
         let capacity = Some(Capacity { running: 4, waiting: 8 });
         let told = [
-            ModelCard { context_length: Some(7), ..bare_card("a".to_owned()) },
-            ModelCard { capacity, ..bare_card("b".to_owned()) },
+            ModelCard { context_length: Some(7), ..ModelCard::bare("a") },
+            ModelCard { capacity, ..ModelCard::bare("b") },
         ];
         let (cards, warnings) = models(&peer(Transport::Http, &[]), Some(&told));
         assert_eq!((names(&cards), warnings.len()), (vec!["a", "b"], 0));
         let mut declared = peer(Transport::Http, &["a"]);
         declared.models[0].capacity = capacity;
         let (cards, warnings) = models(&declared, Some(&told));
-        assert_eq!(cards, [ModelCard { capacity, context_length: Some(7), ..bare_card("a".to_owned()) }]);
+        assert_eq!(cards, [ModelCard { capacity, context_length: Some(7), ..ModelCard::bare("a") }]);
         assert_eq!(warnings.len(), 0);
         assert_eq!(models(&declared, None).0, declared.models, "until it tells, what is declared is offered");
     }
 
     #[test]
     fn a_declared_model_that_is_not_told_is_a_warning() {
-        let told = [bare_card("a".to_owned())];
+        let told = [ModelCard::bare("a")];
         let (cards, warnings) = models(&peer(Transport::Http, &["a", "b"]), Some(&told));
         assert_eq!(names(&cards), ["a"]);
         assert_eq!(warnings, ["the model `b` is declared, and the peer reports `a`"]);

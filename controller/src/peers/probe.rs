@@ -14,7 +14,7 @@ use serde_json::Value;
 use super::Peer;
 use crate::outbound::{Outbound, whole};
 use crate::registration::{self, MOST_MODELS};
-use crate::registry::{Answer, Load, bare_card, clamp};
+use crate::registry::{Answer, Load, clamp};
 
 /// Time in which a peer must have answered.
 const PATIENCE: Duration = Duration::from_secs(2);
@@ -129,7 +129,7 @@ async fn ask_fastchat(outbound: &Outbound, peer: &Peer) -> Result<Answer, String
     })?;
     registration::check_status(&mut status).map_err(|problem| format!("{url} answered: {problem}"))?;
     Ok(Answer {
-        models: Some(status.model_names.into_iter().map(bare_card).collect()),
+        models: Some(status.model_names.into_iter().map(ModelCard::bare).collect()),
         speed: Some(status.speed),
         load: Load::Total(clamp(status.queue_length)),
         ..silent_answer()
@@ -160,7 +160,7 @@ fn listed(body: &[u8]) -> Option<Vec<ModelCard>> {
         let context_length = lengths.into_iter().find_map(Value::as_u64).and_then(|length| u32::try_from(length).ok());
         let kind: Option<ModelKind> = serde_json::from_value(model["kind"].clone()).ok();
         if names.insert(name) {
-            cards.push(ModelCard { kind, context_length, ..bare_card(name.to_owned()) });
+            cards.push(ModelCard { kind, context_length, ..ModelCard::bare(name.to_owned()) });
         }
         if cards.len() > MOST_MODELS {
             break;

@@ -191,12 +191,7 @@ mod tests {
     use super::*;
 
     fn offer(capacity: u32) -> Offer {
-        Offer::new(ModelCard {
-            name: "m".to_owned(),
-            kind: None,
-            context_length: None,
-            capacity: Some(Capacity { running: capacity, waiting: 0 }),
-        })
+        Offer::new(ModelCard { capacity: Some(Capacity { running: capacity, waiting: 0 }), ..ModelCard::bare("m") })
     }
 
     #[test]

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::Instant;
 
-use muster_shared::control::{ModelCard, ModelStatus, Source, WorkerState, WorkerStatus};
+use muster_shared::control::{ModelStatus, Source, WorkerState, WorkerStatus};
 use muster_shared::fastchat;
 use muster_shared::id::WorkerId;
 
@@ -131,11 +131,6 @@ impl Registry {
             version: worker.version.clone(),
         }
     }
-}
-
-/// A model of which only the name is known.
-pub(crate) fn bare_card(name: String) -> ModelCard {
-    ModelCard { name, kind: None, context_length: None, capacity: None }
 }
 
 /// Names of what workers offer, in order, each once.

@@ -414,12 +414,7 @@ pub(super) fn models(index: usize, sim: &mut Sim) -> Vec<ModelCard> {
     let card = |name: &str, sim: &mut Sim| {
         let capacity = Capacity { running: sim.rng.random_range(1..4), waiting: sim.rng.random_range(0..2) };
         let is_unlimited = sim.chance(0.03);
-        ModelCard {
-            name: name.to_owned(),
-            kind: None,
-            context_length: None,
-            capacity: (!is_unlimited).then_some(capacity),
-        }
+        ModelCard { capacity: (!is_unlimited).then_some(capacity), ..ModelCard::bare(name.to_owned()) }
     };
     names.into_iter().map(|name| card(name, sim)).collect()
 }

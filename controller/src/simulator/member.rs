@@ -41,7 +41,7 @@ impl Member {
             address: self.id.to_string(),
             incarnation: 1,
             transport: Transport::Http,
-            models: vec![ModelCard { name: MODEL.to_owned(), kind: None, context_length: None, capacity }],
+            models: vec![ModelCard { capacity, ..ModelCard::bare(MODEL.to_owned()) }],
             speed: 1.0,
             version: String::new(),
             capabilities: None,

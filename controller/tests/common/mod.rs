@@ -208,7 +208,7 @@ impl Worker {
             address: self.address.clone(),
             incarnation: 1,
             transport: Transport::Http,
-            models: vec![ModelCard { name: "m".to_owned(), kind: None, context_length: None, capacity }],
+            models: vec![ModelCard { capacity, ..ModelCard::bare("m") }],
             speed: 1.0,
             version: "0.0.0".to_owned(),
             capabilities: None,

@@ -18,7 +18,9 @@ use crate::model::files::{GraphSource, ModelFiles};
 use crate::model::manifest::{CausalManifest, EncoderManifest, Graph, Layout, Manifest, Task};
 use crate::model::onnx::runtime::{self, Runtime};
 use crate::model::onnx::session::SessionOptions;
-use crate::model::{CausalModel, EncoderBatch, EncoderModel, EncoderOutput, ModelError, Next, Positions, Row, onnx};
+use crate::model::{
+    CausalModel, EncoderBatch, EncoderModel, EncoderOutput, ModelError, Next, Positions, Row, onnx, revision,
+};
 use crate::tensor::layout::{self, Found};
 use crate::text::TextModel;
 use crate::tokenizer::Tokenizer;
@@ -32,15 +34,30 @@ const KEPT_PREFIXES: usize = 16;
 pub(super) fn load(config: &Config, model: &ModelConfig, located: Located) -> Result<Loaded, LoadError> {
     let Located { files, manifest } = located;
     let loader = Loader { config, name: &model.name, files: &files };
-    match manifest {
-        Manifest::Causal(manifest) => loader.language(manifest),
-        Manifest::Encoder(manifest) => loader.text(manifest),
-        Manifest::Tensor(graph) => Err(ModelError::UnknownLayout {
-            file: graph.name,
-            reason: "it takes tensors, and neither generates nor reads texts".to_owned(),
+    let graph = manifest.graph().clone();
+    // It reads what ONNX Runtime reads, at the same time: from the disk once.
+    let (loaded, revision) = std::thread::scope(|scope| {
+        let revision = scope.spawn(|| revision::of(&files, &graph));
+        let loaded = match manifest {
+            Manifest::Causal(manifest) => loader.language(manifest),
+            Manifest::Encoder(manifest) => loader.text(manifest),
+            Manifest::Tensor(graph) => Err(ModelError::UnknownLayout {
+                file: graph.name,
+                reason: "it takes tensors, and neither generates nor reads texts".to_owned(),
+            }
+            .into()),
+        };
+        (loaded, revision.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
+    });
+    let mut loaded = loaded?;
+    match revision {
+        Ok(revision) => loaded.revision = Some(revision),
+        Err(error) => {
+            let error = muster_shared::problem::chain(&error);
+            tracing::warn!(model = model.name, error, "the model has no revision, and gateways keep no answers of it");
         }
-        .into()),
     }
+    Ok(loaded)
 }
 
 /// The graph of a model that takes tensors; `None` for every other.
@@ -102,13 +119,12 @@ pub(super) fn load_fake(config: &Config, name: &str, options: fake::FakeOptions)
     let tokenizer = FakeModel::tokenizer()
         .map_err(|source| LoadError::Tokenizer { file: "the fake model's tokenizer".to_owned(), source })?;
     let model = Box::new(FakeModel::new(options, rows(config)));
+    let revision = Some(revision::of_settings(&format!("{options:?}")));
     let template = ChatTemplate::new(fake::TEMPLATE, Default::default())
         .map_err(|source| LoadError::Template { folder: "the fake model".to_owned(), source })?;
-    start_language(
-        config,
-        name,
-        LanguageParts { model, tokenizer, template: Some(template), end_tokens: vec![fake::END], tokens: usize::MAX },
-    )
+    let parts =
+        LanguageParts { model, tokenizer, template: Some(template), end_tokens: vec![fake::END], tokens: usize::MAX };
+    Ok(Loaded { revision, ..start_language(config, name, parts)? })
 }
 
 /// What a language model is made of.
@@ -144,7 +160,7 @@ fn start_language(config: &Config, name: &str, parts: LanguageParts) -> Result<L
         end_tokens: parts.end_tokens.into(),
         engine,
     };
-    Ok(Loaded { served: Served::Language(Arc::new(model)), threads: vec![thread] })
+    Ok(Loaded { served: Served::Language(Arc::new(model)), threads: vec![thread], revision: None })
 }
 
 struct Loader<'a> {
@@ -278,7 +294,7 @@ impl Loader<'_> {
             rules: manifest.rules,
             encoder,
         };
-        Ok(Loaded { served: Served::Text(Arc::new(model)), threads })
+        Ok(Loaded { served: Served::Text(Arc::new(model)), threads, revision: None })
     }
 
     /// Refuses a tokenizer that marks two texts in a way that cannot be told to the graph.

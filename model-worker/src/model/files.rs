@@ -6,6 +6,11 @@ use std::path::{Component, Path, PathBuf};
 
 use super::ModelError;
 
+/// How the names of files end that say how a model is used.
+const SETTINGS: [&str; 4] = [".json", ".jinja", ".txt", ".model"];
+/// How those of layers end that stand behind a graph.
+const LAYERS: &str = ".safetensors";
+
 /// A model's files.
 #[derive(Debug, Clone)]
 pub enum ModelFiles {
@@ -113,6 +118,28 @@ impl ModelFiles {
             Self::Embedded(files) => files.iter().map(|(name, _)| (*name).to_owned()).collect(),
         };
         names.retain(|name| name.ends_with(".onnx") && self.has(name));
+        names.sort();
+        Ok(names)
+    }
+
+    /// Names of the files that say how the model is used, sorted: settings, tokenizers and templates in the folder and in
+    /// those inside it, and in the latter the layers that stand behind the graph, as `2_Dense/model.safetensors`.
+    ///
+    /// # Errors
+    /// When a folder cannot be read.
+    pub fn settings(&self) -> Result<Vec<String>, ModelError> {
+        let mut names: Vec<String> = match self {
+            Self::Embedded(files) => files.iter().map(|(name, _)| (*name).to_owned()).collect(),
+            Self::Folder(folder) => {
+                let here = names(folder, "")?;
+                let inner = here.iter().filter(|name| folder.join(name).is_dir());
+                let inner = inner.map(|name| names(folder, &format!("{name}/")));
+                let inner: Vec<String> = inner.collect::<Result<Vec<_>, _>>()?.concat();
+                here.into_iter().filter(|name| !name.ends_with(LAYERS)).chain(inner).collect()
+            }
+        };
+        let counts = |name: &str| SETTINGS.iter().chain([&LAYERS]).any(|end| name.ends_with(end));
+        names.retain(|name| counts(name) && self.has(name));
         names.sort();
         Ok(names)
     }

@@ -34,6 +34,17 @@ pub struct Graph {
     pub facts: GraphFacts,
 }
 
+impl Manifest {
+    /// The graph that is run.
+    pub fn graph(&self) -> &Graph {
+        match self {
+            Self::Causal(manifest) => &manifest.graph,
+            Self::Encoder(manifest) => &manifest.graph,
+            Self::Tensor(graph) => graph,
+        }
+    }
+}
+
 impl Graph {
     /// Size of the graph with its weights, in bytes; of what cannot be told, nothing.
     pub fn bytes(&self) -> u64 {

@@ -420,10 +420,9 @@ impl Tensors {
     pub fn cards(&self) -> Vec<ModelCard> {
         let count = |number: usize| u32::try_from(number).unwrap_or(u32::MAX);
         let card = |(name, instances): (String, usize)| ModelCard {
-            name,
             kind: Some(ModelKind::Tensor),
-            context_length: None,
             capacity: Some(Capacity { running: count(instances), waiting: count(self.config.tensor_requests.get()) }),
+            ..ModelCard::bare(name)
         };
         let models = self.read(|models| {
             let newest = models.iter().filter_map(|(name, entry)| Some((name, entry.versions.values().next_back()?)));

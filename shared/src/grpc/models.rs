@@ -4,7 +4,7 @@ use super::{Malformed, proto};
 use crate::control::{Capacity, ModelCard, ModelKind};
 
 impl From<ModelCard> for proto::ModelCard {
-    fn from(ModelCard { name, kind, context_length, capacity }: ModelCard) -> Self {
+    fn from(ModelCard { name, kind, context_length, capacity, revision }: ModelCard) -> Self {
         let kind = match kind {
             None => proto::ModelKind::Unspecified,
             Some(ModelKind::Generate) => proto::ModelKind::Generate,
@@ -17,7 +17,7 @@ impl From<ModelCard> for proto::ModelCard {
             Some(ModelKind::Tensor) => proto::ModelKind::Tensor,
         };
         let capacity = capacity.map(|Capacity { running, waiting }| proto::Capacity { running, waiting });
-        Self { name, kind: kind.into(), context_length, capacity }
+        Self { name, kind: kind.into(), context_length, capacity, revision }
     }
 }
 
@@ -25,7 +25,7 @@ impl TryFrom<proto::ModelCard> for ModelCard {
     type Error = Malformed;
 
     fn try_from(card: proto::ModelCard) -> Result<Self, Malformed> {
-        let proto::ModelCard { name, kind, context_length, capacity } = card;
+        let proto::ModelCard { name, kind, context_length, capacity, revision } = card;
         let kind = match proto::ModelKind::try_from(kind) {
             Ok(proto::ModelKind::Unspecified) => None,
             Ok(proto::ModelKind::Generate) => Some(ModelKind::Generate),
@@ -39,6 +39,6 @@ impl TryFrom<proto::ModelCard> for ModelCard {
             Err(_) => return Err(Malformed::unknown("kind", kind)),
         };
         let capacity = capacity.map(|proto::Capacity { running, waiting }| Capacity { running, waiting });
-        Ok(Self { name, kind, context_length, capacity })
+        Ok(Self { name, kind, context_length, capacity, revision })
     }
 }

@@ -205,9 +205,10 @@ prop_compose! {
         kind in proptest::option::of(proptest::sample::select(&ModelKind::ALL[..])),
         context_length: Option<u32>,
         capacity: Option<(u32, u32)>,
+        revision in proptest::option::of(text()),
     ) -> ModelCard {
         let capacity = capacity.map(|(running, waiting)| Capacity { running, waiting });
-        ModelCard { name, kind, context_length, capacity }
+        ModelCard { name, kind, context_length, capacity, revision }
     }
 }
 

@@ -75,7 +75,7 @@ impl Worker {
     pub(super) fn registration(&self, args: &FakeWorkerArgs, address: String) -> Registration {
         let started = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         // Without a kind: every model answers whatever it is asked. Without a capacity: it is never full.
-        let card = |name: &str| ModelCard { name: name.to_owned(), kind: None, context_length: None, capacity: None };
+        let card = |name: &str| ModelCard::bare(name.to_owned());
         Registration {
             id: WorkerId::new(&address),
             address,

@@ -139,7 +139,7 @@ fn read_models(reader: &mut Reader, node: &Node) -> Vec<ModelCard> {
 
 fn read_model(reader: &mut Reader, node: &Node) -> Option<ModelCard> {
     if !matches!(node.value, Value::Map(_)) {
-        return named(reader, node, "name of a model").map(crate::registry::bare_card);
+        return named(reader, node, "name of a model").map(ModelCard::bare);
     }
     let fields = reader.map(node, "a model", &MODEL)?;
     let Some(name) = fields.get("name") else {
@@ -151,7 +151,7 @@ fn read_model(reader: &mut Reader, node: &Node) -> Option<ModelCard> {
     let context_length = fields.get("context_length");
     let context_length = context_length.and_then(|node| reader.whole(node, "the context_length", 1, LONGEST_CONTEXT));
     let capacity = fields.get("capacity").and_then(|node| read_capacity(reader, node));
-    Some(ModelCard { name: name?, kind, context_length, capacity })
+    Some(ModelCard { kind, context_length, capacity, ..ModelCard::bare(name?) })
 }
 
 fn read_kind(reader: &mut Reader, node: &Node) -> Option<ModelKind> {

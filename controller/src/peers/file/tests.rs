@@ -1,6 +1,6 @@
 //! What is read of peers files, and what is said of wrong ones.
 
-use muster_shared::control::{Capabilities, Capacity, Gpu, ModelKind};
+use muster_shared::control::{Capabilities, Capacity, Gpu, ModelCard, ModelKind};
 use muster_shared::transport::Transport;
 use proptest::prelude::*;
 
@@ -59,7 +59,7 @@ peers:
     let peer = read(text).remove(0);
     assert_eq!((peer.address.as_str(), peer.transport), ("http://w.example/base", Transport::OpenAi));
     assert_eq!((peer.site.as_deref(), peer.speed), (Some("factory-2"), Some(1.5)));
-    assert_eq!(peer.models[0], crate::registry::bare_card("smollm2".to_owned()));
+    assert_eq!(peer.models[0], ModelCard::bare("smollm2"));
     let other = &peer.models[1];
     let capacity = Some(Capacity { running: 4, waiting: 8 });
     assert_eq!((other.kind, other.context_length, other.capacity), (Some(ModelKind::Embed), Some(2048), capacity));

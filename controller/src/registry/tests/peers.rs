@@ -12,7 +12,7 @@ fn peer(id: &str) -> Peer {
         id: WorkerId::new(id),
         address: format!("http://{id}:1"),
         transport: Transport::Http,
-        models: vec![bare_card("m".to_owned())],
+        models: vec![ModelCard::bare("m")],
         site: None,
         speed: None,
         capabilities: None,
@@ -22,7 +22,7 @@ fn peer(id: &str) -> Peer {
 /// What a worker of these models answers.
 fn answer(incarnation: u64, models: &[&str]) -> Answer {
     Answer {
-        models: Some(models.iter().map(|&name| bare_card(name.to_owned())).collect()),
+        models: Some(models.iter().map(|&name| ModelCard::bare(name.to_owned())).collect()),
         speed: None,
         version: "1".to_owned(),
         incarnation,
@@ -204,7 +204,7 @@ fn a_worker_at_the_address_of_a_peer_of_another_name_gives_way() {
 #[test]
 fn a_lookup_counts_at_a_peer_for_a_heartbeat_though_it_is_probed_seldom() {
     let capacity = Some(muster_shared::control::Capacity { running: 1, waiting: 0 });
-    let models = vec![ModelCard { capacity, ..bare_card("m".to_owned()) }];
+    let models = vec![ModelCard { capacity, ..ModelCard::bare("m") }];
     let mut f = Fixture::with_peers(&[Peer { models, ..peer("a") }]);
     f.answers("a", answer(1, &["m"]));
     assert_eq!(f.lookup().as_deref(), Some("http://a:1"));
@@ -241,7 +241,7 @@ fn a_cause_is_told_of_the_state_that_its_author_meant_alone() {
 fn a_failed_request_at_a_peer_makes_it_doubtful() {
     let mut f = Fixture::with_peers(&[peer("a")]);
     f.answers("a", answer(1, &["m"]));
-    f.register(Registration { models: vec![bare_card("n".to_owned())], ..worker("w", 4) });
+    f.register(Registration { models: vec![ModelCard::bare("n")], ..worker("w", 4) });
     for (outcome, doubted) in
         [(Outcome::Done, 0), (Outcome::Cancelled, 0), (Outcome::Failed, 1), (Outcome::Unreachable, 1)]
     {
@@ -260,7 +260,7 @@ fn what_a_peer_tells_is_its_load_and_its_machine() {
     assert_eq!(f.peer_named("a").capabilities, Some(declared.clone()));
     let told = Capabilities { cpus: Some(4), memory_gb: Some(32.0), gpu: Some(Gpu::Any(true)), gpu_memory_gb: None };
     let load = Load::Beat(Box::new(beat("whatever", 3)));
-    let card = ModelCard { context_length: Some(99), ..bare_card("m".to_owned()) };
+    let card = ModelCard { context_length: Some(99), ..ModelCard::bare("m") };
     f.answers(
         "a",
         Answer {
