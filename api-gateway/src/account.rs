@@ -60,6 +60,8 @@ pub(crate) struct Entry {
     pub(crate) tokens: u32,
     /// What workers say that it has cost, all prompts together; absent until an answer is whole.
     pub(crate) usage: Option<Usage>,
+    /// Whether the answer, or one of several, had been kept from before.
+    pub(crate) is_kept: bool,
     /// See [`Outcome`].
     pub(crate) outcome: Outcome,
 }
@@ -96,6 +98,19 @@ impl Account {
         entry.attempts += 1;
         entry.model = Some(Arc::clone(ticket.model()));
         entry.worker = Some(ticket.worker().clone());
+    }
+
+    /// The model has answered the same before: no worker is asked, and nothing is spent.
+    pub(crate) fn kept(&self, model: &Arc<str>) {
+        let mut entry = self.entry();
+        entry.model = Some(Arc::clone(model));
+        entry.usage.get_or_insert_default();
+        entry.is_kept = true;
+    }
+
+    /// See [`Account::kept`].
+    pub(crate) fn is_kept(&self) -> bool {
+        self.entry().is_kept
     }
 
     /// So many tokens of an answer have come; 0 where a worker does not tell them apart.

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use muster_shared::secret::Secret;
 
+use crate::cache::CacheConfig;
 use crate::keys::ApiKey;
 
 /// Settings of a gateway; checked where they are read, so every value here can be used as it is.
@@ -40,6 +41,8 @@ pub struct Config {
     pub request_timeout: Duration,
     /// Origins (`https://app.example`) whose pages may ask, as a browser sees it; `*` stands for any, empty for none.
     pub cors_origins: Vec<String>,
+    /// Answers that are kept for those who ask the same again; absent: none are.
+    pub cache: Option<CacheConfig>,
     /// Largest body of a request, in bytes.
     pub body_limit: usize,
     /// Whether clients may load and unload models of workers.
@@ -79,6 +82,7 @@ impl Default for Config {
             client_timeout: Duration::from_secs(30),
             request_timeout: Duration::from_secs(600),
             cors_origins: Vec::new(),
+            cache: None,
             body_limit: 8 << 20,
             allow_model_control: false,
             sync_interval: Duration::from_secs(2),

@@ -18,6 +18,7 @@
 //! * `body` and `outgoing`: bodies as bytes, in and out.
 //! * `openai`: bodies, checked once on the way in; the table from our errors to OpenAI's.
 //! * `encoding`: compressed bodies, both ways.
+//! * `cache`: answers that are kept.
 //! * `upstream`: attempts, tickets, the last known fleet, answers that go on elsewhere, and workers in every protocol.
 //! * `playground`: the files of a page to try models on.
 //! * `state`, `account` and `metrics`: what handlers share, what becomes of each request, and what is counted.
@@ -25,6 +26,7 @@
 mod account;
 mod auth;
 mod body;
+mod cache;
 mod chat;
 mod classify;
 mod completion;
@@ -54,6 +56,7 @@ mod via;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
+pub use cache::CacheConfig;
 pub use config::Config;
 pub use error::Error;
 pub use keys::{ApiKey, NameError};

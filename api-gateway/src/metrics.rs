@@ -32,6 +32,12 @@ pub(crate) fn describe() {
     );
     describe_counter!("muster_gateway_resumptions_total", "Answers that went on at another worker");
     describe_counter!("muster_gateway_hedges_total", "Second attempts made while the first was still awaited");
+    describe_counter!(
+        "muster_gateway_cache_lookups_total",
+        "Requests whose answer could have been kept, by whether it was"
+    );
+    describe_gauge!("muster_gateway_cache_entries", "Answers that are kept");
+    describe_gauge!("muster_gateway_cache_bytes", "About what they take in memory");
 }
 
 /// What is counted of one route.
@@ -117,4 +123,15 @@ pub(crate) fn resumed() {
 /// A second attempt beside the first.
 pub(crate) fn hedge() {
     counter!("muster_gateway_hedges_total").increment(1);
+}
+
+/// A kept answer was looked for.
+pub(crate) fn looked_into_cache(found: bool) {
+    counter!("muster_gateway_cache_lookups_total", "result" => if found { "hit" } else { "miss" }).increment(1);
+}
+
+/// So many answers are kept, of so many bytes.
+pub(crate) fn cache_holds(entries: u64, bytes: u64) {
+    gauge!("muster_gateway_cache_entries").set(entries as f64);
+    gauge!("muster_gateway_cache_bytes").set(bytes as f64);
 }

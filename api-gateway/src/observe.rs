@@ -21,6 +21,8 @@ const NAMES: [HeaderName; 4] = [
     HeaderName::from_static("request-id"),
 ];
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+/// Says that an answer had been kept.
+const CACHE: HeaderName = HeaderName::from_static("x-muster-cache");
 const PROCESSING: HeaderName = HeaderName::from_static("openai-processing-ms");
 /// Longest name that is taken from a client.
 const LONGEST: usize = 128;
@@ -121,6 +123,9 @@ impl Observed {
         }
         let millis = u64::try_from(took.as_millis()).unwrap_or(u64::MAX);
         headers.insert(PROCESSING, millis.into());
+        if self.account.is_kept() {
+            headers.insert(CACHE, HeaderValue::from_static("hit"));
+        }
     }
 
     /// Ends with the status of an answer, or what would be it over HTTP; see [`Observed::finish`].

@@ -9,6 +9,7 @@
 //!   [`call`]: what is answered in one message.
 //! * [`fastchat`]: workers that speak FastChat's protocol.
 //! * [`tensor`]: models as plain graphs, over the Open Inference Protocol.
+//! * [`kept`]: answers that were given before.
 //! * [`hedge`]: a second attempt beside a slow first one.
 
 pub(crate) mod answer;
@@ -16,6 +17,7 @@ pub(crate) mod call;
 pub(crate) mod fastchat;
 mod hedge;
 pub(crate) mod job;
+mod kept;
 pub(crate) mod link;
 pub(crate) mod native;
 pub(crate) mod passthrough;
@@ -48,6 +50,7 @@ use tokio_util::sync::CancellationToken;
 use tower::retry::budget::TpsBudget;
 
 use crate::Config;
+use crate::cache::{Cache, Place};
 use crate::endpoints;
 use crate::observe::Route;
 use crate::outgoing::Outgoing;
@@ -55,6 +58,7 @@ use crate::state::Caller;
 use answer::{Answer, Events};
 use fastchat::FastChatClient;
 use job::{Job, Limits, Verdict};
+use kept::Recording;
 use link::{Away, ControllerLink};
 use passthrough::{Passed, Raw};
 use peer::{Peer, Peers};
@@ -153,6 +157,7 @@ struct Inner {
     openai_authorization: Option<HeaderValue>,
     via: HeaderValue,
     limits: Limits,
+    cache: Option<Arc<Cache>>,
     config: Config,
 }
 
@@ -167,6 +172,8 @@ pub(crate) struct Common {
     view: Arc<View>,
     /// How many requests may be tried again.
     budget: Arc<TpsBudget>,
+    /// Answers that are kept.
+    cache: Option<Arc<Cache>>,
     /// Ends all that still runs when the time to drain is over.
     pub(crate) cut: CancellationToken,
 }
@@ -177,7 +184,8 @@ impl Common {
         let process = Process { id: GatewayId::new(), address, version: env!("CARGO_PKG_VERSION").to_owned() };
         let budget = Arc::new(TpsBudget::new(BUDGET_SPAN, BUDGET_FLOOR, config.retry_budget));
         let via = HeaderValue::try_from(process.id.to_string()).expect("letters and digits");
-        Self { process, via, view: Arc::default(), budget, cut: CancellationToken::new() }
+        let cache = config.cache.map(Cache::new).map(Arc::new);
+        Self { process, via, view: Arc::default(), budget, cache, cut: CancellationToken::new() }
     }
 }
 
@@ -188,7 +196,7 @@ impl Upstream {
         let (http, embed_http) = (client(config.first_token_timeout), client(config.request_timeout));
         let peers = Arc::new(Peers::new(config.connect_timeout));
         let batch = config.fastchat_embedding_batch;
-        let Common { process, via, view, budget, cut } = common;
+        let Common { process, via, view, budget, cache, cut } = common;
         Self(Arc::new(Inner {
             gateway,
             link: ControllerLink::new(gateway, process, Arc::clone(&peers), Arc::clone(&view)),
@@ -201,6 +209,7 @@ impl Upstream {
             token: config.token.clone(),
             via,
             limits: Limits { attempts: config.attempts.get(), budget, hedges: config.hedge_after.is_some(), cut },
+            cache,
             config,
         }))
     }
@@ -303,11 +312,21 @@ impl Upstream {
         question: &mut impl Question<Ours = GenerateRequest>,
         mut job: Job,
     ) -> Result<Begun<Answer>, Problem> {
+        let place = match question.raw() {
+            Some(_) => None,
+            None => self.place_of_text(&job, &*question.read().await?),
+        };
+        if let Some(kept) = place.as_ref().and_then(Place::look) {
+            let request = question.read().await?;
+            return Ok(Begun::Ours(Answer::again(self.clone(), request, job, &kept)));
+        }
+        let asked = Arc::clone(&job.model);
         match Box::pin(self.begin(question, &mut job, self.opener())).await? {
             Opened::Passed(passed, ticket) => Ok(Begun::Passed(self.passed(*passed, job, ticket))),
             Opened::Ours(events, ticket) => {
                 let request = question.read().await?;
-                Ok(Begun::Ours(Answer::new(self.clone(), request, job, (events, ticket))))
+                let answer = Answer::new(self.clone(), request, job, (events, ticket));
+                Ok(Begun::Ours(answer.recorded(place.map(|place| Recording::new(place, &asked)))))
             }
         }
     }
@@ -316,8 +335,14 @@ impl Upstream {
     pub(crate) async fn generate_read(&self, request: GenerateRequest, mut job: Job) -> Result<Answer, Problem> {
         let request = Arc::new(request);
         job.transports = TRANSLATED;
+        let place = self.place_of_text(&job, &request);
+        if let Some(kept) = place.as_ref().and_then(Place::look) {
+            return Ok(Answer::again(self.clone(), request, job, &kept));
+        }
+        let asked = Arc::clone(&job.model);
         let running = self.start(&request, &mut job).await?;
-        Ok(Answer::new(self.clone(), request, job, running))
+        let answer = Answer::new(self.clone(), request, job, running);
+        Ok(answer.recorded(place.map(|place| Recording::new(place, &asked))))
     }
 
     /// Finds a worker that accepts the request, and opens its stream of events.

@@ -3,10 +3,11 @@
 use std::num::{NonZeroU32, NonZeroUsize};
 use std::path::PathBuf;
 use std::str::FromStr;
+use std::time::Duration;
 
 use bytesize::ByteSize;
 use clap::Args;
-use muster_gateway::Config;
+use muster_gateway::{CacheConfig, Config};
 use muster_shared::secret::Secret;
 use serde::de::Error as _;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
@@ -16,6 +17,10 @@ use super::{Span, base_url, one_secret, or};
 
 /// The port of a gateway unless it is told another.
 const USUAL_PORT: u16 = 8000;
+/// Time for which an answer is kept, unless another is set.
+const KEPT: Duration = Duration::from_secs(300);
+/// Smaller caches would hold nothing.
+const SMALLEST_CACHE: u64 = 64 << 10;
 /// The same for gRPC, beside the usual port: both are those of Triton.
 const USUAL_GRPC_PORT: u16 = 8001;
 
@@ -165,6 +170,14 @@ pub(crate) struct GatewaySection {
     /// Longest request body.
     #[arg(long, env = "MUSTER_GATEWAY_BODY_LIMIT")]
     pub(crate) body_limit: Option<ByteSize>,
+    /// Room for answers that are kept and given again to a client that asks the same, as `64MiB`; none unless set.
+    ///
+    /// Kept are embeddings, scores, classes, and texts of a temperature of 0 or with a seed.
+    #[arg(long, env = "MUSTER_GATEWAY_RESULT_CACHE", value_name = "SIZE")]
+    pub(crate) result_cache: Option<ByteSize>,
+    /// Time after which a kept answer is forgotten.
+    #[arg(long, env = "MUSTER_GATEWAY_RESULT_CACHE_TTL")]
+    pub(crate) result_cache_ttl: Option<Span>,
     /// Let clients load and unload models over the Open Inference Protocol.
     #[arg(
         long,
@@ -202,7 +215,8 @@ impl GatewaySection {
     pub(crate) fn or(self, other: Self) -> Self {
         or!(self, other; host, port, grpc_port, controller_address, cors_origins, attempts,
             dispatch_wait, connect_timeout, first_token_timeout, inter_token_timeout, resume_timeout, retry_budget,
-            hedge_after, client_timeout, request_timeout, body_limit, allow_model_control, sync_interval, fastchat_embedding_batch, threads,
+            hedge_after, client_timeout, request_timeout, body_limit, result_cache,
+            result_cache_ttl, allow_model_control, sync_interval, fastchat_embedding_batch, threads,
             drain, insecure; (api_key, api_key_file), (fleet_token, fleet_token_file),
             (openai_key, openai_key_file))
     }
@@ -233,6 +247,8 @@ impl GatewaySection {
             client_timeout: Some(Span(usual.client_timeout)),
             request_timeout: Some(Span(usual.request_timeout)),
             body_limit: Some(ByteSize(usual.body_limit as u64)),
+            result_cache: Some(ByteSize(0)),
+            result_cache_ttl: Some(Span(KEPT)),
             allow_model_control: Some(usual.allow_model_control),
             sync_interval: Some(Span(usual.sync_interval)),
             fastchat_embedding_batch: Some(usual.fastchat_embedding_batch),
@@ -247,6 +263,20 @@ impl GatewaySection {
         let usual = if self.port == Some(USUAL_PORT) { GrpcPort::At(USUAL_GRPC_PORT) } else { GrpcPort::Off };
         self.grpc_port.get_or_insert(usual);
         self
+    }
+
+    /// What is kept of answers, if anything is.
+    fn cache(&self) -> anyhow::Result<Option<CacheConfig>> {
+        let Some(ByteSize(bytes @ 1..)) = self.result_cache else { return Ok(None) };
+        let Span(ttl) = self.result_cache_ttl.unwrap_or(Span(KEPT));
+        anyhow::ensure!(
+            bytes >= SMALLEST_CACHE,
+            "result_cache is {}; it must be at least {}, or 0 to keep nothing",
+            ByteSize(bytes),
+            ByteSize(SMALLEST_CACHE)
+        );
+        anyhow::ensure!(!ttl.is_zero(), "result_cache_ttl is 0; it must be longer, or result_cache 0 to keep nothing");
+        Ok(Some(CacheConfig { bytes, ttl }))
     }
 
     /// Checks everything, and makes it the gateway's configuration.
@@ -291,6 +321,7 @@ impl GatewaySection {
             client_timeout: span(self.client_timeout, usual.client_timeout),
             request_timeout: span(self.request_timeout, usual.request_timeout),
             body_limit: self.body_limit.map_or(usual.body_limit, |size| size.0 as usize),
+            cache: self.cache()?,
             allow_model_control: self.allow_model_control.unwrap_or(usual.allow_model_control),
             sync_interval,
             fastchat_embedding_batch: self.fastchat_embedding_batch.unwrap_or(usual.fastchat_embedding_batch),

@@ -1,5 +1,6 @@
 //! The events of an answer, from as many workers as it takes.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -13,6 +14,7 @@ use muster_shared::resume::Progress;
 use muster_shared::transport::Transport;
 
 use super::job::{self, Job};
+use super::kept::Recording;
 use super::ticket::Ticket;
 use super::watch::Lapse;
 use super::{Upstream, Whole};
@@ -39,6 +41,10 @@ pub(crate) struct Answer {
     resuming: bool,
     begun: Instant,
     last_token: Option<Instant>,
+    /// What was given before and is given again, in place of a worker's.
+    again: VecDeque<Event>,
+    /// Writes the answer down, where it may be wanted again.
+    recording: Option<Recording>,
 }
 
 impl Answer {
@@ -55,9 +61,35 @@ impl Answer {
             resuming: false,
             begun: Instant::now(),
             last_token: None,
+            again: VecDeque::new(),
+            recording: None,
         };
         answer.await_first_token();
         answer
+    }
+
+    /// An answer that was given before.
+    pub(super) fn again(upstream: Upstream, request: Arc<GenerateRequest>, job: Job, kept: &Vec<Event>) -> Self {
+        job.account.kept(&job.model);
+        Self {
+            upstream,
+            progress: Progress::new(request.choices),
+            request,
+            model: Arc::clone(&job.model),
+            job,
+            running: None,
+            resuming: false,
+            begun: Instant::now(),
+            last_token: None,
+            again: kept.iter().cloned().collect(),
+            recording: None,
+        }
+    }
+
+    /// The same, written down.
+    pub(super) fn recorded(mut self, recording: Option<Recording>) -> Self {
+        self.recording = recording;
+        self
     }
 
     /// The model that answers: the one that the client named, or one that stands behind that name. Until something has
@@ -85,6 +117,9 @@ impl Answer {
     }
 
     async fn next_of_any(&mut self) -> Option<Result<Event, Problem>> {
+        if let Some(event) = self.again.pop_front() {
+            return Some(Ok(event));
+        }
         loop {
             let (events, ticket) = self.running.as_mut()?;
             let error = match self.job.watch.run(events.next()).await {
@@ -131,6 +166,9 @@ impl Answer {
 
     fn note(&mut self, event: &Event) {
         self.progress.note(event);
+        if let Some(recording) = &mut self.recording {
+            recording.note(event);
+        }
         match event {
             Event::Started { .. } | Event::Failed { .. } | Event::Finished { .. } => {}
             Event::Delta { text, tokens, .. } => {
@@ -154,6 +192,9 @@ impl Answer {
                 }
                 if let Some(model) = self.upstream.view().model(&self.model) {
                     model.metrics.usage(usage);
+                }
+                if let Some(recording) = self.recording.take() {
+                    recording.keep(&self.model);
                 }
             }
         }

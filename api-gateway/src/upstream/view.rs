@@ -52,6 +52,8 @@ pub(crate) struct Model {
     pub(crate) passes_through: bool,
     /// Whether all of its workers speak FastChat's protocol.
     pub(crate) only_fastchat: bool,
+    /// What all of its workers serve under its name; absent where one does not tell, or serves something else.
+    pub(crate) revision: Option<Arc<str>>,
     /// Its tokens.
     pub(crate) metrics: ModelMetrics,
 }
@@ -174,9 +176,13 @@ impl View {
 
     fn note_models(&self, fleet: &Fleet) {
         let mut spoken: HashMap<&str, HashSet<Transport>> = HashMap::new();
+        let mut revisions: HashMap<&str, Option<&ModelCard>> = HashMap::new();
         for worker in fleet.workers.iter().filter(|worker| worker.state != WorkerState::Gone) {
             for card in &worker.models {
                 spoken.entry(&card.name).or_default().insert(worker.transport);
+                let told = Some(card).filter(|card| card.revision.is_some());
+                let all = revisions.entry(&card.name).or_insert(told);
+                *all = all.filter(|first| answers_alike(first, card));
             }
         }
         let mut models = self.models.write().unwrap_or_else(PoisonError::into_inner);
@@ -187,11 +193,16 @@ impl View {
                 behind(model, fleet).filter_map(|name| spoken.get(name)).flatten().copied().collect();
             let passes_through = spoken.contains(&Transport::OpenAi);
             let only_fastchat = spoken.contains(&Transport::FastChat) && spoken.len() == 1;
-            let known = (*kind, passes_through, only_fastchat);
-            if models.get(name).is_none_or(|model| (model.kind, model.passes_through, model.only_fastchat) != known) {
+            let revision = revisions.get(name.as_str()).cloned().flatten();
+            let revision = revision
+                .map(|card| format!("{} {:?}", card.revision.as_deref().unwrap_or_default(), card.context_length));
+            let known = (*kind, passes_through, only_fastchat, revision.as_deref());
+            if models.get(name).is_none_or(|model| model.known() != known) {
                 let metrics = ModelMetrics::new(name);
-                let model = Model { name: name.as_str().into(), kind: *kind, passes_through, only_fastchat, metrics };
-                models.insert(name.clone(), Arc::new(model));
+                let (name, kind) = (name.as_str().into(), *kind);
+                let model =
+                    Model { name, kind, passes_through, only_fastchat, revision: revision.map(Arc::from), metrics };
+                models.insert(model.name.to_string(), Arc::new(model));
             }
         }
     }
@@ -199,6 +210,17 @@ impl View {
     fn memory(&self) -> MutexGuard<'_, Memory> {
         self.memory.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+impl Model {
+    fn known(&self) -> (Option<ModelKind>, bool, bool, Option<&str>) {
+        (self.kind, self.passes_through, self.only_fastchat, self.revision.as_deref())
+    }
+}
+
+/// Whether two workers give the same answers under one name: of the same files, and of the same length at most.
+fn answers_alike(one: &ModelCard, other: &ModelCard) -> bool {
+    (&one.revision, one.context_length) == (&other.revision, other.context_length)
 }
 
 /// The names of all models that may answer a request for that one, itself among them unless it is an alias.
