@@ -10,6 +10,7 @@ mod file;
 mod gateway;
 mod hub;
 mod names;
+mod rate;
 mod share;
 mod worker;
 
@@ -29,6 +30,7 @@ pub(crate) use attach::{AttachConfig, AttachSection, Offer, Target};
 pub(crate) use controller::{ControllerSection, policy_help};
 pub(crate) use file::File;
 pub(crate) use gateway::{GatewaySection, GrpcPort};
+pub(crate) use rate::RateGiven;
 pub(crate) use share::Share;
 pub(crate) use worker::{ModelSection, WorkerSection};
 

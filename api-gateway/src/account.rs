@@ -11,6 +11,7 @@ use muster_shared::id::WorkerId;
 use muster_shared::problem::Kind;
 
 use crate::keys::ApiKey;
+use crate::limits::meter::Meter;
 use crate::observe::Route;
 use crate::state::RequestId;
 use crate::upstream::ticket::Ticket;
@@ -25,6 +26,8 @@ struct Open {
     route: Route,
     begun: Instant,
     entry: Mutex<Entry>,
+    /// What its key pays, settled when this is dropped.
+    meter: Meter,
 }
 
 /// How a request ended.
@@ -69,7 +72,7 @@ pub(crate) struct Entry {
 impl Account {
     /// Of a request that comes now.
     pub(crate) fn open(id: RequestId, route: Route) -> Self {
-        Self(Arc::new(Open { id, route, begun: Instant::now(), entry: Mutex::default() }))
+        Self(Arc::new(Open { id, route, begun: Instant::now(), entry: Mutex::default(), meter: Meter::default() }))
     }
 
     /// The request's name.
@@ -85,6 +88,16 @@ impl Account {
     /// When it came.
     pub(crate) fn begun(&self) -> Instant {
         self.0.begun
+    }
+
+    /// What its key pays.
+    pub(crate) fn meter(&self) -> &Meter {
+        &self.0.meter
+    }
+
+    /// The key that it came with.
+    pub(crate) fn key(&self) -> Option<Arc<ApiKey>> {
+        self.entry().key.clone()
     }
 
     /// It came with that key.
@@ -115,6 +128,7 @@ impl Account {
 
     /// So many tokens of an answer have come; 0 where a worker does not tell them apart.
     pub(crate) fn tokens(&self, tokens: usize, now: Instant) {
+        self.0.meter.spend(tokens as u64);
         let since = now.saturating_duration_since(self.0.begun);
         let mut entry = self.entry();
         entry.ttft.get_or_insert(since);
@@ -124,6 +138,7 @@ impl Account {
 
     /// An answer, one of those to several prompts perhaps, is whole and has cost that.
     pub(crate) fn usage(&self, usage: &Usage) {
+        self.0.meter.spend(u64::from(usage.prompt_tokens) + u64::from(usage.completion_tokens));
         let mut entry = self.entry();
         let sum = entry.usage.get_or_insert_default();
         sum.prompt_tokens = sum.prompt_tokens.saturating_add(usage.prompt_tokens);

@@ -1,5 +1,6 @@
 //! Lets in who shows a key.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use axum::extract::{Request, State as Shared};
@@ -11,19 +12,36 @@ use muster_shared::serve::presented_key;
 use tracing::{Level, Span};
 
 use crate::keys::ApiKey;
+use crate::limits;
 use crate::openai::error;
 use crate::state::State;
 
 /// Middleware: where keys are set, a request needs one of them.
-pub(crate) async fn require_key(Shared(state): Shared<State>, request: Request, next: Next) -> Response {
-    match check(&state.keys, request.headers()) {
-        Ok(key) => {
-            note(Span::current, key.as_deref());
+pub(crate) async fn require_key(Shared(state): Shared<State>, mut request: Request, next: Next) -> Response {
+    let address = request.extensions().get::<Peer>().map(|peer| peer.0);
+    let key = match check(&state.keys.now(), request.headers()) {
+        Ok(key) => key,
+        Err(problem) => return crate::outgoing::into_axum(error::response(&problem)),
+    };
+    note(Span::current, key.as_deref());
+    let mut answer = match limits::knock(&state, key.as_deref(), address) {
+        Ok(()) => {
+            request.extensions_mut().insert(Shown(key.clone()));
             next.run(request).await
         }
         Err(problem) => crate::outgoing::into_axum(error::response(&problem)),
-    }
+    };
+    key.iter().for_each(|key| limits::headers::write(key, answer.headers_mut()));
+    answer
 }
+
+/// Where a request comes from, as an extension of those that go through the router.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Peer(pub(crate) IpAddr);
+
+/// The key with which a request has passed, as an extension of it.
+#[derive(Debug, Clone)]
+pub(crate) struct Shown(pub(crate) Option<Arc<ApiKey>>);
 
 /// The key with which a request may pass; none where none is wanted.
 ///

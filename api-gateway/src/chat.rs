@@ -45,14 +45,14 @@ pub(crate) async fn create(
     let mut job = match &peek {
         Some(peek) => {
             question.raw = Some(Raw::new(Route::Chat.passed_to(), headers, body.clone(), peek.stream()));
-            let mut job = state.upstream.job(caller, &peek.model);
+            let mut job = state.upstream.job(caller, &peek.model)?;
             job.priority = peek.priority();
             job.whole = !peek.stream();
             job
         }
         None => {
             let generate = question.read().await?;
-            let mut job = state.upstream.job(caller, &generate.model);
+            let mut job = state.upstream.job(caller, &generate.model)?;
             if let Some((request, _)) = &question.read {
                 (job.priority, job.whole) = (request.priority, !request.stream);
             }

@@ -54,7 +54,7 @@ pub(crate) async fn create(
             (read.request.model.clone(), read.request.priority, !read.request.stream)
         }
     };
-    let mut job = state.upstream.job(caller, &model);
+    let mut job = state.upstream.job(caller, &model)?;
     (job.priority, job.whole) = (priority, whole);
     job.affinity = question.read.as_ref().and_then(|read| affinity(&read.first));
     let mut first = match state.upstream.generate(&mut question, job).await? {
@@ -141,7 +141,7 @@ impl Prompts {
     /// The first is refused when the fleet is full, as any request is. The others then wait for room, which may be
     /// their own siblings': half an answer is worth nothing.
     async fn start(&self, request: GenerateRequest) -> Result<Answer, Problem> {
-        let mut job = self.state.upstream.job(&self.caller, &request.model);
+        let mut job = self.state.upstream.job(&self.caller, &request.model)?;
         job.stay(Arc::clone(&self.model));
         job.priority = self.priority;
         job.patient = true;

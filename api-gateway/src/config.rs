@@ -7,6 +7,8 @@ use muster_shared::secret::Secret;
 
 use crate::cache::CacheConfig;
 use crate::keys::ApiKey;
+use crate::keys::reload::Reload;
+use crate::limits::rate::RateLimit;
 
 /// Settings of a gateway; checked where they are read, so every value here can be used as it is.
 #[derive(Debug, Clone)]
@@ -19,6 +21,11 @@ pub struct Config {
     pub openai_key: Option<Secret>,
     /// Keys of which clients must present one; empty: everybody may ask.
     pub keys: Vec<ApiKey>,
+    /// The file of those keys, followed while the gateway runs; absent: they stay as they are.
+    pub keys_reload: Option<Reload>,
+    /// Requests in a short time of each key that has no limit of its own, or of each address where no keys are wanted;
+    /// absent: any number.
+    pub rate: Option<RateLimit>,
     /// Workers tried for one request, at most.
     pub attempts: NonZeroU32,
     /// Longest wait for room on a worker.
@@ -71,6 +78,8 @@ impl Default for Config {
             token: None,
             openai_key: None,
             keys: Vec::new(),
+            keys_reload: None,
+            rate: Some(RateLimit::default()),
             attempts: NonZeroU32::new(3).expect("3 is not 0"),
             dispatch_wait: Duration::from_secs(10),
             connect_timeout: Duration::from_secs(2),

@@ -3,6 +3,7 @@
 //! Everything else, and these too where browsers must be told who may ask, goes through [`crate::routes`].
 
 use std::convert::Infallible;
+use std::net::IpAddr;
 use std::panic::AssertUnwindSafe;
 use std::task::{Context, Poll};
 
@@ -19,14 +20,15 @@ use tower::Service;
 use tracing::{Instrument as _, Span};
 
 use crate::account::{Account, Outcome};
+use crate::keys::check_model;
 use crate::observe::{Observed, Route};
 use crate::openai::embedding::EmbeddingBody;
-use crate::openai::error;
 use crate::openai::rerank::RerankBody;
 use crate::openai::tokenize::{DetokenizeBody, TokenizeBody};
+use crate::openai::{error, peek};
 use crate::outgoing::{self, Outgoing};
 use crate::state::{Caller, State};
-use crate::{auth, body, chat, classify, completion, encoding, inference, moderation, once, patience, via};
+use crate::{auth, body, chat, classify, completion, encoding, inference, limits, moderation, once, patience, via};
 
 /// The gateway as a service. Cheap to clone.
 #[derive(Clone)]
@@ -35,12 +37,19 @@ pub(crate) struct Front {
     router: Router,
     /// Whether the router's layers have nothing to add to an answer.
     direct: bool,
+    /// Where the requests of its connection come from.
+    peer: Option<IpAddr>,
 }
 
 impl Front {
     /// In front of the router. `direct`: the requests that come by the thousand need not go through it.
     pub(crate) fn new(state: State, router: Router, direct: bool) -> Self {
-        Self { state, router, direct }
+        Self { state, router, direct, peer: None }
+    }
+
+    /// The same for a connection from there.
+    pub(crate) fn serving(&self, peer: Option<IpAddr>) -> Self {
+        Self { peer, ..self.clone() }
     }
 }
 
@@ -59,11 +68,15 @@ impl Service<Request<Incoming>> for Front {
         let route = busy_route(method, uri).or_else(|| inference::route(method, uri.path()));
         match route.filter(|_| self.direct) {
             Some(route) => {
-                let state = self.state.clone();
-                Box::pin(async move { Ok(answer(state, route, request).await) })
+                let (state, peer) = (self.state.clone(), self.peer);
+                Box::pin(async move { Ok(answer(state, route, request, peer).await) })
             }
             None => {
-                let answer = self.router.call(request.map(Body::new));
+                let mut request = request.map(Body::new);
+                if let Some(peer) = self.peer {
+                    request.extensions_mut().insert(auth::Peer(peer));
+                }
+                let answer = self.router.call(request);
                 Box::pin(async move { Ok(outgoing::from_axum(answer.await)) })
             }
         }
@@ -75,7 +88,12 @@ fn busy_route(method: &Method, uri: &Uri) -> Option<Route> {
 }
 
 /// Answers a request whose answer is a model's.
-pub(crate) async fn answer<B>(state: State, route: Route, request: Request<B>) -> Response<Outgoing>
+pub(crate) async fn answer<B>(
+    state: State,
+    route: Route,
+    request: Request<B>,
+    peer: Option<IpAddr>,
+) -> Response<Outgoing>
 where
     B: HttpBody<Data = Bytes> + Send + Unpin + 'static,
     B::Error: Into<BoxError>,
@@ -83,7 +101,8 @@ where
     let observed = Observed::begin(route, request.headers());
     let (account, span) = (observed.account.clone(), observed.span.clone());
     let coding = encoding::negotiate(request.headers());
-    let handled = AssertUnwindSafe(handle(state, route, request, account).instrument(span)).catch_unwind().await;
+    let handled =
+        AssertUnwindSafe(handle(state, route, request, (account, peer)).instrument(span)).catch_unwind().await;
     let handled = handled.unwrap_or_else(|panic| Err(panicked(&*panic)));
     let refused = if inference::is_at(route) { inference::refusal } else { error::response };
     let mut response = handled.unwrap_or_else(|problem| {
@@ -94,6 +113,7 @@ where
     if let Some(coding) = coding {
         response = encoding::compressed(coding, response).await;
     }
+    observed.account.key().iter().for_each(|key| limits::headers::write(key, response.headers_mut()));
     observed.finish(&mut response, streamed);
     response
 }
@@ -102,7 +122,7 @@ async fn handle<B>(
     state: State,
     route: Route,
     request: Request<B>,
-    account: Account,
+    (account, peer): (Account, Option<IpAddr>),
 ) -> Result<Response<Outgoing>, Problem>
 where
     B: HttpBody<Data = Bytes> + Send + Unpin + 'static,
@@ -111,14 +131,17 @@ where
     let until = patience::of(request.headers(), account.begun());
     let mut caller = Caller { id: account.id().clone(), account, key: None, until };
     if !inference::is_open(route, request.uri().path()) {
-        caller.key = auth::check(&state.keys, request.headers())?;
+        caller.key = auth::check(&state.keys.now(), request.headers())?;
         auth::note(Span::current, caller.key.as_deref());
         caller.key.iter().for_each(|key| caller.account.shown(key));
+        limits::knock(&state, caller.key.as_deref(), peer)?;
     }
     via::check(request.headers(), state.upstream.via())?;
     let (head, incoming) = request.into_parts();
     let body = body::read(&state, incoming).await?;
     let body = body::decoded(&head.headers, body, state.body_limit).await?;
+    check_named(&caller, route, &body)?;
+    limits::admit(&caller, route, &body)?;
     if inference::is_at(route) {
         return inference::answer(&state, &caller, head, body).await;
     }
@@ -132,6 +155,15 @@ where
         Route::Detokenize => once::answer::<DetokenizeBody>(&state, &caller, head.headers, body).await,
         _ => chat::create(&state, &caller, head.headers, body).await,
     }
+}
+
+/// Refuses a model that the key may not use before anything is said of it. The name that is asked for in the end is looked
+/// at again in [`crate::upstream::Upstream::job`].
+fn check_named(caller: &Caller, route: Route, body: &[u8]) -> Result<(), Problem> {
+    let Some(key) = caller.key.as_deref().filter(|key| key.models.is_some() && !inference::is_at(route)) else {
+        return Ok(());
+    };
+    peek::model(body).map_or(Ok(()), |model| check_model(Some(key), &model))
 }
 
 /// The problem that a panic is.

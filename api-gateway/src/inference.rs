@@ -81,12 +81,12 @@ pub(crate) async fn answer(
         }
         Call::Statistics => {
             let model = (!model.is_empty()).then_some(model.as_str());
-            let statistics = state.upstream.statistics(model, version.as_deref()).await?;
+            let statistics = calls::statistics(state, caller, model, version.as_deref()).await?;
             json(StatusCode::OK, &serde_json::json!({ "model_stats": statistics }))
         }
-        Call::Index => json(StatusCode::OK, &calls::index(state, ready_only(&body)?).await?),
+        Call::Index => json(StatusCode::OK, &calls::index(state, caller, ready_only(&body)?).await?),
         Call::Change(change) => {
-            calls::change(state, &model, change, parameters(&body)?.iter().map(String::as_str)).await?;
+            calls::change(state, caller, &model, change, parameters(&body)?.iter().map(String::as_str)).await?;
             nothing()
         }
         Call::Absent(what) => error(StatusCode::NOT_IMPLEMENTED, &calls::absent(what)),

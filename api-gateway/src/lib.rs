@@ -11,7 +11,8 @@
 //! * [`config`] and [`error`]: what it can be told, and why it stops.
 //! * `shard`: the gateway's threads, each with a link and connections of its own.
 //! * `front`: the requests that come by the thousand; `routes`: every route and layer; `observe`, `auth` and `patience`:
-//!   what all requests have in common, and `keys`, what clients show; `via`: gateways in a circle.
+//!   what all requests have in common; `keys`, what clients show, and `limits`, what they may use; `via`: gateways in a
+//!   circle.
 //! * `chat`, `completion`, `models`: the handlers; `once`: one for all that a worker answers in one message, which
 //!   `classify` and `moderation` prepare; `endpoints`: which of them are for a model of which kind.
 //! * `inference` and `grpc`: the same for tensors, the Open Inference Protocol.
@@ -38,6 +39,7 @@ mod front;
 mod grpc;
 mod inference;
 mod keys;
+mod limits;
 mod metrics;
 mod models;
 mod moderation;
@@ -59,7 +61,10 @@ use tokio_util::sync::CancellationToken;
 pub use cache::CacheConfig;
 pub use config::Config;
 pub use error::Error;
-pub use keys::{ApiKey, NameError};
+pub use keys::reload::Reload;
+pub use keys::{ApiKey, Models, ModelsError, NameError};
+pub use limits::rate::{Rate, RateError, RateLimit};
+pub use limits::{KeyLimits, KeyRate};
 
 /// Where clients reach a gateway.
 #[derive(Debug)]
@@ -82,5 +87,6 @@ impl From<TcpListener> for Listeners {
 /// When the system gives no thread.
 pub async fn run(config: Config, listeners: impl Into<Listeners>, shutdown: CancellationToken) -> Result<(), Error> {
     metrics::describe();
+    limits::metrics::describe();
     shard::run(config, listeners.into(), shutdown).await
 }

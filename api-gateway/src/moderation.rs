@@ -31,7 +31,7 @@ pub(crate) async fn create(
         None => match parse(body.clone(), named).await? {
             Some(_) => body, // by a name that is none, as will be said
             None => {
-                let model = usual(state).await?;
+                let model = usual(state, caller).await?;
                 parse(body, move |body| with_model(body, model)).await?
             }
         },
@@ -47,8 +47,12 @@ fn with_model(body: &[u8], model: String) -> Result<Bytes, Problem> {
     Ok(body.to_string().into())
 }
 
-/// The only moderation model of the fleet.
-async fn usual(state: &State) -> Result<String, Problem> {
+/// The only moderation model of the fleet that the key may use.
+async fn usual(state: &State, caller: &Caller) -> Result<String, Problem> {
+    let only = |mut models: Vec<ModelStatus>| {
+        models.retain(|model| caller.key.as_ref().is_none_or(|key| key.may_use(&model.name)));
+        only(models)
+    };
     let known = only(state.upstream.view().models(Instant::now()));
     match known {
         Err(problem) if problem.kind == Kind::UnknownModel => only(state.upstream.models().await?),

@@ -41,7 +41,7 @@ pub(crate) async fn answer<E: Endpoint>(
         }
         None => asked.read().await?.model().to_owned(),
     };
-    let job = state.upstream.job(caller, &model);
+    let job = state.upstream.job(caller, &model)?;
     let Whole { model, answer } = match state.upstream.ask(&mut asked, job).await? {
         Begun::Passed(response) => return Ok(response),
         Begun::Ours(whole) => whole,

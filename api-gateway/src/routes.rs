@@ -1,5 +1,6 @@
 //! Every route and every layer of the gateway, in order.
 
+use std::net::IpAddr;
 use std::time::Instant;
 
 use axum::extract::{Request, State as Shared};
@@ -57,7 +58,8 @@ pub(crate) fn router(state: State, origins: &[String]) -> Router {
 /// A route whose answers are a model's.
 fn busy(route: Route) -> MethodRouter<State> {
     let answer = move |Shared(state): Shared<State>, request: Request| async move {
-        into_axum(front::answer(state, route, request).await)
+        let peer = peer(&request);
+        into_axum(front::answer(state, route, request, peer).await)
     };
     post(answer)
 }
@@ -65,7 +67,12 @@ fn busy(route: Route) -> MethodRouter<State> {
 /// The Open Inference Protocol, whose paths and methods are looked at where they are answered.
 async fn tensors(Shared(state): Shared<State>, request: Request) -> Response {
     let route = inference::route(request.method(), request.uri().path()).unwrap_or(Route::Inference);
-    into_axum(front::answer(state, route, request).await)
+    let peer = peer(&request);
+    into_axum(front::answer(state, route, request, peer).await)
+}
+
+fn peer(request: &Request) -> Option<IpAddr> {
+    request.extensions().get::<auth::Peer>().map(|peer| peer.0)
 }
 
 /// What tells browsers that pages of some origins may use the API; they ask before, so this stands outside of the keys.
@@ -124,6 +131,7 @@ mod tests {
 
     use super::*;
     use crate::keys::ApiKey;
+    use crate::keys::ring::{Keyring, Keys};
     use crate::upstream::{Common, Upstream};
 
     /// The status of an answer and the origin that it allows, with a key that nobody knows.
@@ -134,7 +142,7 @@ mod tests {
                 GatewayId::new(),
                 Common::new(&crate::Config::default(), String::new()),
             ),
-            keys: [Arc::new(ApiKey::unnamed(Secret::new("key"), 1))].into(),
+            keys: Arc::new(Keys::new(Arc::new(Keyring::new(vec![ApiKey::unnamed(Secret::new("key"), 1)], None)))),
             body_limit: 1,
             started: 0,
         };

@@ -6,6 +6,7 @@
 //! the fleet.
 
 use std::convert::Infallible;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
@@ -18,6 +19,8 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use crate::front::Front;
+use crate::keys::reload;
+use crate::keys::ring::Keys;
 use crate::state::{State, now_seconds};
 use crate::upstream::{Common, Upstream, controller_client};
 use crate::{Config, Error, Listeners, grpc, routes};
@@ -45,12 +48,14 @@ pub(crate) async fn run(config: Config, listeners: Listeners, shutdown: Cancella
     let Listeners { http: listener, grpc } = listeners;
     let address = listener.local_addr().map(|address| format!("http://{address}")).unwrap_or_default();
     let common = Common::new(&config, address);
+    let ring = Arc::clone(&common.keys);
     let shards = (0..config.threads.get()).map(|number| start(number, &config, &common, &shutdown));
     let shards: Vec<Shard> = shards.collect::<Result<_, _>>()?;
     let grpc = grpc.map(|listener| grpc::start(listener, &config, &common, &shutdown)).transpose()?;
     tokio::select! {
         () = shutdown.cancelled() => {}
         never = accept(&listener, &shards) => match never {},
+        never = reload::follow(&ring, config.keys_reload.as_ref()) => match never {},
     }
     drop(listener);
     let ended = async {
@@ -95,17 +100,18 @@ async fn serve(
     let router = routes::router(state.clone(), &config.cors_origins);
     let front = Front::new(state.clone(), router, config.cors_origins.is_empty());
     let patience = Patience { drain: config.drain + LAST_WORDS, stalled: config.client_timeout };
-    serve::serve_requests(Counted { connections, count }, front, shutdown, patience).await;
+    let serving = move |peer: Option<SocketAddr>| front.serving(peer.map(|peer| peer.ip()));
+    serve::serve_requests(Counted { connections, count }, serving, shutdown, patience).await;
     unlink(&state, linked).await;
 }
 
 /// What handlers of a thread share, with a link of its own.
 pub(crate) fn linked(config: &Config, common: Common) -> (State, JoinHandle<()>) {
+    let keys = Arc::new(Keys::new(Arc::clone(&common.keys)));
     let upstream = Upstream::new(config.clone(), GatewayId::new(), common);
     let link = upstream.link().clone();
     let (controller, settings) = (controller_client(config), config.clone());
     let linked = tokio::spawn(async move { link.run(controller, settings).await });
-    let keys = config.keys.iter().cloned().map(Arc::new).collect(); // its own, as everything that requests count on
     (State { upstream, keys, body_limit: config.body_limit, started: now_seconds() }, linked)
 }
 

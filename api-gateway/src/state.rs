@@ -5,6 +5,7 @@ use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use crate::account::Account;
 use crate::keys::ApiKey;
+use crate::keys::ring::Keys;
 use crate::upstream::Upstream;
 
 /// The state of a gateway. Cheap to clone.
@@ -12,8 +13,8 @@ use crate::upstream::Upstream;
 pub(crate) struct State {
     /// The way to the workers.
     pub(crate) upstream: Upstream,
-    /// Keys of which clients must show one; empty: everybody may ask.
-    pub(crate) keys: Arc<[Arc<ApiKey>]>,
+    /// Keys of which clients must show one, and the buckets of clients where there are none.
+    pub(crate) keys: Arc<Keys>,
     /// Largest body of a request, in bytes.
     pub(crate) body_limit: usize,
     /// When the gateway started, in seconds since 1970; the age of every model, as far as clients ask.

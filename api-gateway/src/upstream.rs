@@ -52,6 +52,8 @@ use tower::retry::budget::TpsBudget;
 use crate::Config;
 use crate::cache::{Cache, Place};
 use crate::endpoints;
+use crate::keys::check_model;
+use crate::keys::ring::Keyring;
 use crate::observe::Route;
 use crate::outgoing::Outgoing;
 use crate::state::Caller;
@@ -60,7 +62,7 @@ use fastchat::FastChatClient;
 use job::{Job, Limits, Verdict};
 use kept::Recording;
 use link::{Away, ControllerLink};
-use passthrough::{Passed, Raw};
+use passthrough::{Cost, Passed, Raw};
 use peer::{Peer, Peers};
 use ticket::Ticket;
 use view::{Trust, View, Wanted};
@@ -176,6 +178,8 @@ pub(crate) struct Common {
     cache: Option<Arc<Cache>>,
     /// Ends all that still runs when the time to drain is over.
     pub(crate) cut: CancellationToken,
+    /// The keys in force.
+    pub(crate) keys: Arc<Keyring>,
 }
 
 impl Common {
@@ -183,9 +187,10 @@ impl Common {
     pub(crate) fn new(config: &Config, address: String) -> Self {
         let process = Process { id: GatewayId::new(), address, version: env!("CARGO_PKG_VERSION").to_owned() };
         let budget = Arc::new(TpsBudget::new(BUDGET_SPAN, BUDGET_FLOOR, config.retry_budget));
+        let keys = Arc::new(Keyring::new(config.keys.clone(), config.rate));
         let via = HeaderValue::try_from(process.id.to_string()).expect("letters and digits");
         let cache = config.cache.map(Cache::new).map(Arc::new);
-        Self { process, via, view: Arc::default(), budget, cache, cut: CancellationToken::new() }
+        Self { process, via, view: Arc::default(), budget, cache, cut: CancellationToken::new(), keys }
     }
 }
 
@@ -196,7 +201,7 @@ impl Upstream {
         let (http, embed_http) = (client(config.first_token_timeout), client(config.request_timeout));
         let peers = Arc::new(Peers::new(config.connect_timeout));
         let batch = config.fastchat_embedding_batch;
-        let Common { process, via, view, budget, cache, cut } = common;
+        let Common { process, via, view, budget, cache, cut, keys: _ } = common;
         Self(Arc::new(Inner {
             gateway,
             link: ControllerLink::new(gateway, process, Arc::clone(&peers), Arc::clone(&view)),
@@ -253,13 +258,18 @@ impl Upstream {
     }
 
     /// A request that begins now.
-    pub(crate) fn job(&self, caller: &Caller, model: &str) -> Job {
+    ///
+    /// # Errors
+    /// [`Kind::UnknownModel`] where its key may not use the model: here, where every request passes with the name that is
+    /// asked for in the end.
+    pub(crate) fn job(&self, caller: &Caller, model: &str) -> Result<Job, Problem> {
+        check_model(caller.key.as_deref(), model)?;
         let known = self.0.view.model(model);
         let model = known.map_or_else(|| Arc::from(model), |known| Arc::clone(&known.name));
         let deadline = Instant::now() + self.0.config.request_timeout;
         let mut job = Job::new(caller.account.clone(), model, deadline, self.0.limits.clone());
         (job.key, job.until) = (caller.key.clone(), caller.until);
-        job
+        Ok(job)
     }
 
     /// What a model can be asked for, where known.
@@ -402,7 +412,12 @@ impl Upstream {
 
     fn passed(&self, passed: Passed, job: Job, mut ticket: Ticket) -> Response<Outgoing> {
         match passed {
-            Passed::Whole(response) => {
+            Passed::Whole(response, cost) => {
+                match cost {
+                    Cost::Nothing => {}
+                    Cost::Untold => job.account.meter().vague(),
+                    Cost::Told(usage) => job.account.usage(&usage),
+                }
                 ticket.end(Outcome::Done);
                 response
             }

@@ -83,7 +83,7 @@ pub async fn run(config: Config, listener: TcpListener, shutdown: CancellationTo
     }
     // None of the companions ever ends; dropping this future drops them too.
     tokio::select! {
-        () = serve_requests(listener, front, shutdown, Patience::draining(config.drain)) => {}
+        () = serve_requests(listener, move |_| front.clone(), shutdown, Patience::draining(config.drain)) => {}
         never = service.keep_time() => match never {},
         never = fastchat::refresh::run(&service) => match never {},
         never = peers::keep(&service, config.peers.as_ref()) => match never {},

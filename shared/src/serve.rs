@@ -2,6 +2,7 @@
 
 use std::convert::Infallible;
 use std::io::IoSlice;
+use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -99,17 +100,22 @@ pub async fn serve(
 ) -> std::io::Result<()> {
     let service =
         tower::util::MapRequest::new(router, |request: hyper::Request<Incoming>| request.map(axum::body::Body::new));
-    serve_requests(listener, service, shutdown, Patience::draining(drain)).await;
+    serve_requests(listener, move |_| service.clone(), shutdown, Patience::draining(drain)).await;
     Ok(())
 }
 
-/// Serves requests until `shutdown`; then takes no more connections, and gives those that run time to end.
+/// Serves requests until `shutdown`; then takes no more connections, and gives those that run time to end. `serving`: what
+/// answers those of a connection from an address.
 ///
 /// Small events leave at once, heads are bounded in size and time, and a peer that does not read is not waited for.
 ///
 /// What fails for one connection, or for a moment, is no reason to end.
-pub async fn serve_requests<S, B>(mut door: impl Accept, service: S, shutdown: CancellationToken, patience: Patience)
-where
+pub async fn serve_requests<S, B>(
+    mut door: impl Accept,
+    serving: impl Fn(Option<SocketAddr>) -> S,
+    shutdown: CancellationToken,
+    patience: Patience,
+) where
     S: Service<hyper::Request<Incoming>, Response = hyper::Response<B>, Error = Infallible> + Clone + Send + 'static,
     S::Future: Send,
     B: HttpBody<Data = Bytes> + Send + 'static,
@@ -118,7 +124,7 @@ where
     let (graceful, mut running) = (GracefulShutdown::new(), JoinSet::new());
     tokio::select! {
         () = shutdown.cancelled() => {}
-        never = accept(&mut door, service, patience.stalled, &graceful, &mut running) => match never {},
+        never = accept(&mut door, serving, patience.stalled, &graceful, &mut running) => match never {},
         () = telemetry::metrics_upkeep() => {}
     }
     drop(door);
@@ -132,7 +138,7 @@ where
 /// Takes connections, for ever, each on a task of its own.
 async fn accept<S, B>(
     door: &mut impl Accept,
-    service: S,
+    serving: impl Fn(Option<SocketAddr>) -> S,
     stalled: Duration,
     graceful: &GracefulShutdown,
     running: &mut JoinSet<()>,
@@ -150,7 +156,8 @@ where
         };
         match accepted {
             Ok(stream) => {
-                let (count, served) = (door.count(), connection(stream, service.clone(), stalled, graceful.watcher()));
+                let service = serving(stream.peer_addr().ok());
+                let (count, served) = (door.count(), connection(stream, service, stalled, graceful.watcher()));
                 running.spawn(async move {
                     served.await;
                     count.fetch_sub(1, Ordering::Relaxed);

@@ -7,13 +7,13 @@ use std::time::Duration;
 
 use bytesize::ByteSize;
 use clap::Args;
-use muster_gateway::{CacheConfig, Config};
+use muster_gateway::{CacheConfig, Config, RateLimit};
 use muster_shared::secret::Secret;
 use serde::de::Error as _;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::file::client_keys;
-use super::{Span, base_url, one_secret, or};
+use super::{RateGiven, Span, base_url, one_secret, or};
 
 /// The port of a gateway unless it is told another.
 const USUAL_PORT: u16 = 8000;
@@ -111,10 +111,18 @@ pub(crate) struct GatewaySection {
     )]
     #[serde(alias = "api_keys")]
     pub(crate) api_key: Option<Vec<Secret>>,
-    /// File that holds keys: one a line, or in YAML as `keys: [{name, key, priority}]`, of which a higher priority goes
-    /// first while requests wait.
+    /// File that holds keys: one a line, or in YAML as `keys: [{name, key, priority, models, requests_per_minute,
+    /// tokens_per_minute, max_streams, rate, burst}]`. It is read again when it changes.
     #[arg(long, env = "MUSTER_API_KEY_FILE")]
     pub(crate) api_key_file: Option<PathBuf>,
+    /// Requests in a short time of each key, or of each address where no keys are wanted: 100/s, 600/m, 5000/h, or off.
+    ///
+    /// Addresses of this machine are not limited.
+    #[arg(long, env = "MUSTER_GATEWAY_RATE_LIMIT", value_name = "RATE")]
+    pub(crate) rate_limit: Option<RateGiven>,
+    /// Requests that may come at once; twice a second's worth of the rate unless said otherwise.
+    #[arg(long, env = "MUSTER_GATEWAY_RATE_BURST", value_name = "REQUESTS")]
+    pub(crate) rate_burst: Option<NonZeroU32>,
     /// Token that every service of the fleet shows to the others.
     #[arg(long, env = "MUSTER_FLEET_TOKEN", hide_env_values = true, value_parser = super::SecretParser)]
     pub(crate) fleet_token: Option<Secret>,
@@ -215,9 +223,9 @@ impl GatewaySection {
     pub(crate) fn or(self, other: Self) -> Self {
         or!(self, other; host, port, grpc_port, controller_address, cors_origins, attempts,
             dispatch_wait, connect_timeout, first_token_timeout, inter_token_timeout, resume_timeout, retry_budget,
-            hedge_after, client_timeout, request_timeout, body_limit, result_cache,
-            result_cache_ttl, allow_model_control, sync_interval, fastchat_embedding_batch, threads,
-            drain, insecure; (api_key, api_key_file), (fleet_token, fleet_token_file),
+            hedge_after, client_timeout, request_timeout, body_limit, result_cache, result_cache_ttl, allow_model_control,
+            sync_interval, fastchat_embedding_batch, threads, rate_limit, rate_burst, drain, insecure;
+            (api_key, api_key_file), (fleet_token, fleet_token_file),
             (openai_key, openai_key_file))
     }
 
@@ -231,6 +239,8 @@ impl GatewaySection {
             controller_address: Some(usual.controller),
             api_key: None,
             api_key_file: None,
+            rate_limit: usual.rate.map(|limit| RateGiven::At(limit.rate)),
+            rate_burst: None,
             fleet_token: None,
             fleet_token_file: None,
             openai_key: None,
@@ -279,11 +289,26 @@ impl GatewaySection {
         Ok(Some(CacheConfig { bytes, ttl }))
     }
 
+    /// Requests in a short time, as they are said here.
+    fn rate(&self, usual: Option<RateLimit>) -> anyhow::Result<Option<RateLimit>> {
+        let limit = match self.rate_limit {
+            Some(RateGiven::Off) => None,
+            Some(RateGiven::At(rate)) => Some(RateLimit::new(rate)),
+            None => usual,
+        };
+        match (limit, self.rate_burst) {
+            (None, Some(_)) => anyhow::bail!("rate_burst is given, and rate_limit is off; leave one of them out"),
+            (Some(RateLimit { rate, .. }), Some(burst)) => Ok(Some(RateLimit { rate, burst })),
+            (limit, None) => Ok(limit),
+        }
+    }
+
     /// Checks everything, and makes it the gateway's configuration.
     pub(crate) fn config(&self) -> anyhow::Result<Config> {
         let usual = Config::default();
         let span = |given: Option<Span>, usual| given.map_or(usual, |Span(duration)| duration);
-        let keys = client_keys(self.api_key.as_deref().unwrap_or_default(), self.api_key_file.as_deref())?;
+        let (keys, keys_reload) =
+            client_keys(self.api_key.as_deref().unwrap_or_default(), self.api_key_file.as_deref())?;
         let ports = (self.port, self.grpc_port);
         if let (Some(port @ 1..), Some(GrpcPort::At(grpc_port))) = ports {
             anyhow::ensure!(
@@ -306,6 +331,8 @@ impl GatewaySection {
             token: one_secret(self.fleet_token.clone(), self.fleet_token_file.as_deref())?,
             openai_key: one_secret(self.openai_key.clone(), self.openai_key_file.as_deref())?,
             keys,
+            keys_reload,
+            rate: self.rate(usual.rate)?,
             cors_origins: match &self.cors_origins {
                 Some(origins) => origins.iter().map(|text| origin(text)).collect::<anyhow::Result<_>>()?,
                 None => usual.cors_origins,

@@ -10,7 +10,8 @@ use muster_shared::grpc::open_inference::{length, proto, read_request, response}
 use muster_shared::grpc::problem::to_status;
 use muster_shared::problem::{Kind, Problem};
 use tonic::metadata::MetadataMap;
-use tonic::{Request, Response, Status, Streaming};
+use tonic::transport::server::TcpConnectInfo;
+use tonic::{Extensions, Request, Response, Status, Streaming};
 use tracing::Instrument as _;
 
 use crate::account::Outcome;
@@ -20,7 +21,7 @@ use crate::keys::ApiKey;
 use crate::observe::{Observed, Route};
 use crate::state::{Caller, State};
 use crate::upstream::tensor::{About, Change, Found, Lookup};
-use crate::{auth, front, patience, via};
+use crate::{auth, front, limits, patience, via};
 
 /// Requests of one stream that run at the same time; their answers keep their order.
 const IN_FLIGHT: usize = 8;
@@ -35,16 +36,22 @@ pub(super) struct Calls(pub(super) State);
 
 impl Calls {
     /// Answers a call of whoever shows a key.
-    async fn answer<T, F>(&self, metadata: &MetadataMap, work: impl FnOnce(Caller) -> F) -> Answer<T>
+    async fn answer<T, F>(
+        &self,
+        (metadata, extensions): (&MetadataMap, &Extensions),
+        work: impl FnOnce(Caller) -> F,
+    ) -> Answer<T>
     where
         F: Future<Output = Result<T, Problem>>,
     {
-        let key = self.check(metadata).map_err(to_status)?;
+        let key = self.check(metadata, extensions).map_err(to_status)?;
         answer(Route::Inference, metadata, key, work).await
     }
 
-    fn check(&self, metadata: &MetadataMap) -> Result<Option<Arc<ApiKey>>, Problem> {
-        let key = auth::check(&self.0.keys, metadata.as_ref())?;
+    fn check(&self, metadata: &MetadataMap, extensions: &Extensions) -> Result<Option<Arc<ApiKey>>, Problem> {
+        let key = auth::check(&self.0.keys.now(), metadata.as_ref())?;
+        let address = extensions.get::<TcpConnectInfo>().and_then(TcpConnectInfo::remote_addr);
+        limits::knock(&self.0, key.as_deref(), address.map(|address| address.ip()))?;
         via::check(metadata.as_ref(), self.0.upstream.via())?;
         Ok(key)
     }
@@ -90,6 +97,7 @@ impl Calls {
 
     async fn change<'a>(
         &self,
+        caller: &Caller,
         model: &str,
         change: Change,
         parameters: impl Iterator<Item = &'a str>,
@@ -97,7 +105,7 @@ impl Calls {
         if model.is_empty() {
             return Err(Problem::invalid("model_name", "`model_name` is missing: the name of the model"));
         }
-        calls::change(&self.0, model, change, parameters).await
+        calls::change(&self.0, caller, model, change, parameters).await
     }
 }
 
@@ -117,7 +125,10 @@ where
     key.iter().for_each(|key| account.shown(key));
     let until = patience::of(metadata.as_ref(), account.begun());
     let caller = Caller { id: account.id().clone(), account, key, until };
-    let work = AssertUnwindSafe(work(caller).instrument(observed.span.clone())).catch_unwind().await;
+    let work = match limits::admit(&caller, route, &[]) {
+        Ok(()) => AssertUnwindSafe(work(caller).instrument(observed.span.clone())).catch_unwind().await,
+        Err(problem) => Ok(Err(problem)),
+    };
     let answered = work.unwrap_or_else(|panic| Err(front::panicked(&*panic)));
     let failed = answered.as_ref().err().map(|problem| problem.kind);
     failed.into_iter().for_each(|kind| observed.account.end(Outcome::Failed(kind)));
@@ -150,7 +161,7 @@ impl GrpcInferenceService for Calls {
     }
 
     async fn model_ready(&self, call: Request<proto::ModelReadyRequest>) -> Answer<proto::ModelReadyResponse> {
-        let (metadata, _, asked) = call.into_parts();
+        let (metadata, extensions, asked) = call.into_parts();
         let work = |caller| async move {
             match self.look_up(&caller, asked.name, asked.version, About::Ready).await {
                 Ok(Found::Ready(ready)) => Ok(proto::ModelReadyResponse { ready }),
@@ -161,30 +172,30 @@ impl GrpcInferenceService for Calls {
                 Err(problem) => Err(problem),
             }
         };
-        self.answer(&metadata, work).await
+        self.answer((&metadata, &extensions), work).await
     }
 
     async fn server_metadata(
         &self,
         call: Request<proto::ServerMetadataRequest>,
     ) -> Answer<proto::ServerMetadataResponse> {
-        self.answer(call.metadata(), |_| async { Ok(calls::server().into()) }).await
+        self.answer((call.metadata(), call.extensions()), |_| async { Ok(calls::server().into()) }).await
     }
 
     async fn model_metadata(&self, call: Request<proto::ModelMetadataRequest>) -> Answer<proto::ModelMetadataResponse> {
-        let (metadata, _, asked) = call.into_parts();
+        let (metadata, extensions, asked) = call.into_parts();
         let work = |caller| async move {
             match self.look_up(&caller, asked.name, asked.version, About::Metadata).await? {
                 Found::Metadata(metadata) => Ok(metadata.into()),
                 _ => Err(mismatched()),
             }
         };
-        self.answer(&metadata, work).await
+        self.answer((&metadata, &extensions), work).await
     }
 
     async fn model_infer(&self, call: Request<proto::ModelInferRequest>) -> Answer<proto::ModelInferResponse> {
-        let (metadata, _, message) = call.into_parts();
-        let key = self.check(&metadata).map_err(to_status)?;
+        let (metadata, extensions, message) = call.into_parts();
+        let key = self.check(&metadata, &extensions).map_err(to_status)?;
         answer(Route::Infer, &metadata, key, |caller| async move { self.infer(message, &caller).await }).await
     }
 
@@ -193,8 +204,8 @@ impl GrpcInferenceService for Calls {
         &self,
         call: Request<Streaming<proto::ModelInferRequest>>,
     ) -> Answer<Self::ModelStreamInferStream> {
-        let (metadata, _, messages) = call.into_parts();
-        let key = self.check(&metadata).map_err(to_status)?;
+        let (metadata, extensions, messages) = call.into_parts();
+        let key = self.check(&metadata, &extensions).map_err(to_status)?;
         let (calls, metadata) = (self.clone(), Arc::new(metadata));
         let answers = messages.map(move |message| {
             let (calls, metadata, key) = (calls.clone(), Arc::clone(&metadata), key.clone());
@@ -204,64 +215,65 @@ impl GrpcInferenceService for Calls {
     }
 
     async fn model_config(&self, call: Request<proto::ModelConfigRequest>) -> Answer<proto::ModelConfigResponse> {
-        let (metadata, _, asked) = call.into_parts();
+        let (metadata, extensions, asked) = call.into_parts();
         let work = |caller| async move {
             match self.look_up(&caller, asked.name, asked.version, About::Config).await? {
                 Found::Config(config) => Ok(proto::ModelConfigResponse { config: Some((*config).into()) }),
                 _ => Err(mismatched()),
             }
         };
-        self.answer(&metadata, work).await
+        self.answer((&metadata, &extensions), work).await
     }
 
     async fn model_statistics(
         &self,
         call: Request<proto::ModelStatisticsRequest>,
     ) -> Answer<proto::ModelStatisticsResponse> {
-        let (metadata, _, asked) = call.into_parts();
-        let work = |_| async move {
+        let (metadata, extensions, asked) = call.into_parts();
+        let work = |caller: Caller| async move {
             let said = |text: String| (!text.is_empty()).then_some(text);
             let (model, version) = (said(asked.name), said(asked.version));
-            let statistics = self.0.upstream.statistics(model.as_deref(), version.as_deref()).await?;
+            let statistics = calls::statistics(&self.0, &caller, model.as_deref(), version.as_deref()).await?;
             Ok(proto::ModelStatisticsResponse { model_stats: statistics.into_iter().map(Into::into).collect() })
         };
-        self.answer(&metadata, work).await
+        self.answer((&metadata, &extensions), work).await
     }
 
     async fn repository_index(
         &self,
         call: Request<proto::RepositoryIndexRequest>,
     ) -> Answer<proto::RepositoryIndexResponse> {
-        let (metadata, _, asked) = call.into_parts();
-        let work = |_| async move {
-            let index = calls::index(&self.0, asked.ready).await?;
+        let (metadata, extensions, asked) = call.into_parts();
+        let work = |caller: Caller| async move {
+            let index = calls::index(&self.0, &caller, asked.ready).await?;
             Ok(proto::RepositoryIndexResponse { models: index.into_iter().map(Into::into).collect() })
         };
-        self.answer(&metadata, work).await
+        self.answer((&metadata, &extensions), work).await
     }
 
     async fn repository_model_load(
         &self,
         call: Request<proto::RepositoryModelLoadRequest>,
     ) -> Answer<proto::RepositoryModelLoadResponse> {
-        let (metadata, _, asked) = call.into_parts();
-        let work = |_| async move {
-            self.change(&asked.model_name, Change::Load, asked.parameters.keys().map(String::as_str)).await?;
+        let (metadata, extensions, asked) = call.into_parts();
+        let work = |caller: Caller| async move {
+            self.change(&caller, &asked.model_name, Change::Load, asked.parameters.keys().map(String::as_str)).await?;
             Ok(proto::RepositoryModelLoadResponse {})
         };
-        self.answer(&metadata, work).await
+        self.answer((&metadata, &extensions), work).await
     }
 
     async fn repository_model_unload(
         &self,
         call: Request<proto::RepositoryModelUnloadRequest>,
     ) -> Answer<proto::RepositoryModelUnloadResponse> {
-        let (metadata, _, asked) = call.into_parts();
-        let work = |_| async move {
-            self.change(&asked.model_name, Change::Unload, asked.parameters.keys().map(String::as_str)).await?;
+        let (metadata, extensions, asked) = call.into_parts();
+        let work = |caller: Caller| async move {
+            self.change(&caller, &asked.model_name, Change::Unload, asked.parameters.keys().map(String::as_str))
+                .await?;
             Ok(proto::RepositoryModelUnloadResponse {})
         };
-        self.answer(&metadata, work).await
+        self.answer((&metadata, &extensions), work).await
     }
 
     async fn system_shared_memory_status(

@@ -3,9 +3,10 @@
 use std::time::Instant;
 
 use muster_shared::problem::{Kind, Problem};
-use muster_shared::tensor::{IndexEntry, ModelState, ServerMetadata};
+use muster_shared::tensor::{IndexEntry, ModelState, ModelStatistics, ServerMetadata};
 
-use crate::state::State;
+use crate::keys::check_model;
+use crate::state::{Caller, State};
 use crate::upstream::tensor::Change;
 
 /// Extensions of the protocol that are spoken here.
@@ -31,14 +32,38 @@ pub(crate) fn ready(state: &State) -> Result<(), Problem> {
     state.upstream.view().ready(Instant::now()).map_err(|reason| Problem::new(Kind::NoWorker, reason))
 }
 
-/// Every model of the fleet, or those that can be asked.
+/// Every model of the fleet that the key may use, or those of them that can be asked.
 ///
 /// # Errors
 /// See [`crate::upstream::Upstream::repository_index`].
-pub(crate) async fn index(state: &State, ready_only: bool) -> Result<Vec<IndexEntry>, Problem> {
+pub(crate) async fn index(state: &State, caller: &Caller, ready_only: bool) -> Result<Vec<IndexEntry>, Problem> {
     let mut index = state.upstream.repository_index().await?;
     index.retain(|entry| !ready_only || entry.state == ModelState::Ready);
+    index.retain(|entry| may_use(caller, &entry.name));
     Ok(index)
+}
+
+/// What the runs of a model have cost, or of all models that the key may use.
+///
+/// # Errors
+/// See [`crate::upstream::Upstream::statistics`].
+pub(crate) async fn statistics(
+    state: &State,
+    caller: &Caller,
+    model: Option<&str>,
+    version: Option<&str>,
+) -> Result<Vec<ModelStatistics>, Problem> {
+    if let Some(model) = model {
+        check_model(caller.key.as_deref(), model)?;
+        return state.upstream.statistics(Some(model), version).await;
+    }
+    let mut statistics = state.upstream.statistics(None, version).await?;
+    statistics.retain(|model| may_use(caller, &model.name));
+    Ok(statistics)
+}
+
+fn may_use(caller: &Caller, model: &str) -> bool {
+    caller.key.as_ref().is_none_or(|key| key.may_use(model))
 }
 
 /// Loads or unloads a model at every worker that has it.
@@ -47,6 +72,7 @@ pub(crate) async fn index(state: &State, ready_only: bool) -> Result<Vec<IndexEn
 /// Where that is not allowed, or something is wanted with it that is not there; else as the workers say.
 pub(crate) async fn change<'a>(
     state: &State,
+    caller: &Caller,
     model: &str,
     change: Change,
     mut parameters: impl Iterator<Item = &'a str>,
@@ -62,6 +88,7 @@ pub(crate) async fn change<'a>(
         );
         return Err(Problem::invalid(format!("parameters.{name}"), message));
     }
+    check_model(caller.key.as_deref(), model)?;
     state.upstream.change(model, change).await
 }
 

@@ -39,12 +39,24 @@ pub(crate) struct Answer {
     progress: Progress,
     /// Whether the worker goes on where another one stopped, and has not sent its first event.
     resuming: bool,
+    /// What the account was told of the answer so far.
+    counted: Counted,
     begun: Instant,
     last_token: Option<Instant>,
     /// What was given before and is given again, in place of a worker's.
     again: VecDeque<Event>,
     /// Writes the answer down, where it may be wanted again.
     recording: Option<Recording>,
+}
+
+/// What an account was told of one answer, before its worker tells what it has cost.
+#[derive(Debug, Default)]
+struct Counted {
+    tokens: u64,
+    /// Whether its worker tells tokens apart.
+    told: bool,
+    /// Whether text came of which nobody told the tokens.
+    vague: bool,
 }
 
 impl Answer {
@@ -59,6 +71,7 @@ impl Answer {
             model,
             progress,
             resuming: false,
+            counted: Counted::default(),
             begun: Instant::now(),
             last_token: None,
             again: VecDeque::new(),
@@ -170,9 +183,15 @@ impl Answer {
             recording.note(event);
         }
         match event {
-            Event::Started { .. } | Event::Failed { .. } | Event::Finished { .. } => {}
+            Event::Started { prompt_tokens, .. } => {
+                self.uncount(); // what had begun before begins anew
+                self.counted.tokens = u64::from(*prompt_tokens);
+                self.job.account.meter().spend(self.counted.tokens);
+            }
+            Event::Failed { .. } | Event::Finished { .. } => {}
             Event::Delta { text, tokens, .. } => {
                 let now = Instant::now();
+                self.count(text, tokens.len());
                 if let Some((_, ticket)) = &mut self.running {
                     ticket.tokens(tokens.len(), now - self.begun);
                 }
@@ -186,6 +205,7 @@ impl Answer {
                 }
             }
             Event::Done { usage } => {
+                self.uncount();
                 self.job.account.usage(usage);
                 if let Some((_, mut ticket)) = self.running.take() {
                     ticket.end(Outcome::Done);
@@ -197,6 +217,26 @@ impl Answer {
                     recording.keep(&self.model);
                 }
             }
+        }
+    }
+
+    /// Notes what comes of the answer; its tokens are told to the account beside.
+    fn count(&mut self, text: &str, tokens: usize) {
+        self.counted.tokens += tokens as u64;
+        self.counted.told |= tokens > 0; // what is held back at the end comes as text alone
+        if !self.counted.told && !text.is_empty() && !self.counted.vague {
+            self.counted.vague = true;
+            self.job.account.meter().vague();
+        }
+    }
+
+    /// Takes back what was counted: it is told anew.
+    fn uncount(&mut self) {
+        let Counted { tokens, vague, .. } = std::mem::take(&mut self.counted);
+        let meter = self.job.account.meter();
+        meter.take_back(tokens);
+        if vague {
+            meter.told();
         }
     }
 

@@ -12,6 +12,7 @@ use bytes::{Bytes, BytesMut};
 use http_body_util::Full;
 use hyper::{Request, Response};
 use muster_shared::client::ClientError;
+use muster_shared::generate::Usage;
 use muster_shared::problem::{Kind, Problem};
 use serde::Deserialize;
 use serde::de::IgnoredAny;
@@ -23,6 +24,7 @@ use super::ticket::Ticket;
 use super::watch::Lapse;
 use super::wire::{Answer, WireError};
 use super::{Upstream, broken_by};
+use crate::body::beside;
 use crate::openai::peek;
 use crate::outgoing::Outgoing;
 use crate::via::VIA;
@@ -106,8 +108,8 @@ fn remove(headers: &mut HeaderMap, unwanted: impl Fn(&HeaderName) -> bool) {
 
 /// A worker's answer, as far as it must be here before it is known to be one.
 pub(super) enum Passed {
-    /// All of it.
-    Whole(Response<Outgoing>),
+    /// All of it, and whether it tells what it has cost.
+    Whole(Response<Outgoing>, Cost),
     /// Its head and its first events; the rest comes.
     Begun(hyper::http::response::Parts, Answer, Check, Bytes),
 }
@@ -131,7 +133,8 @@ pub(super) async fn pass(
             peek::with_model(&raw.body, model).ok_or_else(|| Problem::new(Kind::Bug, "a request lost its model"))?
         }
     };
-    let asked = Box::pin(exchange(upstream, raw, body, ticket)); // boxed, as it is large, and moved with all that holds it
+    let reads_usage = job.account.meter().reads_usage();
+    let asked = Box::pin(exchange(upstream, raw, (body, reads_usage), ticket)); // boxed, as it is large, and moved with all that holds it
     match job.watch.run(asked).await {
         Ok(answered) => Ok(answered),
         Err(Lapse::Stopping) => Err(job::stopping()),
@@ -152,7 +155,12 @@ pub(super) fn relay(
     Response::from_parts(head, Outgoing::Relay(Box::new(relay)))
 }
 
-async fn exchange(upstream: &Upstream, raw: &Raw, body: Bytes, ticket: &Ticket) -> Result<Passed, ClientError> {
+async fn exchange(
+    upstream: &Upstream,
+    raw: &Raw,
+    (body, reads_usage): (Bytes, bool),
+    ticket: &Ticket,
+) -> Result<Passed, ClientError> {
     let peer = ticket.peer();
     let broken = |error: WireError| broken_by(&peer.address, error);
     let request = raw.request(body, upstream.openai_authorization(), upstream.via());
@@ -165,7 +173,7 @@ async fn exchange(upstream: &Upstream, raw: &Raw, body: Bytes, ticket: &Ticket) 
         detail,
     };
     if head.status == StatusCode::OK && raw.stream && is(&head.headers, "text/event-stream") {
-        let mut check = Check::new();
+        let mut check = if reads_usage { Check::reading_usage() } else { Check::new() };
         let first = first_events(&mut answer, &mut check).await.map_err(|error| match error {
             Begin::Wire(error) => broken(error),
             Begin::Garbage(detail) => unexpected(head.status, detail),
@@ -185,7 +193,46 @@ async fn exchange(upstream: &Upstream, raw: &Raw, body: Bytes, ticket: &Ticket) 
         Judgement::Refused(problem) => ClientError::Refused { address: peer.address.clone(), problem },
         Judgement::Unexpected(detail) => unexpected(head.status, detail),
     })?;
-    Ok(Passed::Whole(Response::from_parts(head, Outgoing::Whole(Some(body)))))
+    let cost = match head.status.is_success() {
+        true if reads_usage => beside(body.len(), {
+            let body = body.clone();
+            move || Ok(usage_of(&body).map_or(Cost::Untold, Cost::Told))
+        })
+        .await
+        .unwrap_or(Cost::Untold),
+        true => Cost::Untold,
+        false => Cost::Nothing,
+    };
+    Ok(Passed::Whole(Response::from_parts(head, Outgoing::Whole(Some(body))), cost))
+}
+
+/// What an answer that is passed on has cost.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Cost {
+    /// It is none.
+    Nothing,
+    /// It does not say, or nobody wants to know.
+    Untold,
+    /// So much.
+    Told(Usage),
+}
+
+/// What an answer, or an event of one, says that it has cost.
+pub(super) fn usage_of(object: &[u8]) -> Option<Usage> {
+    #[derive(Deserialize)]
+    struct Body {
+        usage: Option<Told>,
+    }
+    #[derive(Deserialize)]
+    struct Told {
+        #[serde(default)]
+        prompt_tokens: u32,
+        completion_tokens: Option<u32>,
+        total_tokens: Option<u32>,
+    }
+    let Told { prompt_tokens, completion_tokens, total_tokens } = serde_json::from_slice::<Body>(object).ok()?.usage?;
+    let rest = total_tokens.map(|total| total.saturating_sub(prompt_tokens));
+    Some(Usage { prompt_tokens, completion_tokens: completion_tokens.or(rest)?, cached_tokens: 0 })
 }
 
 /// Why a stream has not begun.

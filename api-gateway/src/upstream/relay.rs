@@ -51,6 +51,7 @@ impl Relay {
         silence: Duration,
     ) -> Self {
         let begun = Instant::now();
+        job.account.meter().vague(); // until it has told what it has cost
         Self { answer: Some(answer), check, first, ticket, job, view, begun, last: None, silence }
     }
 
@@ -129,6 +130,10 @@ impl Relay {
     }
 
     fn end(&mut self, outcome: Outcome) {
+        if let Some(usage) = self.check.usage.take() {
+            self.job.account.usage(&usage);
+            self.job.account.meter().told();
+        }
         self.ticket.end(outcome);
         self.view.note_end(self.ticket.worker(), outcome, Instant::now());
         if let Some(connection) =

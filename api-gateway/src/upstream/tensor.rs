@@ -67,8 +67,8 @@ impl Upstream {
     /// # Errors
     /// Why no worker did, in words for the client.
     pub(crate) async fn infer(&self, request: InferRequest, caller: &Caller) -> Result<InferResponse, Problem> {
+        let mut job = self.job(caller, &request.model)?;
         self.check(&request.model, Route::Infer)?;
-        let mut job = self.job(caller, &request.model);
         job.until = patience::of_tensors(&request.parameters, job.until, Instant::now());
         self.ask_one(request, job, Self::open_infer).await
     }
@@ -78,8 +78,8 @@ impl Upstream {
     /// # Errors
     /// Why no worker answered, in words for the client.
     pub(crate) async fn look_up(&self, lookup: Lookup, caller: &Caller) -> Result<Found, Problem> {
+        let job = self.job(caller, &lookup.model)?;
         self.check(&lookup.model, Route::Infer)?;
-        let job = self.job(caller, &lookup.model);
         self.ask_one(lookup, job, Self::open_lookup).await
     }
 

@@ -5,23 +5,33 @@
 //!   - name: alice
 //!     key: ${ALICE_KEY}
 //!     priority: 5
+//!     models: [chat, org/*]        # of any other it hears that it does not exist; absent: all
+//!     requests_per_minute: 600     # in any sixty seconds; also `rpm`
+//!     tokens_per_minute: 100000    # the same, prompts and answers; also `tpm`
+//!     max_streams: 8               # streamed answers at the same time
+//!     rate: 50/s                   # instead of --rate-limit; `off` for any number
+//!     burst: 100                   # at once; twice a second's worth unless said
 //!   - key: another
 //! ```
 //!
 //! A key without a name is called by its place, first those of the file, then those of flags: `another` is `key-2`.
+
+mod limits;
 
 use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::path::Path;
 
 use anyhow::Context as _;
-use muster_gateway::ApiKey;
+use muster_gateway::{ApiKey, Reload};
 use muster_shared::secret::Secret;
+use muster_shared::watch;
 use serde::de::value::MapAccessDeserializer;
 use serde::de::{Error, MapAccess, Visitor};
 use serde::{Deserialize, Deserializer};
 use serde_saphyr::Spanned;
 
+use super::super::RateGiven;
 use super::variables::{self, Filled, Place};
 
 /// How a file begins that is YAML, or JSON, which is YAML too. Nobody's key looks like that.
@@ -43,6 +53,7 @@ struct Entry {
     name: Option<String>,
     key: Secret,
     priority: i64,
+    limits: limits::Given,
 }
 
 impl<'de> Deserialize<'de> for Entry {
@@ -58,11 +69,12 @@ impl<'de> Visitor<'de> for EntryVisitor {
     type Value = Entry;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("a key in quotes, or `name`, `key` and `priority`")
+        f.write_str("a key in quotes, or `name`, `key`, `priority` and limits")
     }
 
     fn visit_str<E: Error>(self, text: &str) -> Result<Entry, E> {
-        Ok(Entry { name: None, key: Secret::parse(text).map_err(E::custom)?, priority: 0 })
+        let key = Secret::parse(text).map_err(E::custom)?;
+        Ok(Entry { name: None, key, priority: 0, limits: limits::Given::default() })
     }
 
     fn visit_bool<E: Error>(self, _: bool) -> Result<Entry, E> {
@@ -89,9 +101,19 @@ impl<'de> Visitor<'de> for EntryVisitor {
             key: Secret,
             #[serde(default)]
             priority: i64,
+            models: Option<Vec<String>>,
+            #[serde(alias = "rpm")]
+            requests_per_minute: Option<i64>,
+            #[serde(alias = "tpm")]
+            tokens_per_minute: Option<i64>,
+            max_streams: Option<i64>,
+            rate: Option<RateGiven>,
+            burst: Option<i64>,
         }
-        let Fields { name, key, priority } = Fields::deserialize(MapAccessDeserializer::new(map))?;
-        Ok(Entry { name, key, priority })
+        let Fields { name, key, priority, models, requests_per_minute, tokens_per_minute, max_streams, rate, burst } =
+            Fields::deserialize(MapAccessDeserializer::new(map))?;
+        let limits = limits::Given { models, requests_per_minute, tokens_per_minute, max_streams, rate, burst };
+        Ok(Entry { name, key, priority, limits })
     }
 }
 
@@ -99,35 +121,45 @@ fn unquoted<E: Error>() -> E {
     E::custom("a key must be a text; put quotes around it")
 }
 
-/// Every key that lets a client in, each once.
+/// Every key that lets a client in, each once, and the file of them, to be followed while the gateway runs.
 ///
 /// # Errors
 /// With the file and the line of what is wrong.
-pub(crate) fn client_keys(given: &[Secret], file: Option<&Path>) -> anyhow::Result<Vec<ApiKey>> {
-    let mut keys = match file {
-        Some(path) => {
-            let name = path.display();
-            let text = std::fs::read_to_string(path).with_context(|| format!("cannot read keys from {name}"))?;
-            let lookup = |name: &str| std::env::var_os(name).and_then(|value| value.into_string().ok());
-            let keys = read(&text, lookup).map_err(|error| anyhow::anyhow!("{name}: {error}"))?;
-            anyhow::ensure!(!keys.is_empty(), "{name} holds no key");
-            keys
+pub(crate) fn client_keys(given: &[Secret], file: Option<&Path>) -> anyhow::Result<(Vec<ApiKey>, Option<Reload>)> {
+    let Some(path) = file else { return Ok((together(Vec::new(), given), None)) };
+    let text = watch::read(path).with_context(|| format!("cannot read keys from {}", path.display()))?;
+    let keys = of_text(given, path, &text).map_err(anyhow::Error::msg)?;
+    let (given, path) = (given.to_vec(), path.to_owned());
+    let reload = Reload::new(path.clone(), text, move |text| of_text(&given, &path, text));
+    Ok((keys, Some(reload)))
+}
+
+/// The keys of a file with that text, and those of flags.
+fn of_text(given: &[Secret], path: &Path, text: &str) -> Result<Vec<ApiKey>, String> {
+    let file = path.display();
+    let lookup = |name: &str| std::env::var_os(name).and_then(|value| value.into_string().ok());
+    let keys = read(text, lookup).map_err(|error| format!("{file}: {error}"))?;
+    if keys.is_empty() {
+        return Err(format!("{file} holds no key"));
+    }
+    let keys = together(keys, given);
+    let mut names = HashSet::new();
+    match keys.iter().find(|key| !names.insert(key.name.as_str())) {
+        // The file's own names are told apart already.
+        Some(ApiKey { name, .. }) => {
+            Err(format!("the name `{name}` in {file} is that of a key outside it too: {UNNAMED}; choose another"))
         }
-        None => Vec::new(),
-    };
+        None => Ok(keys),
+    }
+}
+
+/// The keys of a file and those of flags; said twice, it is still one.
+fn together(mut keys: Vec<ApiKey>, given: &[Secret]) -> Vec<ApiKey> {
     let flags = given.iter().cloned().zip(keys.len() + 1..);
     keys.extend(flags.map(|(secret, place)| ApiKey::unnamed(secret, place)));
-    let (mut secrets, mut names) = (HashSet::new(), HashSet::new());
-    keys.retain(|key| secrets.insert(key.secret.expose().to_owned())); // said twice, it is still one
-    let taken = keys.iter().find(|key| !names.insert(key.name.as_str()));
-    match (taken, file) {
-        // A file's own names are told apart already.
-        (Some(ApiKey { name, .. }), Some(file)) => {
-            let file = file.display();
-            anyhow::bail!("the name `{name}` in {file} is that of a key outside it too: {UNNAMED}; choose another")
-        }
-        _ => Ok(keys),
-    }
+    let mut secrets = HashSet::new();
+    keys.retain(|key| secrets.insert(key.secret.expose().to_owned()));
+    keys
 }
 
 /// Reads a line of the plain form, on which there is nothing but a key: what looks like something else is a mistake in
@@ -163,8 +195,9 @@ fn read_yaml(text: &str, lookup: impl Fn(&str) -> Option<String>) -> Result<Vec<
     let mut keys = Vec::new();
     for Spanned { value: entry, referenced, .. } in file.keys {
         let place = Place { line: referenced.line() as usize, column: referenced.column() as usize };
-        let line = filled.in_file(place).line;
-        let key = entry.into_key(keys.len() + 1).map_err(|error| format!("line {line}: {}", filled.hide(&error)))?;
+        let place = filled.in_file(place);
+        let key = entry.into_key(keys.len() + 1).map_err(|error| format!("{place}: {}", filled.hide(&error)))?;
+        let line = place.line;
         if let Some(first) = secrets.insert(key.secret.expose().to_owned(), line) {
             return Err(format!("line {line}: the key of `{}` stands in line {first} already", shown(&filled, &key)));
         }
@@ -189,15 +222,21 @@ impl Entry {
             let (least, most) = (i8::MIN, i8::MAX);
             format!("priority is {}; expected a whole number from {least} to {most}", self.priority)
         })?;
-        match self.name {
-            Some(name) => ApiKey::named(&name, self.key, priority).map_err(|error| error.to_string()),
-            None => Ok(ApiKey { priority, ..ApiKey::unnamed(self.key, place) }),
-        }
+        let (models, limits) = self.limits.check()?;
+        let key = match self.name {
+            Some(name) => ApiKey::named(&name, self.key, priority).map_err(|error| error.to_string())?,
+            None => ApiKey::unnamed(self.key, place).with_priority(priority),
+        };
+        Ok(key.with_models(models).with_limits(limits))
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::num::NonZeroU32;
+
+    use muster_gateway::{KeyLimits, KeyRate, Models};
+
     use super::*;
 
     fn keys(text: &str) -> Result<Vec<(String, String, i8)>, String> {
@@ -246,6 +285,23 @@ mod tests {
             ("keys:\n  - {name: two words, key: hunter2}\n", "line 2", "no name for a key"),
             ("keys:\n  - {name: a, key: hunter2, priority: 128}\n", "line 2", "priority is 128"),
             ("keys:\n  - {name: a, key: hunter2, priority: high}\n", "line 2", "i64"),
+            ("keys:\n  - {name: a, key: hunter2, rpm: 0}\n", "line 2, column 5", "requests_per_minute is 0; expected"),
+            ("keys:\n  - {key: hunter2, requests_per_minute: -5}\n", "line 2", "requests_per_minute is -5"),
+            ("keys:\n  - {key: hunter2, tpm: 5000000000}\n", "line 2", "tokens_per_minute is 5000000000; expected"),
+            ("keys:\n  - {key: hunter2, tpm: many}\n", "line 2, column 25", "i64"),
+            ("keys:\n  - {key: hunter2, tpm: 1.5}\n", "line 2", "i64"),
+            ("keys:\n  - {key: hunter2, tpm: 5, tokens_per_minute: 6}\n", "line 2", "duplicate"),
+            ("keys:\n  - {key: hunter2, max_streams: 0}\n", "line 2", "max_streams is 0"),
+            ("keys:\n  - {key: hunter2, max_requests: 1}\n", "line 2", "max_requests"),
+            ("keys:\n  - {key: hunter2, models: []}\n", "line 2", "models is empty"),
+            ("keys:\n  - {key: hunter2, models: ['']}\n", "line 2", "empty name"),
+            ("keys:\n  - {key: hunter2, models: ['a*b']}\n", "line 2", "a `*` may stand at the end only"),
+            ("keys:\n  - {key: hunter2, models: chat}\n", "line 2", "sequence"),
+            ("keys:\n  - {key: hunter2, rate: 100}\n", "line 2", "100 is no rate; say in which time"),
+            ("keys:\n  - {key: hunter2, rate: 0/s}\n", "line 2", "`0/s` is no rate"),
+            ("keys:\n  - {key: hunter2, burst: 5}\n", "line 2", "say `rate` too"),
+            ("keys:\n  - {key: hunter2, rate: off, burst: 5}\n", "line 2", "say `rate` too"),
+            ("keys:\n  - {key: hunter2, rate: 1/s, burst: 0}\n", "line 2", "burst is 0"),
             ("keys:\n  - {name: a, key: ''}\n", "line 2", "must not be empty"),
             ("keys:\n  - ''\n", "line 2", "must not be empty"),
             ("keys:\n  - [hunter2]\n", "line 2", "a key in quotes"),
@@ -258,6 +314,26 @@ mod tests {
             assert!(error.contains(line) && error.contains(words), "{text}: {error}");
             assert!(!error.contains("hunter"), "{text}: {error}");
         }
+    }
+
+    #[test]
+    fn limits_are_read_by_either_name() {
+        for text in [
+            "keys:\n  - {key: a, models: [m, 'org/*'], rpm: 60, tpm: 1000, max_streams: 2, rate: 5/s, burst: 9}\n",
+            "keys:\n  - key: a\n    models: [m, org/*]\n    requests_per_minute: 60\n    tokens_per_minute: 1000\n    \
+             max_streams: 2\n    rate: 5/s\n    burst: 9\n",
+        ] {
+            let keys = read(text, |_| None).expect(text);
+            let KeyLimits { requests_per_minute, tokens_per_minute, max_streams, rate } = keys[0].limits.clone();
+            let numbers =
+                [requests_per_minute, tokens_per_minute, max_streams].map(|number| number.map(NonZeroU32::get));
+            assert_eq!(numbers, [Some(60), Some(1000), Some(2)]);
+            assert!(matches!(rate, KeyRate::Own(limit) if limit.to_string() == "5/s with 9 at once"), "{rate:?}");
+            assert_eq!(keys[0].models, Models::parse(&["m".to_owned(), "org/*".to_owned()]).ok());
+        }
+        let rate = |text: &str| read(&format!("keys: [{{key: a, {text}}}]"), |_| None).expect(text)[0].limits.rate;
+        assert!(rate("rate: off") == KeyRate::Off && rate("rpm: 1") == KeyRate::Usual);
+        assert!(matches!(rate("rate: 600/min"), KeyRate::Own(limit) if limit.burst.get() == 20));
     }
 
     #[test]
@@ -275,7 +351,7 @@ mod tests {
         let file = tempfile::NamedTempFile::new().expect("a file");
         std::fs::write(file.path(), "keys: [{name: alice, key: a}]").expect("it is written");
         let given = ["a", "b", "b", "c"].map(Secret::new);
-        let keys = client_keys(&given, Some(file.path())).expect("keys");
+        let keys = client_keys(&given, Some(file.path())).expect("keys").0;
         assert_eq!(keys.iter().map(|key| &*key.name).collect::<Vec<_>>(), ["alice", "key-3", "key-5"]);
         std::fs::write(file.path(), "keys: []").expect("it is written");
         let error = client_keys(&given, Some(file.path())).expect_err("none in it").to_string();

@@ -3,10 +3,19 @@
 //! Only whole events go on, so that an error can follow whatever a worker did; and only what looks like OpenAI's
 //! stream does. An event that came whole in one piece, as most do, is not copied.
 
+use std::sync::LazyLock;
+
 use bytes::{Bytes, BytesMut};
+use memchr::memmem::Finder;
+use muster_shared::generate::Usage;
+
+use crate::upstream::passthrough::usage_of;
 
 /// Longest event, in bytes.
 const EVENT: usize = 4 << 20;
+
+/// Before an event is taken apart for its usage, it must hold the word. A text that holds it holds it with backslashes.
+static USAGE: LazyLock<Finder<'static>> = LazyLock::new(|| Finder::new("\"usage\""));
 
 /// Why a worker's stream is none.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -44,11 +53,20 @@ pub(crate) struct Check {
     pub(crate) end: End,
     /// Events with data that have gone on, the last one left out.
     pub(crate) events: u32,
+    /// Whether what it has cost is looked for.
+    reads_usage: bool,
+    /// What it has cost, as was said last.
+    pub(crate) usage: Option<Usage>,
 }
 
 impl Check {
     pub(crate) fn new() -> Self {
-        Self { rest: BytesMut::new(), end: End::Open, events: 0 }
+        Self { rest: BytesMut::new(), end: End::Open, events: 0, reads_usage: false, usage: None }
+    }
+
+    /// One that reads what the stream says that it has cost.
+    pub(crate) fn reading_usage() -> Self {
+        Self { reads_usage: true, ..Self::new() }
     }
 
     /// Takes more of the stream; gives what may go on. Nothing does after the last event.
@@ -111,6 +129,9 @@ impl Check {
             b"[DONE]" => self.end = End::Done,
             data if data.starts_with(b"{") && data.ends_with(b"}") => {
                 self.events = self.events.saturating_add(1);
+                if self.reads_usage && USAGE.find(data).is_some() {
+                    self.usage = usage_of(data).or(self.usage);
+                }
                 if is_error(data) {
                     self.end = End::Failed;
                 }
@@ -210,6 +231,21 @@ mod tests {
                 assert_eq!(passed(&[good.as_bytes(), more.as_bytes()]), Ok((good.clone(), end)), "{more}");
             }
         }
+    }
+
+    #[test]
+    fn what_a_stream_has_cost_is_what_it_says_last() {
+        let stream = [
+            "data: {\"choices\":[],\"usage\":{\"prompt_tokens\":3,\"completion_tokens\":1,\"total_tokens\":4}}\n\n",
+            "data: {\"text\":\"a \\\"usage\\\" \",\"usage\":null}\n\n",
+            "data: {\"usage\":{\"prompt_tokens\":3,\"total_tokens\":9}}\n\ndata: {\"usage\":7}\n\ndata: [DONE]\n\n",
+        ];
+        let said = |mut check: Check| {
+            stream.iter().for_each(|piece| drop(check.push(Bytes::from_static(piece.as_bytes())).expect("events")));
+            check.usage.map(|usage| (usage.prompt_tokens, usage.completion_tokens))
+        };
+        assert_eq!(said(Check::reading_usage()), Some((3, 6)));
+        assert_eq!(said(Check::new()), None, "nobody wants to know");
     }
 
     #[test]
