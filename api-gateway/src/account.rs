@@ -6,10 +6,12 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
 use muster_shared::generate::Usage;
 use muster_shared::id::WorkerId;
 use muster_shared::problem::Kind;
 
+use crate::access::{self, Line};
 use crate::keys::ApiKey;
 use crate::observe::Route;
 use crate::state::RequestId;
@@ -62,6 +64,10 @@ pub(crate) struct Entry {
     pub(crate) usage: Option<Usage>,
     /// See [`Outcome`].
     pub(crate) outcome: Outcome,
+    /// Whether the answer is streamed.
+    pub(crate) stream: bool,
+    /// The beginning of the request's body, where prompts are logged.
+    pub(crate) prompt: Option<Bytes>,
 }
 
 impl Account {
@@ -88,6 +94,13 @@ impl Account {
     /// It came with that key.
     pub(crate) fn shown(&self, key: &Arc<ApiKey>) {
         self.entry().key = Some(Arc::clone(key));
+    }
+
+    /// Its body is that.
+    pub(crate) fn came(&self, body: &Bytes) {
+        if let Some(prompt) = access::prompt(body) {
+            self.entry().prompt = Some(prompt);
+        }
     }
 
     /// It goes to the worker of that ticket.
@@ -119,7 +132,7 @@ impl Account {
     /// The head of the answer goes out. `open`: a stream follows, whose end is told by [`Account::end`].
     pub(crate) fn head(&self, status: u16, open: bool) {
         let mut entry = self.entry();
-        entry.status = Some(status);
+        (entry.status, entry.stream) = (Some(status), open);
         if status < 400 && !open && !matches!(entry.outcome, Outcome::Failed(_)) {
             entry.outcome = Outcome::Done;
         }
@@ -141,16 +154,11 @@ impl Account {
 impl Drop for Open {
     fn drop(&mut self) {
         let took = self.begun.elapsed();
-        let entry = self.entry.get_mut().unwrap_or_else(PoisonError::into_inner);
-        tracing::debug!(
-            request_id = %self.id,
-            route = self.route.name(),
-            key = entry.key.as_ref().map(|key| key.name.as_str()),
-            model = entry.model.as_deref(),
-            outcome = ?entry.outcome,
-            ?took,
-            "a request has ended"
-        );
+        let entry = std::mem::take(self.entry.get_mut().unwrap_or_else(PoisonError::into_inner));
+        // Whether somebody is there, and what is not the API, is asked again and again by machines.
+        if let Some(log) = access::log().filter(|_| self.route != Route::Other) {
+            log.tell(Line { id: self.id.clone(), route: self.route, took, entry, trace: None });
+        }
     }
 }
 

@@ -119,6 +119,7 @@ where
     let (head, incoming) = request.into_parts();
     let body = body::read(&state, incoming).await?;
     let body = body::decoded(&head.headers, body, state.body_limit).await?;
+    caller.account.came(&body);
     if inference::is_at(route) {
         return inference::answer(&state, &caller, head, body).await;
     }

@@ -20,8 +20,10 @@
 //! * `encoding`: compressed bodies, both ways.
 //! * `upstream`: attempts, tickets, the last known fleet, answers that go on elsewhere, and workers in every protocol.
 //! * `playground`: the files of a page to try models on.
-//! * `state`, `account` and `metrics`: what handlers share, what becomes of each request, and what is counted.
+//! * `state`, `account`, `access` and `metrics`: what handlers share, what becomes of each request, what the log says of
+//!   it, and what is counted.
 
+mod access;
 mod account;
 mod auth;
 mod body;
@@ -79,5 +81,11 @@ impl From<TcpListener> for Listeners {
 /// When the system gives no thread.
 pub async fn run(config: Config, listeners: impl Into<Listeners>, shutdown: CancellationToken) -> Result<(), Error> {
     metrics::describe();
-    shard::run(config, listeners.into(), shutdown).await
+    if config.access_log {
+        access::open(config.log_prompts);
+    }
+    let served = shard::run(config, listeners.into(), shutdown).await;
+    // The last request has ended; waiting for a slow reader of the log may take a while.
+    let _ = tokio::task::spawn_blocking(access::flush).await;
+    served
 }

@@ -31,6 +31,10 @@ pub(crate) fn describe() {
         "Attempts not made, since too many requests were tried again"
     );
     describe_counter!("muster_gateway_resumptions_total", "Answers that went on at another worker");
+    describe_counter!(
+        "muster_gateway_access_lines_lost_total",
+        "Lines of the access log not written, since the log was read too slowly"
+    );
     describe_counter!("muster_gateway_hedges_total", "Second attempts made while the first was still awaited");
 }
 
@@ -112,6 +116,11 @@ pub(crate) fn retry_denied() {
 /// An answer goes on at another worker.
 pub(crate) fn resumed() {
     counter!("muster_gateway_resumptions_total").increment(1);
+}
+
+/// So many lines of the access log could not be kept.
+pub(crate) fn access_lines_lost(lines: u64) {
+    counter!("muster_gateway_access_lines_lost_total").increment(lines);
 }
 
 /// A second attempt beside the first.
