@@ -11,6 +11,7 @@ mod gateway;
 mod hub;
 mod names;
 mod share;
+mod traces;
 mod worker;
 
 use std::ffi::OsStr;
@@ -30,6 +31,7 @@ pub(crate) use controller::{ControllerSection, policy_help};
 pub(crate) use file::File;
 pub(crate) use gateway::{GatewaySection, GrpcPort};
 pub(crate) use share::Share;
+pub(crate) use traces::TracesSection;
 pub(crate) use worker::{ModelSection, WorkerSection};
 
 /// `self`, and from `other` whatever it leaves open. Of two knobs that belong together, `(one, two)`, whoever says one

@@ -10,12 +10,14 @@ use bytes::Bytes;
 use muster_shared::generate::Usage;
 use muster_shared::id::WorkerId;
 use muster_shared::problem::Kind;
+use muster_shared::trace::{self, Side, Span};
 
 use crate::access::{self, Line};
 use crate::keys::ApiKey;
 use crate::observe::Route;
 use crate::state::RequestId;
 use crate::upstream::ticket::Ticket;
+use crate::{metrics, spans};
 
 /// The account of one request. Cheap to clone.
 #[derive(Debug, Clone)]
@@ -27,6 +29,8 @@ struct Open {
     route: Route,
     begun: Instant,
     entry: Mutex<Entry>,
+    /// Where the request is traced.
+    span: Option<Box<Span>>,
 }
 
 /// How a request ended.
@@ -46,6 +50,8 @@ pub(crate) enum Outcome {
 pub(crate) struct Entry {
     /// The key that it came with.
     pub(crate) key: Option<Arc<ApiKey>>,
+    /// The model that was asked for, where the fleet has one of that name: a client may say anything.
+    pub(crate) asked: Option<Arc<str>>,
     /// The model that answered, or was asked last: one that the fleet serves.
     pub(crate) model: Option<Arc<str>>,
     /// The worker that was asked last.
@@ -70,10 +76,39 @@ pub(crate) struct Entry {
     pub(crate) prompt: Option<Bytes>,
 }
 
+impl Entry {
+    /// Why there is no whole answer, in one of a few words.
+    pub(crate) fn error(&self) -> Option<&'static str> {
+        match self.outcome {
+            Outcome::Done => None,
+            Outcome::Cancelled => Some("cancelled"),
+            Outcome::Failed(kind) => Some(kind.name()),
+        }
+    }
+
+    /// Time for each token after the first, where there are some.
+    pub(crate) fn time_per_token(&self) -> Option<Duration> {
+        let after = self.tokens.checked_sub(1).filter(|after| *after > 0)?;
+        Some(self.last_token?.saturating_sub(self.ttft?) / after)
+    }
+}
+
 impl Account {
     /// Of a request that comes now.
+    #[cfg(test)]
     pub(crate) fn open(id: RequestId, route: Route) -> Self {
-        Self(Arc::new(Open { id, route, begun: Instant::now(), entry: Mutex::default() }))
+        Self::traced(id, route, None)
+    }
+
+    /// Of a request that comes now, with its span where it is traced.
+    pub(crate) fn traced(id: RequestId, route: Route, span: Option<Span>) -> Self {
+        let span = span.map(Box::new);
+        Self(Arc::new(Open { id, route, begun: Instant::now(), entry: Mutex::default(), span }))
+    }
+
+    /// Begins a part of it, where it is traced.
+    pub(crate) fn part(&self, name: &'static str) -> Option<Span> {
+        trace::begin(name, Side::Client, Some(&self.0.span.as_ref()?.context()))
     }
 
     /// The request's name.
@@ -94,6 +129,11 @@ impl Account {
     /// It came with that key.
     pub(crate) fn shown(&self, key: &Arc<ApiKey>) {
         self.entry().key = Some(Arc::clone(key));
+    }
+
+    /// It is for that model of the fleet, as its client calls it.
+    pub(crate) fn asks(&self, model: &Arc<str>) {
+        self.entry().asked = Some(Arc::clone(model));
     }
 
     /// Its body is that.
@@ -155,9 +195,11 @@ impl Drop for Open {
     fn drop(&mut self) {
         let took = self.begun.elapsed();
         let entry = std::mem::take(self.entry.get_mut().unwrap_or_else(PoisonError::into_inner));
+        metrics::ended(self.route, &entry, took);
+        let trace = self.span.take().map(|span| spans::end(*span, &self.id, self.route, &entry));
         // Whether somebody is there, and what is not the API, is asked again and again by machines.
         if let Some(log) = access::log().filter(|_| self.route != Route::Other) {
-            log.tell(Line { id: self.id.clone(), route: self.route, took, entry, trace: None });
+            log.tell(Line { id: self.id.clone(), route: self.route, took, entry, trace });
         }
     }
 }

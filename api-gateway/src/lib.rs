@@ -20,8 +20,8 @@
 //! * `encoding`: compressed bodies, both ways.
 //! * `upstream`: attempts, tickets, the last known fleet, answers that go on elsewhere, and workers in every protocol.
 //! * `playground`: the files of a page to try models on.
-//! * `state`, `account`, `access` and `metrics`: what handlers share, what becomes of each request, what the log says of
-//!   it, and what is counted.
+//! * `state`, `account`, `access`, `spans` and `metrics`: what handlers share, what becomes of each request, what the log
+//!   and its trace say of it, and what is counted.
 
 mod access;
 mod account;
@@ -49,6 +49,7 @@ mod patience;
 mod playground;
 mod routes;
 mod shard;
+mod spans;
 mod state;
 mod upstream;
 mod via;
