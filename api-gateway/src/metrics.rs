@@ -56,7 +56,21 @@ pub(crate) fn describe() {
         "muster_gateway_access_lines_lost_total",
         "Lines of the access log not written, since the log was read too slowly"
     );
+    show_zeros();
     describe_counter!("muster_gateway_hedges_total", "Second attempts made while the first was still awaited");
+}
+
+/// Shows what has not happened yet as 0: a rate needs a beginning.
+fn show_zeros() {
+    for name in [
+        "muster_gateway_retries_total",
+        "muster_gateway_retries_denied_total",
+        "muster_gateway_resumptions_total",
+        "muster_gateway_hedges_total",
+        "muster_gateway_access_lines_lost_total",
+    ] {
+        counter!(name).increment(0);
+    }
 }
 
 /// What is counted of one route.
