@@ -28,18 +28,21 @@ pub(crate) use decisions::{ExplainArgs, JournalArgs, ReplayArgs};
 pub(crate) use status::{DrainArgs, ModelsArgs, ResumeArgs, StatusArgs};
 
 use crate::config::{
-    AttachSection, ControllerSection, GatewaySection, ModelSection, PAIRS, SecretParser, WorkerSection, policy_help,
+    AttachSection, ControllerSection, GatewaySection, ModelSection, PAIRS, SecretParser, TracesSection, WorkerSection,
+    policy_help,
 };
 
 /// A fleet for ONNX models behind one OpenAI-compatible address.
 #[derive(Debug, Parser)]
 #[command(name = "muster", version, propagate_version = true)]
 pub(crate) struct Cli {
-    /// YAML or JSON file with the sections `controller`, `worker`, `gateway`, `attach` and `models`.
+    /// YAML or JSON file with the sections `controller`, `worker`, `gateway`, `attach`, `models` and `traces`.
     #[arg(long, global = true, env = "MUSTER_CONFIG", value_name = "FILE")]
     pub(crate) config: Option<PathBuf>,
     #[command(flatten)]
     pub(crate) logs: Logs,
+    #[command(flatten)]
+    pub(crate) traces: TracesSection,
     #[command(subcommand)]
     pub(crate) verb: Verb,
 }
@@ -95,6 +98,19 @@ fn legal(words: &[OsString]) -> String {
     }
     let flags = verb.get_arguments().chain(command.get_arguments()).filter(|flag| !flag.is_hide_set());
     flags.filter_map(|flag| Some(format!("--{}", flag.get_long()?))).collect::<Vec<_>>().join(", ")
+}
+
+impl Verb {
+    /// What the process is called in traces, where it serves requests of the fleet.
+    pub(crate) fn service(&self) -> Option<&'static str> {
+        match self {
+            Self::Up(_) => Some("muster"),
+            Self::Controller(_) => Some("muster-controller"),
+            Self::Worker(_) => Some("muster-worker"),
+            Self::Gateway(_) => Some("muster-gateway"),
+            _ => None,
+        }
+    }
 }
 
 /// What to do.

@@ -12,6 +12,7 @@ mod hub;
 mod names;
 mod rate;
 mod share;
+mod traces;
 mod worker;
 
 use std::ffi::OsStr;
@@ -32,6 +33,7 @@ pub(crate) use file::File;
 pub(crate) use gateway::{GatewaySection, GrpcPort};
 pub(crate) use rate::RateGiven;
 pub(crate) use share::Share;
+pub(crate) use traces::TracesSection;
 pub(crate) use worker::{ModelSection, WorkerSection};
 
 /// `self`, and from `other` whatever it leaves open. Of two knobs that belong together, `(one, two)`, whoever says one

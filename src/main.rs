@@ -38,6 +38,7 @@ fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => fail(&error),
     };
+    muster_shared::trace::close();
     // A read from the terminal may still block a thread; it must not hold up the end.
     runtime.shutdown_background();
     code
@@ -55,7 +56,10 @@ fn runtime(verb: &Verb) -> Builder {
 async fn run(cli: Cli) -> anyhow::Result<()> {
     cli.logs.init(&cli.verb)?;
     muster_shared::telemetry::init_metrics();
-    let file = config::File::load(cli.config.as_deref())?;
+    let mut file = config::File::load(cli.config.as_deref())?;
+    if let Some(service) = cli.verb.service() {
+        cli.traces.or(std::mem::take(&mut file.traces)).open(service)?;
+    }
     match cli.verb {
         Verb::Up(args) => up::run(args, file, cli.logs.bars()).await,
         Verb::Controller(args) => services::controller(args, file).await,

@@ -6,15 +6,19 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
 use muster_shared::generate::Usage;
 use muster_shared::id::WorkerId;
 use muster_shared::problem::Kind;
+use muster_shared::trace::{self, Side, Span};
 
+use crate::access::{self, Line};
 use crate::keys::ApiKey;
 use crate::limits::meter::Meter;
 use crate::observe::Route;
 use crate::state::RequestId;
 use crate::upstream::ticket::Ticket;
+use crate::{metrics, spans};
 
 /// The account of one request. Cheap to clone.
 #[derive(Debug, Clone)]
@@ -28,6 +32,8 @@ struct Open {
     entry: Mutex<Entry>,
     /// What its key pays, settled when this is dropped.
     meter: Meter,
+    /// Where the request is traced.
+    span: Option<Box<Span>>,
 }
 
 /// How a request ended.
@@ -47,6 +53,8 @@ pub(crate) enum Outcome {
 pub(crate) struct Entry {
     /// The key that it came with.
     pub(crate) key: Option<Arc<ApiKey>>,
+    /// The model that was asked for, where the fleet has one of that name: a client may say anything.
+    pub(crate) asked: Option<Arc<str>>,
     /// The model that answered, or was asked last: one that the fleet serves.
     pub(crate) model: Option<Arc<str>>,
     /// The worker that was asked last.
@@ -67,12 +75,45 @@ pub(crate) struct Entry {
     pub(crate) is_kept: bool,
     /// See [`Outcome`].
     pub(crate) outcome: Outcome,
+    /// Whether the answer is streamed.
+    pub(crate) stream: bool,
+    /// The beginning of the request's body, where prompts are logged.
+    pub(crate) prompt: Option<Bytes>,
+}
+
+impl Entry {
+    /// Why there is no whole answer, in one of a few words.
+    pub(crate) fn error(&self) -> Option<&'static str> {
+        match self.outcome {
+            Outcome::Done => None,
+            Outcome::Cancelled => Some("cancelled"),
+            Outcome::Failed(kind) => Some(kind.name()),
+        }
+    }
+
+    /// Time for each token after the first, where there are some.
+    pub(crate) fn time_per_token(&self) -> Option<Duration> {
+        let after = self.tokens.checked_sub(1).filter(|after| *after > 0)?;
+        Some(self.last_token?.saturating_sub(self.ttft?) / after)
+    }
 }
 
 impl Account {
     /// Of a request that comes now.
+    #[cfg(test)]
     pub(crate) fn open(id: RequestId, route: Route) -> Self {
-        Self(Arc::new(Open { id, route, begun: Instant::now(), entry: Mutex::default(), meter: Meter::default() }))
+        Self::traced(id, route, None)
+    }
+
+    /// Of a request that comes now, with its span where it is traced.
+    pub(crate) fn traced(id: RequestId, route: Route, span: Option<Span>) -> Self {
+        let (span, entry, meter) = (span.map(Box::new), Mutex::default(), Meter::default());
+        Self(Arc::new(Open { id, route, begun: Instant::now(), entry, meter, span }))
+    }
+
+    /// Begins a part of it, where it is traced.
+    pub(crate) fn part(&self, name: &'static str) -> Option<Span> {
+        trace::begin(name, Side::Client, Some(&self.0.span.as_ref()?.context()))
     }
 
     /// The request's name.
@@ -103,6 +144,18 @@ impl Account {
     /// It came with that key.
     pub(crate) fn shown(&self, key: &Arc<ApiKey>) {
         self.entry().key = Some(Arc::clone(key));
+    }
+
+    /// It is for that model of the fleet, as its client calls it.
+    pub(crate) fn asks(&self, model: &Arc<str>) {
+        self.entry().asked = Some(Arc::clone(model));
+    }
+
+    /// Its body is that.
+    pub(crate) fn came(&self, body: &Bytes) {
+        if let Some(prompt) = access::prompt(body) {
+            self.entry().prompt = Some(prompt);
+        }
     }
 
     /// It goes to the worker of that ticket.
@@ -149,7 +202,7 @@ impl Account {
     /// The head of the answer goes out. `open`: a stream follows, whose end is told by [`Account::end`].
     pub(crate) fn head(&self, status: u16, open: bool) {
         let mut entry = self.entry();
-        entry.status = Some(status);
+        (entry.status, entry.stream) = (Some(status), open);
         if status < 400 && !open && !matches!(entry.outcome, Outcome::Failed(_)) {
             entry.outcome = Outcome::Done;
         }
@@ -171,16 +224,13 @@ impl Account {
 impl Drop for Open {
     fn drop(&mut self) {
         let took = self.begun.elapsed();
-        let entry = self.entry.get_mut().unwrap_or_else(PoisonError::into_inner);
-        tracing::debug!(
-            request_id = %self.id,
-            route = self.route.name(),
-            key = entry.key.as_ref().map(|key| key.name.as_str()),
-            model = entry.model.as_deref(),
-            outcome = ?entry.outcome,
-            ?took,
-            "a request has ended"
-        );
+        let entry = std::mem::take(self.entry.get_mut().unwrap_or_else(PoisonError::into_inner));
+        metrics::ended(self.route, &entry, took);
+        let trace = self.span.take().map(|span| spans::end(*span, &self.id, self.route, &entry));
+        // Whether somebody is there, and what is not the API, is asked again and again by machines.
+        if let Some(log) = access::log().filter(|_| self.route != Route::Other) {
+            log.tell(Line { id: self.id.clone(), route: self.route, took, entry, trace });
+        }
     }
 }
 

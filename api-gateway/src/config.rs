@@ -58,6 +58,10 @@ pub struct Config {
     pub sync_interval: Duration,
     /// Inputs sent to a FastChat worker in one embeddings call.
     pub fastchat_embedding_batch: NonZeroUsize,
+    /// Whether the log has a line for every request.
+    pub access_log: bool,
+    /// Whether that line has the beginning of the request's body: prompts, as clients have sent them.
+    pub log_prompts: bool,
     /// Threads that serve clients.
     pub threads: NonZeroUsize,
     /// Time that running requests get after a shutdown was asked for.
@@ -96,6 +100,8 @@ impl Default for Config {
             allow_model_control: false,
             sync_interval: Duration::from_secs(2),
             fastchat_embedding_batch: NonZeroUsize::new(4).expect("4 is not 0"),
+            access_log: true,
+            log_prompts: false,
             threads: usual_threads(),
             drain: Duration::from_secs(30),
         }

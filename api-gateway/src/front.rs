@@ -140,6 +140,7 @@ where
     let (head, incoming) = request.into_parts();
     let body = body::read(&state, incoming).await?;
     let body = body::decoded(&head.headers, body, state.body_limit).await?;
+    caller.account.came(&body);
     check_named(&caller, route, &body)?;
     limits::admit(&caller, route, &body)?;
     if inference::is_at(route) {

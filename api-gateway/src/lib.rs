@@ -22,8 +22,10 @@
 //! * `cache`: answers that are kept.
 //! * `upstream`: attempts, tickets, the last known fleet, answers that go on elsewhere, and workers in every protocol.
 //! * `playground`: the files of a page to try models on.
-//! * `state`, `account` and `metrics`: what handlers share, what becomes of each request, and what is counted.
+//! * `state`, `account`, `access`, `spans` and `metrics`: what handlers share, what becomes of each request, what the log
+//!   and its trace say of it, and what is counted.
 
+mod access;
 mod account;
 mod auth;
 mod body;
@@ -51,6 +53,7 @@ mod patience;
 mod playground;
 mod routes;
 mod shard;
+mod spans;
 mod state;
 mod upstream;
 mod via;
@@ -88,5 +91,11 @@ impl From<TcpListener> for Listeners {
 pub async fn run(config: Config, listeners: impl Into<Listeners>, shutdown: CancellationToken) -> Result<(), Error> {
     metrics::describe();
     limits::metrics::describe();
-    shard::run(config, listeners.into(), shutdown).await
+    if config.access_log {
+        access::open(config.log_prompts);
+    }
+    let served = shard::run(config, listeners.into(), shutdown).await;
+    // The last request has ended; waiting for a slow reader of the log may take a while.
+    let _ = tokio::task::spawn_blocking(access::flush).await;
+    served
 }

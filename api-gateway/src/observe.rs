@@ -6,6 +6,7 @@ use axum::extract::{MatchedPath, Request};
 use axum::http::{HeaderMap, HeaderName, HeaderValue};
 use axum::middleware::Next;
 use axum::response::Response;
+use muster_shared::trace;
 use tracing::Instrument as _;
 use uuid::Uuid;
 
@@ -84,6 +85,17 @@ impl Route {
         }
     }
 
+    /// What OpenTelemetry calls that; absent where no model answers.
+    pub(crate) fn operation(self) -> Option<&'static str> {
+        match self {
+            Self::Chat => Some("chat"),
+            Self::Completions => Some("text_completion"),
+            Self::Embeddings => Some("embeddings"),
+            Self::Rerank | Self::Classify | Self::Moderations | Self::Infer => Some(self.name()),
+            _ => None,
+        }
+    }
+
     fn of(matched: Option<&MatchedPath>) -> Self {
         match matched.map(MatchedPath::as_str) {
             Some("/v1/models" | "/v1/models/{*model}") => Self::Models,
@@ -110,7 +122,9 @@ impl Observed {
             None => (&*Uuid::now_v7().hyphenated().encode_lower(&mut buffer)).into(),
         };
         let span = tracing::debug_span!("request", %id, key = tracing::field::Empty, route = route.name());
-        Self { account: Account::open(RequestId(id), route), span }
+        // Who asks whether the gateway is there is not traced.
+        let trace = if route == Route::Other { None } else { trace::serve(route.name(), headers) };
+        Self { account: Account::traced(RequestId(id), route, trace), span }
     }
 
     /// Ends with the head of the answer, which gets the request's name. `streamed`: whether its end is told elsewhere.

@@ -45,6 +45,7 @@ use muster_shared::id::GatewayId;
 use muster_shared::link::Process;
 use muster_shared::problem::{Kind, Problem};
 use muster_shared::secret::Secret;
+use muster_shared::trace::Context;
 use muster_shared::transport::Transport;
 use tokio_util::sync::CancellationToken;
 use tower::retry::budget::TpsBudget;
@@ -140,6 +141,8 @@ struct Filled {
     seed: u64,
     /// Time that the worker has for the whole answer.
     timeout_ms: Option<u64>,
+    /// The span of the attempt, where the request is traced.
+    trace: Option<Context>,
 }
 
 /// The way to the workers. Cheap to clone.
@@ -265,6 +268,7 @@ impl Upstream {
     pub(crate) fn job(&self, caller: &Caller, model: &str) -> Result<Job, Problem> {
         check_model(caller.key.as_deref(), model)?;
         let known = self.0.view.model(model);
+        known.iter().for_each(|known| caller.account.asks(&known.name));
         let model = known.map_or_else(|| Arc::from(model), |known| Arc::clone(&known.name));
         let deadline = Instant::now() + self.0.config.request_timeout;
         let mut job = Job::new(caller.account.clone(), model, deadline, self.0.limits.clone());
@@ -389,6 +393,7 @@ impl Upstream {
         loop {
             let mut ticket = self.choose(job).await?;
             job.account.sent(&ticket);
+            job.account.part("attempt").into_iter().for_each(|span| ticket.trace(span));
             let error = match question.raw().filter(|_| ticket.peer().transport == Transport::OpenAi) {
                 Some(raw) => match passthrough::pass(self, raw, job, &ticket).await {
                     Ok(Ok(passed)) => return Ok(Opened::Passed(Box::new(passed), ticket)),
@@ -442,10 +447,14 @@ impl Upstream {
             let limit = self.0.config.first_token_timeout;
             let opened = async {
                 match peer.transport {
-                    Transport::Http => native::generate(&peer, self.authorization(), &filled.fill(&request)).await,
+                    Transport::Http => {
+                        native::generate(&peer, (self.authorization(), filled.trace.as_ref()), &filled.fill(&request))
+                            .await
+                    }
                     Transport::FastChat => self.0.fastchat.generate(&peer.address, &filled.named(&request)).await,
                     Transport::Grpc => {
                         let worker = self.grpc(&peer.address, limit.max(self.0.config.inter_token_timeout));
+                        let worker = worker.traced(filled.trace.clone());
                         Ok(worker.generate(&filled.fill(&request)).await?.boxed())
                     }
                     Transport::OpenAi => Err(untranslated(&peer)),
@@ -535,6 +544,7 @@ impl Upstream {
         let config = &self.0.config;
         let usual = config.dispatch_wait + config.connect_timeout * 2;
         let limit = usual.min(left / 2);
+        let mut span = job.account.part("dispatch");
         let dispatch = Dispatch {
             request: Some(job.request_id.to_string()),
             exact: job.exact,
@@ -546,11 +556,17 @@ impl Upstream {
             wait_ms: millis(config.dispatch_wait.min(left * 3 / 8)),
             exclude: job.tried.clone(),
             transports: job.transports.to_vec(),
+            trace: span.as_ref().map(|span| span.context().parent()),
             ..Dispatch::new(self.0.gateway, &*job.model)
         };
         job.watch.set(Instant::now() + limit);
         match job.watch.run(self.0.link.dispatch(Arc::clone(&job.model), job.key.clone(), dispatch)).await {
-            Ok(answer) => Ok(answer),
+            Ok(answer) => {
+                if let (Some(span), Ok(Err(problem))) = (&mut span, &answer) {
+                    span.fail(problem.kind.name());
+                }
+                Ok(answer)
+            }
             Err(watch::Lapse::Stopping) => Err(job::stopping()),
             Err(watch::Lapse::Late) => {
                 // A limit that our own deadline has shortened says nothing about the controller.

@@ -21,7 +21,7 @@ use crate::access::Reach;
 use crate::config::Config;
 use crate::desk::Patience;
 use crate::registry::{Asker, Holder, Note, Origin, Request};
-use crate::service::Service;
+use crate::service::{self, Service};
 use crate::{access, events, fastchat, journal, link, metrics, page, registration, topology};
 
 /// What a handler answers.
@@ -146,8 +146,10 @@ async fn deregister(State(service): Shared, headers: HeaderMap, Body(leave): Bod
 
 pub(crate) async fn dispatch(State(service): Shared, Body(dispatch): Body<Dispatch>) -> Reply<Grant> {
     let gateway = dispatch.gateway;
+    let span = service::span(&dispatch);
     let (asker, patience) = question(dispatch);
     let answer = service.dispatch(asker, patience).await;
+    span.into_iter().for_each(|span| service::end_span(span, &answer));
     if let Err(problem) = &answer {
         tracing::debug!(%problem, kind = ?problem.kind, %gateway, "a dispatch was refused");
     }

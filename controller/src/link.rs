@@ -17,6 +17,7 @@ use muster_shared::control::Held;
 use muster_shared::id::GatewayId;
 use muster_shared::link::{Ask, Link, PROTOCOL, Process, Tell};
 use muster_shared::problem::{Kind, Problem, chain};
+use muster_shared::trace::Span;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
@@ -26,7 +27,7 @@ use crate::http::{Shared, question};
 use crate::metrics;
 use crate::queue::Place;
 use crate::registry::Holder;
-use crate::service::{Reply, Service, Way};
+use crate::service::{self, Reply, Service, Way};
 
 /// Answers that may wait to be written: more than there are requests that wait for room, all of which may be refused at
 /// one moment. A refusal beyond them would be lost; a grant is taken back.
@@ -118,7 +119,8 @@ async fn serve(service: Arc<Service>, mut link: Link<Stream>) {
     link.queue(&Tell::Fleet { fleet: Box::new(service.fleet()), unknown });
 
     let (sender, answers) = mpsc::channel(ANSWERS);
-    let mut session = Session { service, gateway, link, sender, answers, waiting: HashMap::new() };
+    let mut session =
+        Session { service, gateway, link, sender, answers, waiting: HashMap::new(), spans: HashMap::new() };
     if let Some(Err(error)) = end.wanted.run_until_cancelled(session.run()).await {
         tracing::debug!(%gateway, %error, "a gateway's link ended");
     }
@@ -149,6 +151,8 @@ struct Session {
     answers: mpsc::Receiver<(u32, Answer)>,
     /// Those who wait for room and since when, by the number of their question.
     waiting: HashMap<u32, (Place, Instant)>,
+    /// Spans of dispatches that are traced, by the number of their question.
+    spans: HashMap<u32, Span>,
 }
 
 impl Session {
@@ -197,6 +201,7 @@ impl Session {
         let holder = Holder::Gateway(self.gateway);
         match ask {
             Ask::Dispatch { id, dispatch } => {
+                self.spans.extend(service::span(&dispatch).map(|span| (id, span)));
                 let (mut asker, patience) = question(dispatch);
                 asker.holder = holder;
                 let way = Way::Link { id, answers: self.sender.clone() };
@@ -205,6 +210,7 @@ impl Session {
                 }
             }
             Ask::Abandon { id } => {
+                self.spans.remove(&id);
                 if let Some((place, _)) = self.waiting.remove(&id) {
                     metrics::dispatch_cancelled();
                     desk.abandon(&place);
@@ -221,6 +227,9 @@ impl Session {
     fn tell(&mut self, id: u32, answer: Answer) {
         let waited = self.waiting.remove(&id).map(|(_, since)| since.elapsed());
         metrics::dispatched(&answer, waited.unwrap_or_default());
+        if let Some(span) = self.spans.remove(&id) {
+            service::end_span(span, &answer);
+        }
         match answer {
             Ok(grant) => self.link.queue(&Tell::Grant { id, grant }),
             Err(problem) => self.link.queue(&Tell::Refusal { id, problem }),

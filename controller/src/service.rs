@@ -4,10 +4,11 @@ use std::convert::Infallible;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use muster_shared::control::{Fleet, Outcome, Release};
+use muster_shared::control::{Dispatch, Fleet, Outcome, Release};
 use muster_shared::id::{Epoch, TicketId};
 use muster_shared::problem::{Kind, Problem};
 use muster_shared::topology::PeersFile;
+use muster_shared::trace::{self, Context, Side, Span};
 use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::{Notify, Semaphore, mpsc, oneshot};
 use tokio::time::MissedTickBehavior;
@@ -301,6 +302,20 @@ impl TicketGuard {
 impl Drop for TicketGuard {
     fn drop(&mut self) {
         self.service.release(Holder::Relay, self.ticket, self.outcome);
+    }
+}
+
+/// The span of a dispatch that is traced.
+pub(crate) fn span(dispatch: &Dispatch) -> Option<Span> {
+    let parent = dispatch.trace.as_deref().filter(|_| trace::is_on()).and_then(Context::parse)?;
+    trace::begin("choose a worker", Side::Server, Some(&parent))
+}
+
+/// Ends it with what was chosen, or why nothing was.
+pub(crate) fn end_span(mut span: Span, answer: &Answer) {
+    match answer {
+        Ok(grant) => span.set("muster.worker", grant.worker.to_string()),
+        Err(problem) => span.fail(problem.kind.name()),
     }
 }
 

@@ -356,7 +356,7 @@ async fn a_request_without_an_upgrade_is_refused_in_words() {
     let controller = Controller::start().await;
     let (status, body) = controller.get("/link").await;
     assert_eq!(status, 400);
-    assert!(body.contains("Upgrade: muster-link-3"), "{body}");
+    assert!(body.contains("Upgrade: muster-link-4"), "{body}");
     let other = reqwest::Client::new().get(format!("{}/link", controller.address));
     let other = other.header("connection", "upgrade").header("upgrade", "websocket");
     assert_eq!(within(other.send()).await.expect("an answer").status(), 400);

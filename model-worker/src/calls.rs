@@ -10,6 +10,7 @@ use muster_shared::text::{
     ClassifyRequest, ClassifyResponse, DetokenizeRequest, DetokenizeResponse, EntitiesRequest, EntitiesResponse,
     RerankRequest, RerankResponse, TokenizeRequest, TokenizeResponse,
 };
+use muster_shared::trace::Context;
 use tokio::time::{Duration, Instant};
 use tokio_stream::StreamExt as _;
 
@@ -26,6 +27,7 @@ const SIGN_OF_LIFE: Duration = Duration::from_secs(10);
 pub(crate) async fn generate(
     state: &State,
     request: GenerateRequest,
+    trace: Option<Context>,
 ) -> Result<impl Stream<Item = Option<Event>> + Send + use<>, Problem> {
     let model = Arc::clone(state.catalog()?.language(&request.model)?);
     tracing::debug!(request_id = request.request_id, model = request.model, "generate");
@@ -33,7 +35,7 @@ pub(crate) async fn generate(
         model.check_room()?; // an answer that is resumed may need none: its tokens may end it
     }
     let (model, prepared) = blocking(move || {
-        let prepared = model.prepare(&request, Excess::Refuse)?;
+        let prepared = model.prepare(&request, Excess::Refuse)?.traced(trace.as_ref());
         Ok((model, prepared))
     })
     .await?;

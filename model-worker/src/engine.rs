@@ -9,6 +9,7 @@
 //! * [`rows`]: what lies in which row, and prefixes that prompts share.
 //! * `pace`: how much of a prompt one step reads.
 //! * `draft`: tokens proposed from the text itself, several of which one run confirms.
+//! * `phases`: when it came to what, for its trace.
 //! * [`sequence`]: from chosen tokens to an answer and its end.
 //! * [`resume`]: an answer that another engine has begun.
 //! * `text`: what may be shown of it.
@@ -19,6 +20,7 @@
 mod draft;
 pub mod mask;
 mod pace;
+mod phases;
 pub mod resume;
 pub mod rows;
 pub mod sampler;

@@ -18,6 +18,8 @@ use muster_shared::problem::{Kind, Problem};
 use muster_shared::secret::Secret;
 use muster_shared::serve::check_token;
 use muster_shared::text::{ClassifyRequest, EntitiesRequest, TokenizeRequest};
+use muster_shared::trace::Context;
+use muster_shared::trace::served::Traced;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tonic::body::Body;
@@ -26,7 +28,7 @@ use tonic::service::interceptor::InterceptedService;
 use tonic::transport::Server;
 use tonic::transport::server::TcpIncoming;
 use tonic::{Code, Request, Response, Status};
-use tower::ServiceExt;
+use tower::{Layer as _, ServiceExt};
 
 use crate::calls;
 use crate::state::State;
@@ -76,7 +78,7 @@ pub(crate) async fn serve(listener: TcpListener, service: Service) -> std::io::R
         .http2_keepalive_interval(Some(PING[0]))
         .http2_keepalive_timeout(Some(PING[1]))
         .http2_max_pending_accept_reset_streams(Some(GIVEN_UP))
-        .serve_with_incoming_shutdown(explained, incoming, closed.clone().cancelled_owned());
+        .serve_with_incoming_shutdown(Traced.layer(explained), incoming, closed.clone().cancelled_owned());
     let too_late = async {
         closed.cancelled().await;
         tokio::time::sleep(drain).await;
@@ -113,8 +115,9 @@ impl Worker for Calls {
         &self,
         request: Request<proto::GenerateRequest>,
     ) -> Result<Response<Self::GenerateStream>, Status> {
+        let trace = request.extensions().get::<Context>().cloned();
         let request = GenerateRequest::try_from(request.into_inner()).map_err(malformed)?;
-        let events = calls::generate(&self.0, request).await.map_err(to_status)?;
+        let events = calls::generate(&self.0, request, trace).await.map_err(to_status)?;
         let events = events.map(|event| Ok(event.map_or_else(proto::Event::alive, Into::into)));
         Ok(Response::new(Box::pin(events)))
     }

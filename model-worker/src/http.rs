@@ -7,7 +7,7 @@ use axum::extract::{DefaultBodyLimit, State as Shared};
 use axum::http::header;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
-use axum::{Json, Router, middleware};
+use axum::{Extension, Json, Router, middleware};
 use bytes::Bytes;
 use futures_util::StreamExt as _;
 use muster_shared::control::{Health, ModelCard};
@@ -21,6 +21,8 @@ use muster_shared::text::{
     ClassifyRequest, ClassifyResponse, DetokenizeRequest, DetokenizeResponse, EntitiesRequest, EntitiesResponse,
     RerankRequest, RerankResponse, TokenizeRequest, TokenizeResponse,
 };
+use muster_shared::trace::Context;
+use muster_shared::trace::served::Traced;
 
 use crate::calls;
 use crate::fastchat;
@@ -43,6 +45,7 @@ pub(crate) fn router(state: Arc<State>, token: Option<Secret>, body_limit: usize
         .merge(fastchat::routes())
         .merge(tensor::http::routes())
         .layer(DefaultBodyLimit::max(body_limit))
+        .layer(Traced)
         .layer(middleware::from_fn_with_state(token, serve::require_token));
     let open = Router::new()
         .route("/health", get(alive))
@@ -76,9 +79,10 @@ async fn models(Shared(state): Shared<Arc<State>>) -> Result<Json<Vec<ModelCard>
 /// Continues a prompt as server-sent events. The body owns the request: dropping it cancels.
 async fn generate(
     Shared(state): Shared<Arc<State>>,
+    trace: Option<Extension<Context>>,
     Body(request): Body<GenerateRequest>,
 ) -> Result<Response, Problem> {
-    let body = calls::generate(&state, request).await?.map(|event| {
+    let body = calls::generate(&state, request, trace.map(|Extension(trace)| trace)).await?.map(|event| {
         // A comment is a sign of life.
         let bytes = event.map_or(Bytes::from_static(b": waiting\n\n"), |event| sse::json_event(&event));
         Ok::<_, std::convert::Infallible>(bytes)

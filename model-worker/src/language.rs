@@ -11,6 +11,7 @@ use futures_util::stream::{self, Stream, StreamExt as _};
 use muster_shared::control::{Capacity, ModelCard, ModelKind};
 use muster_shared::generate::{Chat, Event, GenerateRequest, Prompt, Usage};
 use muster_shared::problem::{Kind, Problem};
+use muster_shared::trace::Context;
 
 use crate::chat_template::{ChatTemplate, TemplateError};
 use crate::engine::mask::{AllowedTokens, TokenMask};
@@ -54,6 +55,15 @@ pub struct Prepared {
     /// One for each answer.
     choices: Vec<Choice>,
     prompt_tokens: u32,
+}
+
+impl Prepared {
+    /// The same, whose answers are parts of that span.
+    #[must_use]
+    pub fn traced(mut self, trace: Option<&Context>) -> Self {
+        self.choices.iter_mut().for_each(|choice| choice.trace(trace));
+        self
+    }
 }
 
 impl LanguageModel {

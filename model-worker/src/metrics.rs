@@ -3,12 +3,46 @@
 use std::time::{Duration, Instant};
 
 use metrics::{
-    Counter, Gauge, Histogram, counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram,
+    Counter, Gauge, Histogram, Label, Unit, counter, describe_counter, describe_gauge, describe_histogram, gauge,
+    histogram,
 };
 use muster_shared::control::Resources;
+use muster_shared::generate::FinishReason;
+
+const VLLM_RUNNING: &str = "vllm:num_requests_running";
+const VLLM_WAITING: &str = "vllm:num_requests_waiting";
+const VLLM_KV_USAGE: &str = "vllm:kv_cache_usage_perc";
+const VLLM_GPU_USAGE: &str = "vllm:gpu_cache_usage_perc";
+const VLLM_PROMPT_TOKENS: &str = "vllm:prompt_tokens_total";
+const VLLM_GENERATION_TOKENS: &str = "vllm:generation_tokens_total";
+const VLLM_QUERIES: &str = "vllm:prefix_cache_queries_total";
+const VLLM_HITS: &str = "vllm:prefix_cache_hits_total";
+const VLLM_FIRST_TOKEN: &str = "vllm:time_to_first_token_seconds";
+const VLLM_INTER_TOKEN: &str = "vllm:inter_token_latency_seconds";
+const VLLM_OUTPUT_TOKEN: &str = "vllm:time_per_output_token_seconds";
+const VLLM_LATENCY: &str = "vllm:e2e_request_latency_seconds";
+const VLLM_SUCCESS: &str = "vllm:request_success_total";
+
+/// Describes what bears vLLM's names.
+fn describe_vllm() {
+    describe_gauge!(VLLM_RUNNING, Unit::Count, "Sequences that hold a row (vLLM's name)");
+    describe_gauge!(VLLM_WAITING, Unit::Count, "Sequences that wait for a row (vLLM's name)");
+    describe_gauge!(VLLM_KV_USAGE, Unit::Count, "Share of the KV cache in use, from 0 to 1 (vLLM's name)");
+    describe_gauge!(VLLM_GPU_USAGE, Unit::Count, "The same under vLLM's older name");
+    describe_counter!(VLLM_PROMPT_TOKENS, Unit::Count, "Tokens of admitted prompts (vLLM's name)");
+    describe_counter!(VLLM_GENERATION_TOKENS, Unit::Count, "Tokens chosen (vLLM's name)");
+    describe_counter!(VLLM_QUERIES, Unit::Count, "Tokens looked for in the prefix cache (vLLM's name)");
+    describe_counter!(VLLM_HITS, Unit::Count, "Tokens found there (vLLM's name)");
+    describe_histogram!(VLLM_FIRST_TOKEN, Unit::Seconds, "From arrival in the engine to the first token (vLLM's name)");
+    describe_histogram!(VLLM_INTER_TOKEN, Unit::Seconds, "Between one token and the next (vLLM's name)");
+    describe_histogram!(VLLM_OUTPUT_TOKEN, Unit::Seconds, "The same under vLLM's older name");
+    describe_histogram!(VLLM_LATENCY, Unit::Seconds, "From arrival in the engine to the end (vLLM's name)");
+    describe_counter!(VLLM_SUCCESS, Unit::Count, "Sequences that have ended, by reason (vLLM's name)");
+}
 
 /// Describes every metric of the worker.
 pub(crate) fn describe() {
+    describe_vllm();
     describe_gauge!("muster_worker_sequences_running", "Sequences that hold a row, by model");
     describe_gauge!("muster_worker_sequences_waiting", "Sequences that wait for a row, by model");
     describe_counter!("muster_worker_prompt_tokens_total", "Prompt tokens read, by model");
@@ -59,12 +93,64 @@ pub(crate) struct EngineMetrics {
     shed: Counter,
     proposed: Counter,
     confirmed: Counter,
+    vllm: Vllm,
+}
+
+/// The same under the names of vLLM, which dashboards and routers read.
+struct Vllm {
+    running: Gauge,
+    waiting: Gauge,
+    kv_usage: Gauge,
+    gpu_usage: Gauge,
+    prompt_tokens: Counter,
+    generation_tokens: Counter,
+    queries: Counter,
+    hits: Counter,
+    first_token: Histogram,
+    inter_token: Histogram,
+    output_token: Histogram,
+    latency: Histogram,
+    stopped: Counter,
+    cut: Counter,
+    aborted: Counter,
+    failed: Counter,
+}
+
+impl Vllm {
+    fn new(model: &str) -> Self {
+        // A worker has one engine for each model; vLLM numbers them.
+        let labels = || vec![Label::new("model_name", model.to_owned()), Label::new("engine", "0")];
+        let success = |reason: &'static str| {
+            let reason = Label::new("finished_reason", reason);
+            counter!(VLLM_SUCCESS, labels().into_iter().chain([reason]).collect::<Vec<_>>())
+        };
+        Self {
+            running: gauge!(VLLM_RUNNING, labels()),
+            waiting: gauge!(VLLM_WAITING, labels()),
+            kv_usage: gauge!(VLLM_KV_USAGE, labels()),
+            gpu_usage: gauge!(VLLM_GPU_USAGE, labels()),
+            prompt_tokens: counter!(VLLM_PROMPT_TOKENS, labels()),
+            generation_tokens: counter!(VLLM_GENERATION_TOKENS, labels()),
+            queries: counter!(VLLM_QUERIES, labels()),
+            hits: counter!(VLLM_HITS, labels()),
+            first_token: histogram!(VLLM_FIRST_TOKEN, labels()),
+            inter_token: histogram!(VLLM_INTER_TOKEN, labels()),
+            output_token: histogram!(VLLM_OUTPUT_TOKEN, labels()),
+            latency: histogram!(VLLM_LATENCY, labels()),
+            stopped: success("stop"),
+            cut: success("length"),
+            aborted: success("abort"),
+            failed: success("error"),
+        }
+    }
 }
 
 impl EngineMetrics {
     pub(crate) fn new(model: &str) -> Self {
+        let vllm = Vllm::new(model);
         let model = model.to_owned();
         Self {
+            vllm,
             running: gauge!("muster_worker_sequences_running", "model" => model.clone()),
             waiting: gauge!("muster_worker_sequences_waiting", "model" => model.clone()),
             prompt_tokens: counter!("muster_worker_prompt_tokens_total", "model" => model.clone()),
@@ -94,8 +180,27 @@ impl EngineMetrics {
     }
 
     /// So many tokens of a prompt were found in another row.
-    pub(crate) fn shared(&self, tokens: usize) {
+    pub(crate) fn shared(&self, tokens: usize, prompt: usize) {
         self.cached_tokens.increment(tokens as u64);
+        self.vllm.prompt_tokens.increment(prompt as u64);
+        self.vllm.queries.increment(prompt as u64);
+        self.vllm.hits.increment(tokens as u64);
+    }
+
+    /// A sequence that arrived then has ended; without a reason, since it failed.
+    pub(crate) fn finished(&self, reason: Option<FinishReason>, arrived: Instant) {
+        self.vllm.latency.record(arrived.elapsed());
+        match reason {
+            Some(FinishReason::Length) => self.vllm.cut.increment(1),
+            Some(_) => self.vllm.stopped.increment(1),
+            None => self.vllm.failed.increment(1),
+        }
+    }
+
+    /// A sequence that arrived then was given up.
+    pub(crate) fn aborted(&self, arrived: Instant) {
+        self.vllm.latency.record(arrived.elapsed());
+        self.vllm.aborted.increment(1);
     }
 
     pub(crate) fn preempted(&self, sequences: usize) {
@@ -115,13 +220,27 @@ impl EngineMetrics {
     /// A token was chosen, for a sequence that arrived then and chose its last token then.
     pub(crate) fn token(&self, arrived: Instant, last: Option<Instant>) {
         self.generation_tokens.increment(1);
-        match last {
-            Some(last) => self.inter_token.record(last.elapsed()),
-            None => self.first_token.record(arrived.elapsed()),
+        self.vllm.generation_tokens.increment(1);
+        match last.map(|last| last.elapsed()) {
+            Some(pause) => {
+                for histogram in [&self.inter_token, &self.vllm.inter_token, &self.vllm.output_token] {
+                    histogram.record(pause);
+                }
+            }
+            None => {
+                let wait = arrived.elapsed();
+                self.first_token.record(wait);
+                self.vllm.first_token.record(wait);
+            }
         }
     }
 
-    pub(crate) fn load(&self, running: usize, waiting: usize, kv_tokens: usize) {
+    /// `fill`: share of the room for keys and values that running sequences take.
+    pub(crate) fn load(&self, running: usize, waiting: usize, kv_tokens: usize, fill: f64) {
+        self.vllm.running.set(running as f64);
+        self.vllm.waiting.set(waiting as f64);
+        self.vllm.kv_usage.set(fill);
+        self.vllm.gpu_usage.set(fill);
         self.running.set(running as f64);
         self.waiting.set(waiting as f64);
         self.kv_tokens.set(kv_tokens as f64);

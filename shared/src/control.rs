@@ -286,6 +286,9 @@ pub struct Dispatch {
     /// Protocols in which it can be said; empty: in any.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub transports: Vec<Transport>,
+    /// The span that it is a part of, as a W3C `traceparent`. Absent: it is not traced.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub trace: Option<String>,
 }
 
 impl Dispatch {
@@ -304,6 +307,7 @@ impl Dispatch {
             key_priority: 0,
             exclude: Vec::new(),
             transports: Vec::new(),
+            trace: None,
         }
     }
 }

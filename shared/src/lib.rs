@@ -24,6 +24,7 @@
 //! * [`client`] (feature `client`): typed clients of the controller and of a worker.
 //! * [`grpc`] (feature `grpc`): the same messages over gRPC, and a client of a worker that speaks it.
 //! * [`serve`] and [`telemetry`] (feature `serve`): serving and draining a router, logs and metrics.
+//! * [`trace`] (feature `trace`): spans of requests, sent over OTLP.
 //! * [`assets`] (feature `serve`): the files of web pages.
 
 #[cfg(feature = "serve")]
@@ -51,5 +52,7 @@ pub mod telemetry;
 pub mod tensor;
 pub mod text;
 pub mod topology;
+#[cfg(feature = "trace")]
+pub mod trace;
 pub mod transport;
 pub mod watch;

@@ -1,7 +1,7 @@
 //! The link between a gateway and its controller: one connection over which dispatches, grants and releases travel, as
 //! many in one write as are ready.
 //!
-//! `GET /link` with `Upgrade: muster-link-3` is answered with `101 Switching Protocols`; then both sides send messages, in
+//! `GET /link` with `Upgrade: muster-link-4` is answered with `101 Switching Protocols`; then both sides send messages, in
 //! any order, each after its length as a little-endian `u32`. The gateway's first message is [`Ask::Hello`]. A call over
 //! HTTP for every dispatch would be a second request beside every request.
 //!
@@ -23,7 +23,7 @@ use crate::id::{GatewayId, TicketId};
 use crate::problem::{BoxError, Problem};
 
 /// The value of `Upgrade`. Its number grows when what is said changes, for both sides have one form of it only.
-pub const PROTOCOL: &str = "muster-link-3";
+pub const PROTOCOL: &str = "muster-link-4";
 /// Longest message that is read, in bytes: a fleet of ten thousand workers, twice over.
 const LONGEST: usize = 16 << 20;
 /// Bytes of a message's length.

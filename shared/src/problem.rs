@@ -46,6 +46,29 @@ pub enum Kind {
 }
 
 impl Kind {
+    /// The name in logs, metrics and traces: the same as in JSON.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Invalid => "invalid",
+            Self::PromptTooLong => "prompt_too_long",
+            Self::BadKey => "bad_key",
+            Self::Forbidden => "forbidden",
+            Self::UnknownModel => "unknown_model",
+            Self::NotFound => "not_found",
+            Self::MethodNotAllowed => "method_not_allowed",
+            Self::Stale => "stale",
+            Self::TooLarge => "too_large",
+            Self::UnsupportedCoding => "unsupported_coding",
+            Self::RateLimited => "rate_limited",
+            Self::Overloaded => "overloaded",
+            Self::NoWorker => "no_worker",
+            Self::Run => "run",
+            Self::Upstream => "upstream",
+            Self::Timeout => "timeout",
+            Self::Bug => "bug",
+        }
+    }
+
     /// The HTTP status with which an error of this kind travels.
     pub fn status(self) -> u16 {
         match self {
@@ -124,4 +147,16 @@ pub fn chain(error: &(dyn std::error::Error + 'static)) -> String {
         cause = error.source();
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_kind_is_called_in_logs_as_it_is_in_json() {
+        for kind in [Kind::Invalid, Kind::PromptTooLong, Kind::MethodNotAllowed, Kind::NoWorker, Kind::Bug] {
+            assert_eq!(serde_json::to_string(&kind).expect("JSON"), format!("\"{}\"", kind.name()));
+        }
+    }
 }

@@ -12,7 +12,7 @@ use serde_saphyr::{MessageFormatter as _, UserMessageFormatter};
 
 pub(crate) use self::keys::client_keys;
 use self::variables::{Filled, Place};
-use super::{AttachSection, ControllerSection, GatewaySection, ModelSection, WorkerSection};
+use super::{AttachSection, ControllerSection, GatewaySection, ModelSection, TracesSection, WorkerSection};
 
 /// What the file says; every section may be missing.
 #[derive(Debug, Default, Deserialize)]
@@ -23,6 +23,7 @@ pub(crate) struct File {
     pub(crate) gateway: GatewaySection,
     pub(crate) attach: AttachSection,
     pub(crate) models: ModelSection,
+    pub(crate) traces: TracesSection,
 }
 
 impl File {

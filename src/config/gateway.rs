@@ -204,6 +204,19 @@ pub(crate) struct GatewaySection {
     /// Threads that serve clients; half of the processors that the process may use, unless said otherwise.
     #[arg(id = "gateway_threads", long = "threads", env = "MUSTER_GATEWAY_THREADS", value_name = "N")]
     pub(crate) threads: Option<NonZeroUsize>,
+    /// Log a line for every request, with its key's name, model, worker, tokens, times and outcome: `on` or `off`.
+    #[arg(long, env = "MUSTER_ACCESS_LOG", value_name = "on|off", value_parser = super::switch())]
+    pub(crate) access_log: Option<bool>,
+    /// Add the beginning of each request's body to its line: THE LOG THEN HOLDS WHAT USERS HAVE WRITTEN, up to 4 KiB of
+    /// each request over HTTP.
+    #[arg(
+        long,
+        env = "MUSTER_LOG_PROMPTS",
+        value_parser = super::switch(),
+        num_args = 0..=1,
+        default_missing_value = "true",
+    )]
+    pub(crate) log_prompts: Option<bool>,
     /// Time that running requests get when the gateway stops.
     #[arg(long, env = "MUSTER_GATEWAY_DRAIN")]
     pub(crate) drain: Option<Span>,
@@ -224,8 +237,8 @@ impl GatewaySection {
         or!(self, other; host, port, grpc_port, controller_address, cors_origins, attempts,
             dispatch_wait, connect_timeout, first_token_timeout, inter_token_timeout, resume_timeout, retry_budget,
             hedge_after, client_timeout, request_timeout, body_limit, result_cache, result_cache_ttl, allow_model_control,
-            sync_interval, fastchat_embedding_batch, threads, rate_limit, rate_burst, drain, insecure;
-            (api_key, api_key_file), (fleet_token, fleet_token_file),
+            sync_interval, fastchat_embedding_batch, threads, rate_limit, rate_burst, access_log, log_prompts, drain,
+            insecure; (api_key, api_key_file), (fleet_token, fleet_token_file),
             (openai_key, openai_key_file))
     }
 
@@ -263,6 +276,8 @@ impl GatewaySection {
             sync_interval: Some(Span(usual.sync_interval)),
             fastchat_embedding_batch: Some(usual.fastchat_embedding_batch),
             threads: Some(usual.threads),
+            access_log: Some(usual.access_log),
+            log_prompts: Some(usual.log_prompts),
             drain: Some(Span(usual.drain)),
             insecure: Some(false),
         }
@@ -323,6 +338,12 @@ impl GatewaySection {
             (0.0..=1.0).contains(&retry_budget),
             "retry_budget is {retry_budget}; it must be a part of all requests, from 0 to 1"
         );
+        let (access_log, log_prompts) =
+            (self.access_log.unwrap_or(usual.access_log), self.log_prompts.unwrap_or(usual.log_prompts));
+        anyhow::ensure!(
+            access_log || !log_prompts,
+            "log_prompts adds to the lines of the access log, and access_log is off; switch that on, or this off"
+        );
         Ok(Config {
             controller: match &self.controller_address {
                 Some(url) => base_url("controller_address", url)?,
@@ -353,6 +374,8 @@ impl GatewaySection {
             sync_interval,
             fastchat_embedding_batch: self.fastchat_embedding_batch.unwrap_or(usual.fastchat_embedding_batch),
             threads: self.threads.unwrap_or(usual.threads),
+            access_log,
+            log_prompts,
             drain: span(self.drain, usual.drain),
         })
     }

@@ -123,9 +123,12 @@ impl Upstream {
                 *Arc::make_mut(&mut request).model_mut() = filled.model.to_string();
             }
             let answer = match peer.transport {
-                Transport::Http => native::ask(&peer, self.authorization(), &*request).await?,
+                Transport::Http => native::ask(&peer, (self.authorization(), filled.trace.as_ref()), &*request).await?,
                 Transport::FastChat => request.over_fastchat(&self.0.fastchat, &peer.address).await?,
-                Transport::Grpc => request.over_grpc(&self.grpc(&peer.address, self.0.config.request_timeout)).await?,
+                Transport::Grpc => {
+                    let worker = self.grpc(&peer.address, self.0.config.request_timeout).traced(filled.trace);
+                    request.over_grpc(&worker).await?
+                }
                 Transport::OpenAi => return Err(untranslated(&peer)),
             };
             let unexpected = |detail| ClientError::Unexpected { address: peer.address.clone(), status: 200, detail };

@@ -200,7 +200,7 @@ impl Job {
     /// What the request gets on its way to the worker of a ticket.
     pub(super) fn filled(&self, ticket: &Ticket) -> Filled {
         let timeout_ms = self.whole.then(|| millis(self.time_left()));
-        Filled { model: Arc::clone(ticket.model()), seed: self.seed, timeout_ms }
+        Filled { model: Arc::clone(ticket.model()), seed: self.seed, timeout_ms, trace: ticket.context() }
     }
 
     /// Time to the deadline.

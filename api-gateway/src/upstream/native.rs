@@ -12,6 +12,7 @@ use muster_shared::client::ClientError;
 use muster_shared::generate::{Event, GenerateRequest};
 use muster_shared::problem::Problem;
 use muster_shared::sse;
+use muster_shared::trace::Context;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use std::sync::Arc;
@@ -31,17 +32,20 @@ const ANSWER: usize = 256 << 20;
 /// Longest answer that is read as JSON where it arrives: a larger one would hold up the other requests of its thread.
 const AT_ONCE: usize = 256 << 10;
 
+/// What a worker is shown: the fleet's token, and the span that the call is a part of.
+pub(super) type Shown<'a> = (Option<&'a HeaderValue>, Option<&'a Context>);
+
 /// Continues a prompt. Dropping the events cancels the request.
 ///
 /// # Errors
 /// See [`ClientError`].
 pub(super) async fn generate(
     peer: &Arc<Peer>,
-    authorization: Option<&HeaderValue>,
+    shown: Shown<'_>,
     request: &GenerateRequest,
 ) -> Result<Events, ClientError> {
     let broken = |error: WireError| broken_by(&peer.address, error);
-    let (head, mut answer) = peer.pool.send(post("/generate", authorization, request)).await.map_err(broken)?;
+    let (head, mut answer) = peer.pool.send(post("/generate", shown, request)).await.map_err(broken)?;
     if !head.status().is_success() {
         return Err(refusal(peer, head.status().as_u16(), &mut answer).await);
     }
@@ -66,13 +70,9 @@ pub(super) async fn generate(
 ///
 /// # Errors
 /// See [`ClientError`].
-pub(super) async fn ask<C: Call>(
-    peer: &Arc<Peer>,
-    authorization: Option<&HeaderValue>,
-    request: &C,
-) -> Result<C::Answer, ClientError> {
+pub(super) async fn ask<C: Call>(peer: &Arc<Peer>, shown: Shown<'_>, request: &C) -> Result<C::Answer, ClientError> {
     let broken = |error: WireError| broken_by(&peer.address, error);
-    let (head, mut answer) = peer.pool.send(post(C::PATH, authorization, request)).await.map_err(broken)?;
+    let (head, mut answer) = peer.pool.send(post(C::PATH, shown, request)).await.map_err(broken)?;
     let status = head.status().as_u16();
     if !head.status().is_success() {
         return Err(refusal(peer, status, &mut answer).await);
@@ -101,13 +101,16 @@ async fn read<T: DeserializeOwned + Send + 'static>(body: Bytes) -> Result<T, St
     tokio::task::spawn_blocking(move || read(&body)).await.unwrap_or_else(|panic| Err(panic.to_string()))
 }
 
-fn post(path: &'static str, authorization: Option<&HeaderValue>, body: &impl Serialize) -> Request<Full<Bytes>> {
+fn post(path: &'static str, (authorization, trace): Shown<'_>, body: &impl Serialize) -> Request<Full<Bytes>> {
     let body = serde_json::to_vec(body).expect("our own types are JSON");
     let mut request = Request::post(path).body(Full::new(Bytes::from(body))).expect("its path is fixed");
     let headers = request.headers_mut();
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
     if let Some(authorization) = authorization {
         headers.insert(header::AUTHORIZATION, authorization.clone());
+    }
+    if let Some(trace) = trace {
+        trace.write(headers);
     }
     request
 }

@@ -163,7 +163,10 @@ async fn exchange(
 ) -> Result<Passed, ClientError> {
     let peer = ticket.peer();
     let broken = |error: WireError| broken_by(&peer.address, error);
-    let request = raw.request(body, upstream.openai_authorization(), upstream.via());
+    let mut request = raw.request(body, upstream.openai_authorization(), upstream.via());
+    if let Some(trace) = ticket.context() {
+        trace.write(request.headers_mut());
+    }
     let (response, mut answer) = peer.pool.send(request).await.map_err(broken)?;
     let (mut head, ()) = response.into_parts();
     drop_hop_by_hop(&mut head.headers);

@@ -106,8 +106,11 @@ impl Upstream {
                 Arc::make_mut(&mut request).model = filled.model.to_string();
             }
             match peer.transport {
-                Transport::Http => http::infer(&peer, self.authorization(), &request).await,
-                Transport::Grpc => self.grpc(&peer.address, self.0.config.request_timeout).infer(&request).await,
+                Transport::Http => http::infer(&peer, (self.authorization(), filled.trace.as_ref()), &request).await,
+                Transport::Grpc => {
+                    let worker = self.grpc(&peer.address, self.0.config.request_timeout).traced(filled.trace);
+                    worker.infer(&request).await
+                }
                 Transport::FastChat | Transport::OpenAi => Err(untranslated(&peer)),
             }
         })

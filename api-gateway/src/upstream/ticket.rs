@@ -5,10 +5,11 @@ use std::time::Duration;
 
 use muster_shared::control::{Outcome, Release};
 use muster_shared::id::{TicketId, WorkerId};
+use muster_shared::trace::{Context, Span};
 
 use super::link::ControllerLink;
 use super::peer::Peer;
-use crate::metrics;
+use crate::{metrics, spans};
 
 /// A request in flight on a worker. Dropping it releases it, as cancelled unless [`Ticket::end`] said otherwise.
 #[derive(Debug)]
@@ -21,6 +22,8 @@ pub(crate) struct Ticket {
     outcome: Outcome,
     ttft: Option<Duration>,
     tokens: u32,
+    /// Where the request is traced.
+    span: Option<Box<Span>>,
 }
 
 impl Ticket {
@@ -28,7 +31,18 @@ impl Ticket {
     pub(super) fn new(id: TicketId, peer: Arc<Peer>, model: Arc<str>, link: ControllerLink) -> Self {
         peer.begin();
         metrics::in_flight(1.0);
-        Self { id, peer, model, link, outcome: Outcome::Cancelled, ttft: None, tokens: 0 }
+        Self { id, peer, model, link, outcome: Outcome::Cancelled, ttft: None, tokens: 0, span: None }
+    }
+
+    /// The attempt has a span.
+    pub(super) fn trace(&mut self, mut span: Span) {
+        spans::ask(&mut span, &self.peer, &self.model);
+        self.span = Some(Box::new(span));
+    }
+
+    /// What the worker is told of the request's trace.
+    pub(super) fn context(&self) -> Option<Context> {
+        self.span.as_ref().map(|span| span.context())
     }
 
     /// The worker that runs the request.
@@ -66,6 +80,9 @@ impl Ticket {
 impl Drop for Ticket {
     fn drop(&mut self) {
         metrics::in_flight(-1.0);
+        if let Some(span) = self.span.take() {
+            spans::give_back(*span, self.outcome, self.tokens);
+        }
         self.peer.end();
         self.link.release(Release {
             ticket: self.id,

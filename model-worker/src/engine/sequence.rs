@@ -5,10 +5,12 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
 use muster_shared::generate::{FinishReason, Sampling, TokenLogprob, TopLogprob};
+use muster_shared::trace::Context;
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
 
 use super::EngineError;
 use super::mask::{MaskError, TokenMask};
+use super::phases::Phases;
 use super::resume::Begun;
 use super::rows::Occupant;
 use super::sampler::{Logprobs, Sampled, Sampler};
@@ -46,6 +48,8 @@ pub struct SequenceRequest {
     pub salt: Option<Arc<str>>,
     /// What another engine has answered; see [`SequenceRequest::resume`].
     pub begun: Option<Begun>,
+    /// The span that it is a part of, where the request is traced.
+    pub trace: Option<Context>,
 }
 
 impl SequenceRequest {
@@ -65,6 +69,7 @@ impl SequenceRequest {
             deadline: None,
             salt: None,
             begun: None,
+            trace: None,
         }
     }
 
@@ -119,7 +124,7 @@ pub(super) struct Sequence {
     pub(super) cached: Option<usize>,
     pub(super) sampler: Sampler,
     mask: Option<Masked>,
-    pub(super) arrived: Instant,
+    pub(super) phases: Phases,
     /// When the last token was chosen.
     pub(super) last_token: Option<Instant>,
     prompt: usize,
@@ -135,6 +140,8 @@ pub(super) struct Sequence {
     permit: Option<OwnedSemaphorePermit>,
     /// Whether any answer to the same request has begun.
     begun: Arc<AtomicBool>,
+    /// Why it ended, once the whole answer is there.
+    pub(super) reason: Option<FinishReason>,
 }
 
 impl Sequence {
@@ -152,7 +159,7 @@ impl Sequence {
             cached: None,
             sampler: known.sampler,
             mask: known.mask.map(|mask| Masked { mask, computed: None }),
-            arrived: Instant::now(),
+            phases: Phases::new(request.trace.take()),
             last_token: None,
             prompt: request.prompt.len(),
             priority: request.priority,
@@ -165,6 +172,7 @@ impl Sequence {
             events,
             permit: Some(permit),
             begun,
+            reason: None,
         }
     }
 
@@ -214,6 +222,7 @@ impl Sequence {
             self.send_token(sampled)
         };
         if let Some(reason) = end {
+            self.reason = Some(reason);
             self.permit = None; // whoever has the answer may ask again at once
             let cached = self.cached.unwrap_or_default();
             self.send(SequenceEvent::Finished { reason, tokens: self.answered(), cached });
@@ -224,6 +233,7 @@ impl Sequence {
     /// Notes that it has a row, and how many tokens were found in other rows; of a resumed answer's, only those of the prompt are told.
     pub(super) fn note_cached(&mut self, tokens: usize) {
         self.begun.store(true, Ordering::Relaxed);
+        self.phases.admit();
         self.cached = Some(tokens.min(self.prompt));
     }
 

@@ -36,6 +36,8 @@ pub(super) struct Engine {
     /// Threads that choose tokens while the model rests; none where one is enough, or the system gives no more.
     helpers: Option<ThreadPool>,
     tally: Tally,
+    /// Tokens that running sequences may have together, at least one.
+    room: usize,
     /// Whether what waits is refused once this step has taken in what it can.
     sheds: bool,
 }
@@ -64,6 +66,7 @@ impl Engine {
             helpers: helpers(settings.threads.get()),
             model,
             tally: Tally { gauges, metrics },
+            room: settings.tokens.max(shape.context).min(settings.capacity.slots.saturating_mul(shape.context)).max(1),
             sheds: false,
         }
     }
@@ -110,6 +113,7 @@ impl Engine {
     /// Lets go of the sequences that nobody wants any more, and of those whose time is over.
     fn reap(&mut self) {
         for (mut sequence, why) in self.scheduler.reap(Instant::now(), self.model.as_mut()) {
+            self.tally.metrics.aborted(sequence.phases.arrived());
             if why == Reaped::Late {
                 sequence.fail(EngineError::Late);
             }
@@ -124,7 +128,10 @@ impl Engine {
         }
         tracing::warn!(sequences = shed.len(), "the machine is short of memory; what waited is left to other workers");
         self.tally.metrics.shed(shed.len());
-        shed.iter_mut().for_each(|sequence| sequence.fail(EngineError::Shed));
+        for sequence in &mut shed {
+            self.tally.metrics.aborted(sequence.phases.arrived());
+            sequence.fail(EngineError::Shed);
+        }
     }
 
     /// Adds a token to every sequence that decodes, in one run.
@@ -241,7 +248,8 @@ impl Engine {
         let sequence = self.scheduler.sequence(row);
         if sequence.cached.is_none() {
             sequence.note_cached(shared);
-            self.tally.metrics.shared(shared);
+            let prompt = sequence.tokens.len();
+            self.tally.metrics.shared(shared, prompt);
         }
     }
 
@@ -280,7 +288,8 @@ impl Engine {
     fn settle(&mut self, row: Row, outcome: Outcome) {
         if outcome != Outcome::GoesOn {
             // What a failed run or a broken model has left is of no use to others.
-            self.scheduler.finish(row, outcome == Outcome::Ended, self.model.as_mut());
+            let sequence = self.scheduler.finish(row, outcome == Outcome::Ended, self.model.as_mut());
+            self.tally.metrics.finished(sequence.reason, sequence.phases.arrived());
         }
     }
 
@@ -297,7 +306,8 @@ impl Engine {
         let Tally { gauges, metrics } = &self.tally;
         gauges.running.store(running, Ordering::Relaxed);
         gauges.held.store(self.scheduler.tokens_running(), Ordering::Relaxed);
-        metrics.load(running, waiting, self.scheduler.tokens_held());
+        let fill = self.scheduler.tokens_running() as f64 / self.room as f64;
+        metrics.load(running, waiting, self.scheduler.tokens_held(), fill.min(1.0));
     }
 }
 
@@ -369,8 +379,10 @@ enum Outcome {
 fn take(sequence: &mut Sequence, chosen: Result<Sampled, EngineError>, tally: &Tally) -> Outcome {
     match chosen {
         Ok(sampled) => {
-            tally.token(sequence.arrived, sequence.last_token);
-            sequence.last_token = Some(Instant::now());
+            tally.token(sequence.phases.arrived(), sequence.last_token);
+            let now = Instant::now();
+            sequence.phases.token(now);
+            sequence.last_token = Some(now);
             if sequence.accept(&sampled) { Outcome::Ended } else { Outcome::GoesOn }
         }
         Err(error) => {

@@ -1,6 +1,7 @@
 //! One answer to a request, before the engine has it.
 
 use muster_shared::generate::{Event, FinishReason};
+use muster_shared::trace::Context;
 
 use crate::engine::sequence::SequenceRequest;
 
@@ -25,6 +26,13 @@ pub(super) enum State {
 }
 
 impl Choice {
+    /// What the engine does for it is a part of that span.
+    pub(super) fn trace(&mut self, trace: Option<&Context>) {
+        if let State::Runs(request, _) = &mut self.state {
+            request.trace = trace.cloned();
+        }
+    }
+
     /// What is sent before anything is computed.
     pub(super) fn events(&self, choice: u32) -> impl Iterator<Item = Event> + use<> {
         let text = (!self.text.is_empty()).then(|| self.text.clone());

@@ -24,6 +24,7 @@ use crate::text::{
     ClassifyRequest, ClassifyResponse, DetokenizeRequest, DetokenizeResponse, EntitiesRequest, EntitiesResponse,
     RerankRequest, RerankResponse, TokenizeRequest, TokenizeResponse,
 };
+use crate::trace::Context;
 
 /// Longest answer in one message, in bytes: far more than any model gives for the longest request.
 const ANSWER_LIMIT: usize = 256 << 20;
@@ -36,13 +37,20 @@ pub struct GrpcWorkerClient {
     pool: GrpcPool,
     address: String,
     authorization: Option<MetadataValue<Ascii>>,
+    trace: Option<Context>,
     read: Duration,
 }
 
 impl GrpcWorkerClient {
     /// A client of the worker at a base URL, `http://HOST:PORT`. `read`: silence after which a call is given up.
     pub fn new(pool: GrpcPool, address: impl Into<String>, token: Option<&Secret>, read: Duration) -> Self {
-        Self { pool, address: trimmed(address), authorization: token.and_then(authorization), read }
+        Self { pool, address: trimmed(address), authorization: token.and_then(authorization), trace: None, read }
+    }
+
+    /// The same, whose calls belong to that span.
+    #[must_use]
+    pub fn traced(self, trace: Option<Context>) -> Self {
+        Self { trace, ..self }
     }
 
     /// Continues a prompt. Dropping the stream cancels the request.
@@ -138,6 +146,9 @@ impl GrpcWorkerClient {
         let mut request = Request::new(message);
         if let Some(authorization) = &self.authorization {
             request.metadata_mut().insert("authorization", authorization.clone());
+        }
+        if let Some(trace) = &self.trace {
+            trace.write(request.metadata_mut().as_mut());
         }
         request
     }

@@ -41,6 +41,7 @@ struct BriefDispatch<'a> {
     key_priority: i8,
     exclude: Cow<'a, [WorkerId]>,
     transports: Cow<'a, [Transport]>,
+    trace: Option<Cow<'a, str>>,
 }
 
 /// A [`Release`].
@@ -85,6 +86,7 @@ impl Message for Ask {
                     key_priority: dispatch.key_priority,
                     exclude: dispatch.exclude.as_slice().into(),
                     transports: dispatch.transports.as_slice().into(),
+                    trace: dispatch.trace.as_deref().map(Cow::Borrowed),
                 };
                 brief(&BriefAsk::Dispatch { id: *id, dispatch }, to);
             }
@@ -116,6 +118,7 @@ impl Message for Ask {
                     key_priority: dispatch.key_priority,
                     exclude: dispatch.exclude.into(),
                     transports: dispatch.transports.into(),
+                    trace: dispatch.trace.map(Into::into),
                 };
                 Self::Dispatch { id, dispatch }
             }
@@ -205,6 +208,7 @@ mod tests {
             key_priority: -1,
             exclude: vec![WorkerId::new("http://a"), WorkerId::new("b")],
             transports: vec![Transport::Http, Transport::OpenAi],
+            trace: affinity.map(|_| "00-trace-span-01".to_owned()),
         }
     }
 

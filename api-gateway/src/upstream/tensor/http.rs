@@ -14,6 +14,7 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 use super::super::broken_by;
+use super::super::native::Shown;
 use super::super::peer::Peer;
 use super::{About, Found, Lookup};
 
@@ -25,7 +26,7 @@ const SEGMENT: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'_').remove(b'
 /// Runs a model. Dropping the future cancels the run.
 pub(super) async fn infer(
     peer: &Peer,
-    authorization: Option<&HeaderValue>,
+    (authorization, trace): Shown<'_>,
     request: &InferRequest,
 ) -> Result<InferResponse, ClientError> {
     let unexpected = |problem: Problem| unexpected(peer, 200, problem.message);
@@ -37,6 +38,9 @@ pub(super) async fn infer(
     }
     if let Ok(name) = HeaderValue::from_str(&request.request_id) {
         headers.insert(HeaderName::from_static("x-request-id"), name);
+    }
+    if let Some(trace) = trace {
+        trace.write(&mut headers);
     }
     let path = format!("{}/infer", model_path(&request.model, request.version.as_deref()));
     let sent = made(Method::POST, &path, headers, body.into_bytes());
