@@ -79,5 +79,6 @@ impl From<TcpListener> for Listeners {
 /// When the system gives no thread.
 pub async fn run(config: Config, listeners: impl Into<Listeners>, shutdown: CancellationToken) -> Result<(), Error> {
     metrics::describe();
+    muster_shared::tls::describe();
     shard::run(config, listeners.into(), shutdown).await
 }

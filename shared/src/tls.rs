@@ -40,7 +40,11 @@ use reload::Looks;
 /// Without files, connections that come are not encrypted, and those that are made to `https://` addresses trust whom
 /// the system trusts.
 #[derive(Clone, Default)]
-pub struct Tls(Arc<Inner>);
+pub struct Tls {
+    inner: Arc<Inner>,
+    /// Whoever connects is answered without.
+    calls_only: bool,
+}
 
 #[derive(Default)]
 struct Inner {
@@ -58,18 +62,27 @@ impl Tls {
     pub fn load(files: Files) -> Result<Self, TlsError> {
         let (material, texts) = Material::read(&files)?;
         let looks = Mutex::new(Looks::new(&files, texts));
-        Ok(Self(Arc::new(Inner { files, material: RwLock::new(Arc::new(material)), looks })))
+        let inner = Inner { files, material: RwLock::new(Arc::new(material)), looks };
+        Ok(Self { inner: Arc::new(inner), calls_only: false })
     }
 
+    /// The same for calls alone: connections that come are not encrypted.
+    pub fn for_calls(&self) -> Self {
+        Self { calls_only: true, ..self.clone() }
+    }
 
     /// Whether connections that come are encrypted.
     pub fn is_served(&self) -> bool {
-        self.0.files.cert.is_some()
+        self.has_certificate() && !self.calls_only
+    }
+
+    fn has_certificate(&self) -> bool {
+        self.inner.files.cert.is_some()
     }
 
     /// Whether those who connect must show a certificate.
     pub fn is_locked(&self) -> bool {
-        self.0.files.client_ca.is_some()
+        self.is_served() && self.inner.files.client_ca.is_some()
     }
 
     /// Of addresses at which this service is reached.
@@ -78,13 +91,13 @@ impl Tls {
     }
 
     fn material(&self) -> Arc<Material> {
-        Arc::clone(&self.0.material.read().unwrap_or_else(PoisonError::into_inner))
+        Arc::clone(&self.inner.material.read().unwrap_or_else(PoisonError::into_inner))
     }
 }
 
 impl fmt::Debug for Tls {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("Tls").field(&self.0.files).finish() // no keys
+        f.debug_tuple("Tls").field(&self.inner.files).finish() // no keys
     }
 }
 

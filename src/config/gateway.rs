@@ -12,7 +12,7 @@ use serde::de::Error as _;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::file::client_keys;
-use super::{Span, base_url, one_secret, or};
+use super::{Span, TlsSection, base_url, one_secret, or};
 
 /// The port of a gateway unless it is told another.
 const USUAL_PORT: u16 = 8000;
@@ -122,6 +122,10 @@ pub(crate) struct GatewaySection {
     /// File whose first line is that key.
     #[arg(long, env = "MUSTER_OPENAI_KEY_FILE")]
     pub(crate) openai_key_file: Option<PathBuf>,
+    /// Files of TLS.
+    #[command(flatten)]
+    #[serde(skip_serializing_if = "TlsSection::is_empty")]
+    pub(crate) tls: TlsSection,
     /// Origin whose pages may ask, as `https://app.example`, or `*` for any; may be given several times.
     #[arg(
         long = "cors-origin",
@@ -200,7 +204,7 @@ pub(crate) struct GatewaySection {
 impl GatewaySection {
     /// What is not said here is taken from `other`.
     pub(crate) fn or(self, other: Self) -> Self {
-        or!(self, other; host, port, grpc_port, controller_address, cors_origins, attempts,
+        or!(self, other; tls, host, port, grpc_port, controller_address, cors_origins, attempts,
             dispatch_wait, connect_timeout, first_token_timeout, inter_token_timeout, resume_timeout, retry_budget,
             hedge_after, client_timeout, request_timeout, body_limit, allow_model_control, sync_interval, fastchat_embedding_batch, threads,
             drain, insecure; (api_key, api_key_file), (fleet_token, fleet_token_file),
@@ -219,6 +223,7 @@ impl GatewaySection {
             api_key_file: None,
             fleet_token: None,
             fleet_token_file: None,
+            tls: TlsSection::default(),
             openai_key: None,
             openai_key_file: None,
             cors_origins: Some(usual.cors_origins),
@@ -274,6 +279,7 @@ impl GatewaySection {
                 None => usual.controller,
             },
             token: one_secret(self.fleet_token.clone(), self.fleet_token_file.as_deref())?,
+            tls: self.tls.load()?,
             openai_key: one_secret(self.openai_key.clone(), self.openai_key_file.as_deref())?,
             keys,
             cors_origins: match &self.cors_origins {

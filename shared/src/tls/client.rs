@@ -74,7 +74,7 @@ impl ResolvesClientCert for Shown {
     }
 
     fn has_certs(&self) -> bool {
-        self.0.is_served()
+        self.0.has_certificate()
     }
 }
 

@@ -59,7 +59,7 @@ pub fn describe() {
 impl Tls {
     /// Follows the files, for ever.
     pub async fn keep(&self) -> Infallible {
-        if self.0.files.paths().next().is_none() {
+        if self.inner.files.paths().next().is_none() {
             return std::future::pending().await;
         }
         self.show_expiry();
@@ -72,13 +72,13 @@ impl Tls {
 
     /// Looks once. Reads files: not for a thread of the runtime.
     fn look(&self) {
-        let mut looks = self.0.looks.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut looks = self.inner.looks.lock().unwrap_or_else(PoisonError::into_inner);
         let mut has_changed = false;
         for watch in &mut looks.watches {
             has_changed |= watch.look() != Sight::Same; // each is looked at
         }
         if has_changed || looks.doubt == Doubt::New {
-            looks.doubt = match Material::read(&self.0.files) {
+            looks.doubt = match Material::read(&self.inner.files) {
                 Ok((material, _)) => {
                     self.put_in_force(material);
                     looks.warned = None;
@@ -99,7 +99,7 @@ impl Tls {
     }
 
     fn put_in_force(&self, material: Material) {
-        *self.0.material.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(material);
+        *self.inner.material.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(material);
         counter!("muster_tls_reloads_total", "result" => "ok").increment(1);
         let expiry = self.material().identity.as_ref().and_then(|identity| identity.expiry);
         let expiry = expiry.map(|expiry| expiry.to_string());
