@@ -28,7 +28,8 @@ pub(crate) use decisions::{ExplainArgs, JournalArgs, ReplayArgs};
 pub(crate) use status::{DrainArgs, ModelsArgs, ResumeArgs, StatusArgs};
 
 use crate::config::{
-    AttachSection, ControllerSection, GatewaySection, ModelSection, PAIRS, SecretParser, WorkerSection, policy_help,
+    AttachSection, CallerTls, ControllerSection, GatewaySection, ModelSection, PAIRS, SecretParser, WorkerSection,
+    policy_help,
 };
 
 /// A fleet for ONNX models behind one OpenAI-compatible address.
@@ -126,7 +127,7 @@ pub(crate) enum Verb {
     Journal(JournalArgs),
     /// Make the decisions of a saved journal again, under their own policy or another.
     Replay(ReplayArgs),
-    /// Chat in the terminal with any OpenAI-compatible gateway that is reached by http.
+    /// Chat in the terminal with any OpenAI-compatible gateway.
     Chat(ChatArgs),
     /// Measure how fast models are served.
     Bench(BenchArgs),
@@ -233,6 +234,8 @@ pub(crate) struct ChatArgs {
     /// Key for the gateway.
     #[arg(long, env = "OPENAI_API_KEY", hide_env_values = true, value_parser = SecretParser)]
     pub(crate) api_key: Option<Secret>,
+    #[command(flatten)]
+    pub(crate) tls: CallerTls,
     /// Model to talk with; the gateway's first that generates text when absent.
     #[arg(long)]
     pub(crate) model: Option<String>,

@@ -55,6 +55,7 @@ fn runtime(verb: &Verb) -> Builder {
 async fn run(cli: Cli) -> anyhow::Result<()> {
     cli.logs.init(&cli.verb)?;
     muster_shared::telemetry::init_metrics();
+    muster_shared::tls::provider();
     let file = config::File::load(cli.config.as_deref())?;
     match cli.verb {
         Verb::Up(args) => up::run(args, file, cli.logs.bars()).await,

@@ -133,6 +133,11 @@ impl ControllerClient {
         &self.peer.address
     }
 
+    /// A request to whatever answers at the controller's address, which is not shown the token.
+    pub fn open_get(&self, path: &str) -> reqwest::RequestBuilder {
+        self.peer.http.get(self.peer.url(path))
+    }
+
     /// Offers a worker's models.
     ///
     /// # Errors

@@ -80,7 +80,7 @@ impl Process {
             let left = deadline.saturating_duration_since(Instant::now());
             match self.lines.recv_timeout(left) {
                 Ok(line) => {
-                    if let Some(address) = line.split_whitespace().find(|word| word.starts_with("http")) {
+                    if let Some(address) = line.split_whitespace().find(|word| word.contains("://")) {
                         return address.trim_end_matches(['/', ',']).trim_end_matches("/v1").to_owned();
                     }
                 }

@@ -66,7 +66,7 @@ impl fmt::Display for Knob {
 #[derive(Debug, thiserror::Error)]
 pub enum TlsError {
     /// A file cannot be read.
-    #[error("{knob}: cannot read {}: {source}", path.display())]
+    #[error("{knob}: cannot read {}", path.display())]
     Unreadable {
         /// Who names it.
         knob: Knob,

@@ -11,6 +11,7 @@ use metrics::{counter, describe_counter, describe_gauge, gauge};
 
 use super::Tls;
 use super::files::{Files, Material};
+use crate::problem::chain;
 use crate::watch::{Sight, Watch};
 
 /// Time between two looks at the files.
@@ -87,7 +88,10 @@ impl Tls {
                 Err(_) if has_changed => Doubt::New,
                 Err(error) => {
                     counter!("muster_tls_reloads_total", "result" => "failed").increment(1);
-                    tracing::warn!(%error, "changed TLS files cannot be used; the ones before stay in force");
+                    tracing::warn!(
+                        error = chain(&error),
+                        "changed TLS files cannot be used; the ones before stay in force"
+                    );
                     Doubt::Told
                 }
             };
