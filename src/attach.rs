@@ -14,7 +14,7 @@ use std::convert::Infallible;
 use std::time::Duration;
 
 use anyhow::Context as _;
-use muster_shared::client::{ControllerClient, Timeouts, http_client};
+use muster_shared::client::{ControllerClient, Timeouts, fleet_client};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -37,7 +37,7 @@ pub(crate) async fn run(args: Box<AttachArgs>, file: File) -> anyhow::Result<()>
         return services::print_attach(&section);
     }
     let stop = stop::on_signal();
-    let http = http_client(TIMEOUTS);
+    let http = fleet_client(&config.tls, TIMEOUTS);
     let mut servers = JoinSet::new();
     for target in config.targets.clone() {
         servers.spawn(attach(target, config.clone(), http.clone(), stop.clone()));

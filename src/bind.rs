@@ -8,7 +8,7 @@ use tokio::net::TcpListener;
 /// What protects a service from strangers.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Guard {
-    /// Whether callers must show a key or token.
+    /// Whether callers must show a key, a token or a certificate.
     pub(crate) locked: bool,
     /// Whether the user wants it open all the same.
     pub(crate) insecure: bool,
@@ -41,8 +41,8 @@ pub(crate) async fn bind(service: &str, host: &str, port: u16, guard: Guard) -> 
     let Some(address) = addresses.next() else { bail!("{service}: `{host}` is no interface of this machine") };
     if !address.ip().is_loopback() && !guard.locked && !guard.insecure {
         bail!(
-            "{service}: {address} is open to other machines; protect it with {flag}, listen on 127.0.0.1, \
-             or say --insecure",
+            "{service}: {address} is open to other machines; protect it with {flag} or --tls-client-ca, \
+             listen on 127.0.0.1, or say --insecure",
             flag = guard.flag
         );
     }

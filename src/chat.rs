@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 use muster_shared::sse::{DONE, Decoder};
+use muster_shared::tls::hint;
 use serde_json::{Value, json};
 
 use crate::cli::ChatArgs;
@@ -40,8 +41,10 @@ impl Gateway {
     fn new(args: &ChatArgs) -> anyhow::Result<Self> {
         let given = args.base_url.trim_end_matches('/');
         let base = if given.ends_with("/v1") { given.to_owned() } else { format!("{given}/v1") };
-        anyhow::ensure!(base.starts_with("http://"), "`{given}` must begin with http://; https is not supported yet");
-        let http = reqwest::Client::builder().connect_timeout(Duration::from_secs(5)).build()?;
+        let is_url = ["http://", "https://"].iter().any(|scheme| base.starts_with(scheme));
+        anyhow::ensure!(is_url, "`{given}` must begin with http:// or https://");
+        let http = reqwest::Client::builder().tls_backend_preconfigured(args.tls.load()?.client_config());
+        let http = http.connect_timeout(Duration::from_secs(5)).build()?;
         Ok(Self { http, base, key: args.api_key.clone() })
     }
 
@@ -50,10 +53,10 @@ impl Gateway {
             Some(key) => request.bearer_auth(key.expose()),
             None => request,
         };
-        let response = request
-            .send()
-            .await
-            .with_context(|| format!("cannot reach {}; is a gateway running there? (--base-url)", self.base))?;
+        let response = request.send().await.map_err(|error| {
+            let way_out = hint(&error).unwrap_or("is a gateway running there? (--base-url)");
+            anyhow::Error::from(error).context(format!("cannot reach {}; {way_out}", self.base))
+        })?;
         if response.status().is_success() {
             return Ok(response);
         }

@@ -28,7 +28,8 @@ pub(crate) use decisions::{ExplainArgs, JournalArgs, ReplayArgs};
 pub(crate) use status::{DrainArgs, ModelsArgs, ResumeArgs, StatusArgs};
 
 use crate::config::{
-    AttachSection, ControllerSection, GatewaySection, ModelSection, PAIRS, SecretParser, TracesSection, WorkerSection,
+    AttachSection, CallerTls, ControllerSection, GatewaySection, ModelSection, PAIRS, SecretParser, TracesSection,
+    WorkerSection,
     policy_help,
 };
 
@@ -142,7 +143,7 @@ pub(crate) enum Verb {
     Journal(JournalArgs),
     /// Make the decisions of a saved journal again, under their own policy or another.
     Replay(ReplayArgs),
-    /// Chat in the terminal with any OpenAI-compatible gateway that is reached by http.
+    /// Chat in the terminal with any OpenAI-compatible gateway.
     Chat(ChatArgs),
     /// Measure how fast models are served.
     Bench(BenchArgs),
@@ -249,6 +250,8 @@ pub(crate) struct ChatArgs {
     /// Key for the gateway.
     #[arg(long, env = "OPENAI_API_KEY", hide_env_values = true, value_parser = SecretParser)]
     pub(crate) api_key: Option<Secret>,
+    #[command(flatten)]
+    pub(crate) tls: CallerTls,
     /// Model to talk with; the gateway's first that generates text when absent.
     #[arg(long)]
     pub(crate) model: Option<String>,

@@ -12,6 +12,7 @@ mod hub;
 mod names;
 mod rate;
 mod share;
+mod tls;
 mod traces;
 mod worker;
 
@@ -33,6 +34,7 @@ pub(crate) use file::File;
 pub(crate) use gateway::{GatewaySection, GrpcPort};
 pub(crate) use rate::RateGiven;
 pub(crate) use share::Share;
+pub(crate) use tls::{CallerTls, TlsSection};
 pub(crate) use traces::TracesSection;
 pub(crate) use worker::{ModelSection, WorkerSection};
 
@@ -51,12 +53,13 @@ macro_rules! or {
 pub(crate) use or;
 
 /// Flags that belong together, by their names in `clap`, as in the sections' `or`.
-pub(crate) const PAIRS: [(&str, &str); 7] = [
+pub(crate) const PAIRS: [(&str, &str); 8] = [
     ("fleet_token", "fleet_token_file"),
     ("admin_key", "admin_key_file"),
     ("api_key", "api_key_file"),
     ("openai_key", "openai_key_file"),
     ("model", "model_names"),
+    ("tls_cert", "tls_key"),
     ("pause_cpu", "resume_cpu"),
     ("pause_memory", "resume_memory"),
 ];
@@ -142,8 +145,8 @@ pub(crate) fn base_url(what: &str, url: &str) -> anyhow::Result<String> {
     let parsed =
         reqwest::Url::parse(url).with_context(|| format!("{what} `{url}` is no URL; write http://HOST:PORT"))?;
     anyhow::ensure!(
-        parsed.scheme() == "http" && parsed.has_host(),
-        "{what} `{url}` must begin with http://HOST; https is not supported between services yet"
+        matches!(parsed.scheme(), "http" | "https") && parsed.has_host(),
+        "{what} `{url}` must begin with http://HOST or https://HOST"
     );
     Ok(url.trim_end_matches('/').to_owned())
 }

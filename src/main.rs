@@ -56,6 +56,7 @@ fn runtime(verb: &Verb) -> Builder {
 async fn run(cli: Cli) -> anyhow::Result<()> {
     cli.logs.init(&cli.verb)?;
     muster_shared::telemetry::init_metrics();
+    muster_shared::tls::provider();
     let mut file = config::File::load(cli.config.as_deref())?;
     if let Some(service) = cli.verb.service() {
         cli.traces.or(std::mem::take(&mut file.traces)).open(service)?;

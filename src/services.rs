@@ -22,12 +22,15 @@ pub(crate) async fn controller(args: Box<ControllerArgs>, file: File) -> anyhow:
         return print(&Printed { controller: Some(&section), ..Printed::default() });
     }
     let stop = stop::on_signal();
-    let guard = Guard::token(config.token.is_some(), section.insecure);
+    let guard = Guard::token(config.token.is_some() || config.tls.is_locked(), section.insecure);
     let listener = listen("controller", &section.host, section.port, guard).await?;
     config.peers = section.peers(&listener)?;
-    announce("controller", &listener)?;
-    muster_controller::run(config, listener, stop).await;
-    Ok(())
+    announce("controller", config.tls.scheme(), &listener)?;
+    let tls = config.tls.clone();
+    tokio::select! {
+        () = muster_controller::run(config, listener, stop) => Ok(()),
+        never = tls.keep() => match never {},
+    }
 }
 
 /// Runs a worker until it is told to stop.
@@ -38,12 +41,13 @@ pub(crate) async fn worker(args: Box<WorkerArgs>, file: File) -> anyhow::Result<
         return print(&Printed { worker: Some(&section), models: Some(&section.models), ..Printed::default() });
     }
     let stop = stop::on_signal();
-    let guard = Guard::token(config.token.is_some(), section.insecure);
+    let guard = Guard::token(config.token.is_some() || config.tls.is_locked(), section.insecure);
     let listener = listen("worker", &section.host, section.port, guard).await?;
     anyhow::ensure!(
         config.registration.is_none() || config.address.is_some() || !listener.local_addr()?.ip().is_unspecified(),
-        "worker: {} is no address at which peers can reach it; say which with --worker-address http://HOST:PORT",
-        listener.local_addr()?
+        "worker: {} is no address at which peers can reach it; say which with --worker-address {}://HOST:PORT",
+        listener.local_addr()?,
+        config.tls.scheme()
     );
     let grpc = match section.grpc_port {
         Some(port) => {
@@ -51,11 +55,15 @@ pub(crate) async fn worker(args: Box<WorkerArgs>, file: File) -> anyhow::Result<
         }
         None => None,
     };
-    announce("worker", &listener)?;
+    announce("worker", config.tls.scheme(), &listener)?;
     if let Some(grpc) = &grpc {
-        say(&speaks_grpc("worker", &format!("http://{}", grpc.local_addr()?)));
+        say(&speaks_grpc("worker", &format!("{}://{}", config.tls.scheme(), grpc.local_addr()?)));
     }
-    Ok(muster_worker::run(config, Listeners { http: listener, grpc }, stop).await?)
+    let tls = config.tls.clone();
+    tokio::select! {
+        result = muster_worker::run(config, Listeners { http: listener, grpc }, stop) => Ok(result?),
+        never = tls.keep() => match never {},
+    }
 }
 
 /// Runs a gateway until it is told to stop.
@@ -66,7 +74,7 @@ pub(crate) async fn gateway(args: Box<GatewayArgs>, file: File) -> anyhow::Resul
         return print(&Printed { gateway: Some(&section), ..Printed::default() });
     }
     let stop = stop::on_signal();
-    let guard = Guard::keys(!config.keys.is_empty(), section.insecure);
+    let guard = Guard::keys(!config.keys.is_empty() || config.tls.is_locked(), section.insecure);
     let listener = listen("gateway", &section.host, section.port, guard).await?;
     let grpc = match section.grpc_port.and_then(GrpcPort::port) {
         Some(port) => {
@@ -74,11 +82,15 @@ pub(crate) async fn gateway(args: Box<GatewayArgs>, file: File) -> anyhow::Resul
         }
         None => None,
     };
-    announce("gateway", &listener)?;
+    announce("gateway", config.tls.scheme(), &listener)?;
     if let Some(grpc) = &grpc {
-        say(&speaks_grpc("gateway", &format!("http://{}", grpc.local_addr()?)));
+        say(&speaks_grpc("gateway", &format!("{}://{}", config.tls.scheme(), grpc.local_addr()?)));
     }
-    Ok(muster_gateway::run(config, muster_gateway::Listeners { http: listener, grpc }, stop).await?)
+    let tls = config.tls.clone();
+    tokio::select! {
+        result = muster_gateway::run(config, muster_gateway::Listeners { http: listener, grpc }, stop) => Ok(result?),
+        never = tls.keep() => match never {},
+    }
 }
 
 /// Takes the service's address.
@@ -87,8 +99,8 @@ async fn listen(service: &str, host: &Option<String>, port: Option<u16>, guard: 
 }
 
 /// Says on standard output where the service is.
-pub(crate) fn announce(service: &str, listener: &TcpListener) -> anyhow::Result<()> {
-    say(&format!("{service} listening on http://{}", listener.local_addr()?));
+pub(crate) fn announce(service: &str, scheme: &str, listener: &TcpListener) -> anyhow::Result<()> {
+    say(&format!("{service} listening on {scheme}://{}", listener.local_addr()?));
     Ok(())
 }
 

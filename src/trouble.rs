@@ -5,6 +5,7 @@ use std::time::Duration;
 use anyhow::anyhow;
 use muster_shared::client::{ClientError, ControllerClient};
 use muster_shared::problem::{BoxError, Kind, chain};
+use muster_shared::tls::hint;
 use serde_json::Value;
 
 use crate::text::shown;
@@ -37,6 +38,9 @@ async fn explained(client: &ControllerClient, error: ClientError) -> anyhow::Err
     let address = client.address();
     let cause =
         |source: &Option<BoxError>| source.as_ref().map_or_else(String::new, |source| format!(": {}", root(&**source)));
+    if let Some(way_out) = hint(&error) {
+        return anyhow!("cannot speak with {address}: {way_out}: {}", root(&error));
+    }
     match &error {
         ClientError::Unreachable { source, .. } => {
             anyhow!(
@@ -59,7 +63,7 @@ async fn explained(client: &ControllerClient, error: ClientError) -> anyhow::Err
         ClientError::Refused { problem, .. } if problem.kind != Kind::NotFound || problem.param.is_some() => {
             anyhow!("{address} refused: {}", shown(&problem.message))
         }
-        ClientError::Refused { .. } | ClientError::Unexpected { .. } => match who(address).await {
+        ClientError::Refused { .. } | ClientError::Unexpected { .. } => match who(client).await {
             Some(who) => anyhow!(
                 "{address} is {who}; the controller's port is 21001 unless told otherwise (--controller-address)"
             ),
@@ -88,10 +92,9 @@ fn stranger(error: &ClientError) -> String {
 }
 
 /// Which other service of muster's it is, if it is one. None of these paths wants a key.
-async fn who(address: &str) -> Option<&'static str> {
-    let http = reqwest::Client::builder().no_proxy().timeout(LOOK).build().ok()?;
+async fn who(client: &ControllerClient) -> Option<&'static str> {
     let get = async |path: &str| {
-        let response = http.get(format!("{address}{path}")).send().await.ok()?;
+        let response = client.open_get(path).timeout(LOOK).send().await.ok()?;
         Some((response.status().as_u16(), response.json::<Value>().await.ok()?))
     };
     let (_, version) = get("/version").await?;

@@ -10,6 +10,8 @@ use anyhow::Context as _;
 use muster_shared::client::{ControllerClient, Timeouts, http_client};
 use muster_shared::control::Fleet;
 use muster_shared::secret::Secret;
+use muster_shared::tls::Tls;
+use muster_shared::topology::Node;
 use muster_worker::config::ModelControl;
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
@@ -19,7 +21,7 @@ use banner::Banner;
 
 use crate::bind::{Guard, bind};
 use crate::cli::UpArgs;
-use crate::config::{ControllerSection, File, GatewaySection, GrpcPort, WorkerSection, is_set};
+use crate::config::{ControllerSection, File, GatewaySection, GrpcPort, TlsSection, WorkerSection, is_set};
 use crate::progress::Progress;
 use crate::services::{GRPC_PORT, say};
 use crate::stop;
@@ -37,10 +39,11 @@ pub(crate) async fn run(args: Box<UpArgs>, file: File, bars: bool) -> anyhow::Re
     let plan = Plan::new(*args, file)?;
     let listeners = Listeners::bind(&plan).await?;
     let progress = Progress::new(bars);
-    let (mut services, front) = start(plan, listeners, &progress)?;
+    let (mut services, front, tls) = start(plan, listeners, &progress)?;
     let failure = tokio::select! {
         () = greet(&front, &stop) => None,
         failure = services.first_failure() => Some(failure),
+        never = tls.keep() => match never {},
     };
     progress.finish();
     // The failure that came first is the reason; what follows from it is not.
@@ -96,13 +99,16 @@ impl Plan {
             worker_address: None,
             worker_id: None,
             controller_address: None,
+            tls: TlsSection::default(),
             // What the gateway lets in shall not end at the worker.
             body_limit: file.worker.body_limit.or(args.gateway.body_limit).or(file.gateway.body_limit),
             ..file.worker
         };
         let gateway = GatewaySection { controller_address: None, ..file.gateway };
         Ok(Self {
-            controller: policy.or(file.controller).or(ControllerSection::defaults()),
+            controller: policy
+                .or(ControllerSection { tls: TlsSection::default(), ..file.controller })
+                .or(ControllerSection::defaults()),
             controller_port: args.controller_port.or(controller_port),
             worker: models.or(worker).or(WorkerSection::defaults()),
             worker_port: args.worker_port.or(worker_port),
@@ -124,6 +130,8 @@ fn ignored(file: &File) -> Vec<&'static str> {
         (worker.worker_id.is_some(), "worker.worker_id"),
         (worker.controller_address.is_some(), "worker.controller_address"),
         (gateway.controller_address.is_some(), "gateway.controller_address"),
+        (!controller.tls.is_empty(), "controller.tls"),
+        (!worker.tls.is_empty(), "worker.tls"),
     ];
     said.into_iter().filter_map(|(said, name)| said.then_some(name)).collect()
 }
@@ -148,7 +156,7 @@ struct Listeners {
 impl Listeners {
     async fn bind(plan: &Plan) -> anyhow::Result<Self> {
         let gateway = plan.gateway.config()?;
-        let guard = Guard::keys(!gateway.keys.is_empty(), plan.gateway.insecure);
+        let guard = Guard::keys(!gateway.keys.is_empty() || gateway.tls.is_locked(), plan.gateway.insecure);
         let host = plan.gateway.host.as_deref().unwrap_or("127.0.0.1");
         Ok(Self {
             gateway: muster_gateway::Listeners {
@@ -213,9 +221,8 @@ impl Service {
 type RunFuture<E> = std::pin::Pin<Box<dyn Future<Output = Result<(), E>> + Send>>;
 
 /// Starts the three services, each with the others' addresses.
-fn start(plan: Plan, listeners: Listeners, progress: &Progress) -> anyhow::Result<(Services, Front)> {
+fn start(plan: Plan, listeners: Listeners, progress: &Progress) -> anyhow::Result<(Services, Front, Tls)> {
     let controller_address = format!("http://{}", listeners.controller.local_addr()?);
-    let gateway_address = format!("http://{}", listeners.gateway.http.local_addr()?);
     let grpc = listeners.gateway.grpc.as_ref().map(TcpListener::local_addr).transpose()?;
     let mut controller_config = plan.controller.config()?;
     controller_config.peers = plan.controller.peers(&listeners.controller)?;
@@ -225,6 +232,9 @@ fn start(plan: Plan, listeners: Listeners, progress: &Progress) -> anyhow::Resul
 
     let gateway = GatewaySection { controller_address: Some(controller_address.clone()), ..plan.gateway };
     let mut gateway_config = gateway.config()?;
+    let tls = gateway_config.tls.clone();
+    controller_config.tls = tls.for_calls(); // peers in a file may be reached by https
+    let gateway_address = format!("{}://{}", tls.scheme(), listeners.gateway.http.local_addr()?);
 
     let token = one_token([&controller_config.token, &worker_config.token, &gateway_config.token])?;
     for place in [&mut controller_config.token, &mut worker_config.token, &mut gateway_config.token] {
@@ -236,7 +246,8 @@ fn start(plan: Plan, listeners: Listeners, progress: &Progress) -> anyhow::Resul
         controller: ControllerClient::new(http.clone(), controller_address, token),
         http,
         gateway: gateway_address,
-        grpc: grpc.map(|address| format!("http://{address}")),
+        grpc: grpc.map(|address| format!("{}://{address}", tls.scheme())),
+        is_secure: tls.is_served(),
         models: worker_config.models.iter().map(|model| model.name.clone()).collect(),
         may_come: worker_config
             .repository
@@ -257,7 +268,7 @@ fn start(plan: Plan, listeners: Listeners, progress: &Progress) -> anyhow::Resul
             })
         }),
     ]);
-    Ok((services, front))
+    Ok((services, front, tls))
 }
 
 /// The three services, in the order in which they are stopped.
@@ -299,6 +310,8 @@ struct Front {
     may_come: bool,
     /// Whether clients must show a key.
     keyed: bool,
+    /// Whether the gateway is reached by https, at names that need not be this machine's own.
+    is_secure: bool,
     progress: Progress,
 }
 
@@ -339,6 +352,11 @@ impl Front {
         let failures = self.progress.failures();
         if let Some(wait) = missing(&self.models, &failures, &fleet).filter(|_| !self.is_open()) {
             return Err(wait);
+        }
+        if self.is_secure {
+            let topology = self.controller.topology().await.map_err(|error| error.to_string())?;
+            let is_there = topology.nodes.iter().any(|node| matches!(node, Node::Gateway(_)));
+            return is_there.then_some(fleet).ok_or_else(|| format!("the gateway at {}: no controller", self.gateway));
         }
         match self.http.get(format!("{}/ready", self.gateway)).send().await {
             Ok(answer) if answer.status().is_success() => Ok(fleet),

@@ -4,6 +4,7 @@ use std::num::{NonZeroU32, NonZeroUsize};
 use std::time::Duration;
 
 use muster_shared::secret::Secret;
+use muster_shared::tls::Tls;
 
 use crate::cache::CacheConfig;
 use crate::keys::ApiKey;
@@ -17,6 +18,8 @@ pub struct Config {
     pub controller: String,
     /// The fleet's token, sent to the controller and to workers.
     pub token: Option<Secret>,
+    /// What it shows to clients and to the fleet, and whom it trusts.
+    pub tls: Tls,
     /// What workers of the transport `openai` are shown; they are never shown the fleet's token.
     pub openai_key: Option<Secret>,
     /// Keys of which clients must present one; empty: everybody may ask.
@@ -80,6 +83,7 @@ impl Default for Config {
         Self {
             controller: "http://127.0.0.1:21001".to_owned(),
             token: None,
+            tls: Tls::default(),
             openai_key: None,
             keys: Vec::new(),
             keys_reload: None,

@@ -4,16 +4,17 @@ mod calls;
 
 use std::time::Duration;
 
+use muster_shared::grpc::incoming;
 use muster_shared::grpc::open_inference::proto::grpc_inference_service_server::GrpcInferenceServiceServer;
 use muster_shared::grpc::problem::{PROBLEM, to_status};
 use muster_shared::problem::{Kind, Problem};
+use muster_shared::tls::Protocols;
 use tokio::net::TcpListener;
 use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 use tonic::body::Body;
 use tonic::codegen::http;
 use tonic::transport::Server;
-use tonic::transport::server::TcpIncoming;
 use tonic::{Code, Status};
 use tower::ServiceExt;
 
@@ -66,7 +67,7 @@ async fn serve(
     let explained =
         ServiceExt::<http::Request<Body>>::map_response(service, move |response| explain_size(response, limit));
     tracing::info!(address = %listener.local_addr()?, "the Open Inference Protocol is spoken over gRPC");
-    let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
+    let incoming = incoming(listener, config.tls.acceptor(Protocols::Grpc));
     let served = Server::builder()
         .http2_keepalive_interval(Some(PING[0]))
         .http2_keepalive_timeout(Some(PING[1]))

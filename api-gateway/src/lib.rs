@@ -91,6 +91,7 @@ impl From<TcpListener> for Listeners {
 pub async fn run(config: Config, listeners: impl Into<Listeners>, shutdown: CancellationToken) -> Result<(), Error> {
     metrics::describe();
     limits::metrics::describe();
+    muster_shared::tls::describe();
     if config.access_log {
         access::open(config.log_prompts);
     }

@@ -12,7 +12,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use muster_shared::id::GatewayId;
-use muster_shared::serve::{self, Accept, Patience};
+use muster_shared::serve::{self, Accept, Met, Patience};
+use muster_shared::tls::Protocols;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
@@ -46,7 +47,8 @@ struct Shard {
 /// When the system gives no thread.
 pub(crate) async fn run(config: Config, listeners: Listeners, shutdown: CancellationToken) -> Result<(), Error> {
     let Listeners { http: listener, grpc } = listeners;
-    let address = listener.local_addr().map(|address| format!("http://{address}")).unwrap_or_default();
+    let address =
+        listener.local_addr().map(|address| format!("{}://{address}", config.tls.scheme())).unwrap_or_default();
     let common = Common::new(&config, address);
     let ring = Arc::clone(&common.keys);
     let shards = (0..config.threads.get()).map(|number| start(number, &config, &common, &shutdown));
@@ -101,7 +103,8 @@ async fn serve(
     let front = Front::new(state.clone(), router, config.cors_origins.is_empty());
     let patience = Patience { drain: config.drain + LAST_WORDS, stalled: config.client_timeout };
     let serving = move |peer: Option<SocketAddr>| front.serving(peer.map(|peer| peer.ip()));
-    serve::serve_requests(Counted { connections, count }, serving, shutdown, patience).await;
+    let door = Met { door: Counted { connections, count }, acceptor: config.tls.acceptor(Protocols::Http) };
+    serve::serve_requests(door, serving, shutdown, patience).await;
     unlink(&state, linked).await;
 }
 

@@ -37,7 +37,7 @@ use axum::http::HeaderValue;
 use futures_util::StreamExt as _;
 use futures_util::future::BoxFuture;
 use hyper::Response;
-use muster_shared::client::{ClientError, ControllerClient, Timeouts, http_client};
+use muster_shared::client::{ClientError, ControllerClient, Timeouts, fleet_client};
 use muster_shared::control::{Dispatch, ModelKind, ModelStatus, Outcome};
 use muster_shared::generate::GenerateRequest;
 use muster_shared::grpc::{GrpcPool, GrpcWorkerClient};
@@ -67,7 +67,7 @@ use passthrough::{Cost, Passed, Raw};
 use peer::{Peer, Peers};
 use ticket::Ticket;
 use view::{Trust, View, Wanted};
-use wire::WireError;
+use wire::{Dial, WireError};
 
 /// When to come back while neither controller nor a known worker answers, in milliseconds.
 const RETRY_AFTER_MS: u64 = 2000;
@@ -200,9 +200,9 @@ impl Common {
 impl Upstream {
     /// A way to the workers of the configured controller.
     pub(crate) fn new(config: Config, gateway: GatewayId, common: Common) -> Self {
-        let client = |read| http_client(Timeouts { connect: config.connect_timeout, read });
+        let client = |read| fleet_client(&config.tls, Timeouts { connect: config.connect_timeout, read });
         let (http, embed_http) = (client(config.first_token_timeout), client(config.request_timeout));
-        let peers = Arc::new(Peers::new(config.connect_timeout));
+        let peers = Arc::new(Peers::new(Dial::new(&config.tls, config.connect_timeout)));
         let batch = config.fastchat_embedding_batch;
         let Common { process, via, view, budget, cache, cut, keys: _ } = common;
         Self(Arc::new(Inner {
@@ -211,7 +211,7 @@ impl Upstream {
             peers,
             view,
             fastchat: FastChatClient::new(http, embed_http, config.token.clone(), batch),
-            grpc: GrpcPool::new(config.connect_timeout),
+            grpc: GrpcPool::of_fleet(&config.tls, config.connect_timeout),
             authorization: config.token.as_ref().map(bearer),
             openai_authorization: config.openai_key.as_ref().map(bearer),
             token: config.token.clone(),
@@ -633,7 +633,7 @@ pub(crate) fn controller_client(config: &Config) -> ControllerClient {
     // A dispatch may wait for room, during which the controller is silent.
     let timeouts =
         Timeouts { connect: config.connect_timeout, read: config.dispatch_wait + config.connect_timeout * 2 };
-    ControllerClient::new(http_client(timeouts), &config.controller, config.token.clone())
+    ControllerClient::new(fleet_client(&config.tls, timeouts), &config.controller, config.token.clone())
 }
 
 /// What a client hears of the controller's refusal: a token that does not fit is the operator's fault, not its own.

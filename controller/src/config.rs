@@ -6,6 +6,7 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use muster_shared::secret::Secret;
+use muster_shared::tls::Tls;
 
 use crate::dispatch::{self, Policies, Policy};
 use crate::names::Names;
@@ -33,6 +34,8 @@ pub struct Config {
     pub peers: Option<PeersConfig>,
     /// The fleet token that every caller must show; `None` lets everyone in.
     pub token: Option<Secret>,
+    /// What it shows of itself, and whom it trusts.
+    pub tls: Tls,
     /// The key of operators, who drain and resume workers; `None`: whoever has the fleet token may.
     pub admin_key: Option<Secret>,
     /// Name of the place where everything is that does not say otherwise.
@@ -55,6 +58,7 @@ impl Default for Config {
             journal: 10_000,
             peers: None,
             token: None,
+            tls: Tls::default(),
             admin_key: None,
             site: "local".to_owned(),
             body_limit: 1 << 20,

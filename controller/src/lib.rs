@@ -56,7 +56,8 @@ mod topology;
 
 use std::sync::Arc;
 
-use muster_shared::serve::{Patience, serve_requests};
+use muster_shared::serve::{Met, Patience, serve_requests};
+use muster_shared::tls::{self, Protocols};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
@@ -72,6 +73,7 @@ use service::Service;
 /// A listener that fails for a time is tried again, so nothing but `shutdown` ends it.
 pub async fn run(config: Config, listener: TcpListener, shutdown: CancellationToken) {
     metrics::describe();
+    tls::describe();
     let service = Arc::new(Service::new(&config, shutdown.clone()));
     let reach = Reach::of(&config, &listener);
     let router = http::router(&config, reach, Arc::clone(&service));
@@ -81,9 +83,10 @@ pub async fn run(config: Config, listener: TcpListener, shutdown: CancellationTo
             "there is an admin key and no fleet token: whoever reaches this controller can do what workers do"
         );
     }
+    let door = Met { door: listener, acceptor: config.tls.acceptor(Protocols::Upgrades) };
     // None of the companions ever ends; dropping this future drops them too.
     tokio::select! {
-        () = serve_requests(listener, move |_| front.clone(), shutdown, Patience::draining(config.drain)) => {}
+        () = serve_requests(door, move |_| front.clone(), shutdown, Patience::draining(config.drain)) => {}
         never = service.keep_time() => match never {},
         never = fastchat::refresh::run(&service) => match never {},
         never = peers::keep(&service, config.peers.as_ref()) => match never {},

@@ -2,11 +2,12 @@
 
 use std::time::Duration;
 
-use muster_shared::client::{Timeouts, http_client};
+use muster_shared::client::{Timeouts, fleet_client};
 use muster_shared::control::{Health, Identity};
 use muster_shared::fastchat::WorkerStatus;
 use muster_shared::problem::chain;
 use muster_shared::secret::Secret;
+use muster_shared::tls::Tls;
 use reqwest::{Client, RequestBuilder, Response, Url};
 use tokio::net::TcpStream;
 
@@ -23,14 +24,27 @@ const HEALTH_LIMIT: usize = 1 << 16;
 #[derive(Debug)]
 pub(crate) struct Outbound {
     http: Client,
+    /// The fleet's authorities and certificate.
+    tls: Tls,
     /// Shown to workers, which want it of all callers. Whoever registers has shown it first.
     token: Option<Secret>,
 }
 
 impl Outbound {
     /// A pool of connections to workers that want that token.
+    #[cfg(test)]
     pub(crate) fn new(token: Option<Secret>) -> Self {
-        Self { http: http_client(Timeouts::default()), token }
+        Self::of_fleet(&Tls::default(), token)
+    }
+
+    /// The same, of a fleet with its own authorities and certificates.
+    pub(crate) fn of_fleet(tls: &Tls, token: Option<Secret>) -> Self {
+        Self { http: fleet_client(tls, Timeouts::default()), tls: tls.clone(), token }
+    }
+
+    /// The fleet's authorities and certificate.
+    pub(crate) fn tls(&self) -> &Tls {
+        &self.tls
     }
 
     /// Whether a worker answers at a path. The token is not shown: our workers' health is open to all, and a server

@@ -97,7 +97,7 @@ impl Service {
             wake: Notify::new(),
             peers: Notes::default(),
             refresh: Notify::new(),
-            outbound: Outbound::new(config.token.clone()),
+            outbound: Outbound::of_fleet(&config.tls, config.token.clone()),
             keys: Keys::new(config),
             journal_readers: Arc::new(Semaphore::new(journal::READERS)),
             max_wait: config.queue.max_wait,

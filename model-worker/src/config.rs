@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use muster_shared::id::WorkerId;
 use muster_shared::secret::Secret;
+use muster_shared::tls::Tls;
 use muster_shared::transport::Transport;
 
 use crate::engine::{EngineCapacity, EngineSettings};
@@ -183,6 +184,8 @@ pub struct Config {
     pub registration: Option<RegistrationConfig>,
     /// The fleet's token, wanted of callers and sent to the controller.
     pub token: Option<Secret>,
+    /// What it shows of itself, and whom it trusts.
+    pub tls: Tls,
     /// Sequences of a language model that run together, and that may wait.
     pub capacity: EngineCapacity,
     /// Memory for keys and values of one language model, in bytes; half of what is free when absent.
@@ -232,6 +235,7 @@ impl Default for Config {
             address: None,
             registration: None,
             token: None,
+            tls: Tls::default(),
             capacity: engine.capacity,
             kv_memory: None,
             prefix_cache: engine.prefixes,
@@ -293,15 +297,16 @@ impl Config {
     /// # Errors
     /// [`Error::Config`] when gRPC cannot be at the configured address.
     pub(crate) fn grpc_address(&self, listens: SocketAddr) -> Result<String, Error> {
-        let Some(address) = &self.address else { return Ok(format!("http://{listens}")) };
-        let url = reqwest::Url::parse(address).ok().filter(|url| url.scheme() == "http" && url.path() == "/");
+        let scheme = self.tls.scheme();
+        let Some(address) = &self.address else { return Ok(format!("{scheme}://{listens}")) };
+        let url = reqwest::Url::parse(address).ok().filter(|url| url.scheme() == scheme && url.path() == "/");
         let moved = url.and_then(|mut url| {
             url.set_port(Some(listens.port())).ok()?;
             Some(url.as_str().trim_end_matches('/').to_owned())
         });
         moved.ok_or_else(|| {
             Error::Config(format!(
-                "the worker's address is `{address}`; for the transport grpc it must be http://HOST:PORT, without a path"
+                "the worker's address is `{address}`; for the transport grpc it must be {scheme}://HOST:PORT, without a path"
             ))
         })
     }

@@ -10,6 +10,7 @@ use std::time::Duration;
 use futures_util::{Stream, StreamExt as _};
 use muster_shared::embed::EmbedRequest;
 use muster_shared::generate::GenerateRequest;
+use muster_shared::grpc::incoming;
 use muster_shared::grpc::open_inference::proto::grpc_inference_service_server::GrpcInferenceServiceServer;
 use muster_shared::grpc::problem::to_status;
 use muster_shared::grpc::proto;
@@ -18,6 +19,7 @@ use muster_shared::problem::{Kind, Problem};
 use muster_shared::secret::Secret;
 use muster_shared::serve::check_token;
 use muster_shared::text::{ClassifyRequest, EntitiesRequest, TokenizeRequest};
+use muster_shared::tls::{Protocols, Tls};
 use muster_shared::trace::Context;
 use muster_shared::trace::served::Traced;
 use tokio::net::TcpListener;
@@ -26,7 +28,6 @@ use tonic::body::Body;
 use tonic::codegen::http;
 use tonic::service::interceptor::InterceptedService;
 use tonic::transport::Server;
-use tonic::transport::server::TcpIncoming;
 use tonic::{Code, Request, Response, Status};
 use tower::{Layer as _, ServiceExt};
 
@@ -49,6 +50,8 @@ pub(crate) struct Service {
     pub(crate) state: Arc<State>,
     /// The fleet's token.
     pub(crate) token: Option<Secret>,
+    /// How callers are met.
+    pub(crate) tls: Tls,
     /// Longest request, in bytes.
     pub(crate) body_limit: usize,
     /// Time that running requests get after `closed`.
@@ -62,7 +65,7 @@ pub(crate) struct Service {
 /// # Errors
 /// When the listener fails.
 pub(crate) async fn serve(listener: TcpListener, service: Service) -> std::io::Result<()> {
-    let Service { state, token, body_limit, drain, closed } = service;
+    let Service { state, token, tls, body_limit, drain, closed } = service;
     let tensors = GrpcInferenceServiceServer::new(Tensors(Arc::clone(&state))).max_decoding_message_size(body_limit);
     let worker = WorkerServer::new(Calls(state)).max_decoding_message_size(body_limit);
     let both = Both { path: TENSORS, first: tensors, second: worker };
@@ -73,7 +76,7 @@ pub(crate) async fn serve(listener: TcpListener, service: Service) -> std::io::R
     let explain = move |response| explain_size(response, body_limit);
     let explained = ServiceExt::<http::Request<Body>>::map_response(guarded, explain);
     tracing::info!(address = %listener.local_addr()?, "gRPC is spoken");
-    let incoming = TcpIncoming::from(listener).with_nodelay(Some(true)); // small events must leave at once
+    let incoming = incoming(listener, tls.acceptor(Protocols::Grpc));
     let served = Server::builder()
         .http2_keepalive_interval(Some(PING[0]))
         .http2_keepalive_timeout(Some(PING[1]))

@@ -50,7 +50,9 @@ pub mod tokenizer;
 
 use std::sync::Arc;
 
-use muster_shared::{serve, telemetry};
+use muster_shared::serve::Met;
+use muster_shared::tls::Protocols;
+use muster_shared::{serve, telemetry, tls};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
@@ -90,6 +92,7 @@ pub async fn run(config: Config, listeners: impl Into<Listeners>, shutdown: Canc
     let listeners = listeners.into();
     telemetry::init_metrics();
     metrics::describe();
+    tls::describe();
     let addresses = Addresses::new(&config, &listeners)?;
     let speed = match config.registration.as_ref().map(|registration| registration.speed) {
         Some(Speed::Stated(speed)) => speed,
@@ -120,12 +123,14 @@ async fn serve(
     closed: &CancellationToken,
 ) -> std::io::Result<()> {
     let router = http::router(Arc::clone(state), config.token.clone(), config.body_limit);
-    let http = serve::serve(listeners.http, router, closed.clone(), config.drain);
+    let door = Met { door: listeners.http, acceptor: config.tls.acceptor(Protocols::Http) };
+    let http = serve::serve(door, router, closed.clone(), config.drain);
     let grpc = async {
         let Some(listener) = listeners.grpc else { return Ok(()) };
         let service = grpc::Service {
             state: Arc::clone(state),
             token: config.token.clone(),
+            tls: config.tls.clone(),
             body_limit: config.body_limit,
             drain: config.drain,
             closed: closed.clone(),
@@ -160,7 +165,7 @@ async fn work(config: &Config, state: &Arc<State>, life: &Life) -> Result<(), Er
     let terms = state.terms.get().cloned();
     let registrar = registration
         .zip(terms)
-        .map(|(it, terms)| Registrar::new(it, config.token.clone(), terms, Arc::clone(&observer)));
+        .map(|(it, terms)| Registrar::new(it, (config.token.clone(), &config.tls), terms, Arc::clone(&observer)));
     let stay = async {
         match &registrar {
             Some(registrar) => registrar.stay().await,

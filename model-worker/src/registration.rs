@@ -7,10 +7,11 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use muster_shared::client::{ClientError, ControllerClient, Timeouts, http_client};
+use muster_shared::client::{ClientError, ControllerClient, Timeouts, fleet_client};
 use muster_shared::control::{HeartbeatReply, Identity, Leave};
 use muster_shared::fastchat::{HeartBeat, HeartBeatReply, RegisterWorker};
 use muster_shared::secret::Secret;
+use muster_shared::tls::Tls;
 use tokio_util::sync::CancellationToken;
 
 use crate::config::RegistrationConfig;
@@ -58,12 +59,12 @@ pub(crate) struct Registrar {
 impl Registrar {
     pub(crate) fn new(
         config: RegistrationConfig,
-        token: Option<Secret>,
+        (token, tls): (Option<Secret>, &Tls),
         terms: Terms,
         observer: Arc<Observer>,
     ) -> Self {
         let state = observer.state();
-        let http = http_client(TIMEOUTS);
+        let http = fleet_client(tls, TIMEOUTS);
         // There is one registrar in a worker.
         let _ = state.identity.set(Identity { id: terms.id.clone(), incarnation: terms.incarnation });
         Self {

@@ -35,7 +35,7 @@ impl Addresses {
     pub(crate) fn new(config: &Config, listeners: &Listeners) -> Result<Self, Error> {
         let http = match &config.address {
             Some(address) => address.trim_end_matches('/').to_owned(),
-            None => format!("http://{}", listeners.http.local_addr()?),
+            None => format!("{}://{}", config.tls.scheme(), listeners.http.local_addr()?),
         };
         let registered = match &listeners.grpc {
             _ if !config.is_reached_by_grpc() => http.clone(),

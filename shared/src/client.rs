@@ -14,6 +14,7 @@ use crate::journal::{self, Explanation};
 use crate::problem::{BoxError, Problem};
 use crate::secret::Secret;
 use crate::sse;
+use crate::tls::Tls;
 use crate::topology::{self, Topology};
 
 /// Longest event a worker may send, in bytes: room for the log-probabilities of one step, many times over.
@@ -91,12 +92,21 @@ impl Default for Timeouts {
     }
 }
 
-/// A connection pool for calls between our processes. Cheap to clone.
+/// A connection pool for calls between our processes. Cheap to clone. By https it trusts whom the system trusts.
+///
+/// # Panics
+/// See [`fleet_client`].
+pub fn http_client(timeouts: Timeouts) -> reqwest::Client {
+    fleet_client(&Tls::default(), timeouts)
+}
+
+/// The same with a fleet's own authorities and certificate.
 ///
 /// # Panics
 /// When the HTTP client cannot be built, which needs neither files nor network.
-pub fn http_client(timeouts: Timeouts) -> reqwest::Client {
+pub fn fleet_client(tls: &Tls, timeouts: Timeouts) -> reqwest::Client {
     reqwest::Client::builder()
+        .tls_backend_preconfigured(tls.client_config())
         .connect_timeout(timeouts.connect)
         .read_timeout(timeouts.read)
         .tcp_nodelay(true)
@@ -121,6 +131,11 @@ impl ControllerClient {
     /// The controller's base URL.
     pub fn address(&self) -> &str {
         &self.peer.address
+    }
+
+    /// A request to whatever answers at the controller's address, which is not shown the token.
+    pub fn open_get(&self, path: &str) -> reqwest::RequestBuilder {
+        self.peer.http.get(self.peer.url(path))
     }
 
     /// Offers a worker's models.

@@ -5,12 +5,13 @@
 //! * [`Malformed`] and the conversions: our types to protobuf and back, without loss.
 //! * [`problem`]: a [`crate::problem::Problem`] as the status of a call.
 //! * [`open_inference`]: the same for [`crate::tensor`], as `proto/open_inference.proto` has it.
-//! * [`GrpcPool`] and [`GrpcWorkerClient`]: calling a worker.
+//! * [`GrpcPool`] and [`GrpcWorkerClient`]: calling a worker; [`incoming`]: being called.
 
 mod client;
 mod connection;
 mod embed;
 mod event;
+mod incoming;
 mod models;
 pub mod open_inference;
 pub mod problem;
@@ -21,6 +22,7 @@ mod text;
 
 pub use client::GrpcWorkerClient;
 pub use connection::GrpcPool;
+pub use incoming::incoming;
 
 /// What is generated from `proto/muster.proto`.
 #[expect(missing_docs, reason = "prost makes types whose meaning stands in the definition")]

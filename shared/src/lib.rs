@@ -21,6 +21,7 @@
 //! * [`sse`]: server-sent events, encoded and decoded.
 //! * [`watch`]: files that are read again when they change.
 //! * [`secret`]: keys that neither print nor leak through timing.
+//! * [`tls`] (feature `tls`): connections that nobody else can read, with certificates that may change.
 //! * [`client`] (feature `client`): typed clients of the controller and of a worker.
 //! * [`grpc`] (feature `grpc`): the same messages over gRPC, and a client of a worker that speaks it.
 //! * [`serve`] and [`telemetry`] (feature `serve`): serving and draining a router, logs and metrics.
@@ -51,6 +52,8 @@ pub mod sse;
 pub mod telemetry;
 pub mod tensor;
 pub mod text;
+#[cfg(feature = "tls")]
+pub mod tls;
 pub mod topology;
 #[cfg(feature = "trace")]
 pub mod trace;

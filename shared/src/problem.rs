@@ -146,6 +146,11 @@ pub fn chain(error: &(dyn std::error::Error + 'static)) -> String {
         }
         cause = error.source();
     }
+    #[cfg(feature = "tls")]
+    if let Some(hint) = crate::tls::hint(error) {
+        text.push_str("; ");
+        text.push_str(hint);
+    }
     text
 }
 

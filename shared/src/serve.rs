@@ -33,6 +33,7 @@ use tower::Service;
 use crate::problem::{BoxError, Kind, Problem};
 use crate::secret::Secret;
 use crate::telemetry;
+use crate::tls::{Acceptor, MaybeTls};
 
 /// Time in which a request's head must have come, counted from the end of the request before it.
 const HEAD: Duration = Duration::from_secs(75);
@@ -70,6 +71,34 @@ pub trait Accept: Send {
     fn count(&self) -> Arc<AtomicUsize> {
         Arc::default()
     }
+
+    /// What meets the clients: with TLS or without.
+    fn acceptor(&self) -> Acceptor {
+        Acceptor::default()
+    }
+}
+
+/// Connections that are met in their own way.
+#[derive(Debug)]
+pub struct Met<A> {
+    /// Where they come from.
+    pub door: A,
+    /// How they are met.
+    pub acceptor: Acceptor,
+}
+
+impl<A: Accept> Accept for Met<A> {
+    fn accept(&mut self) -> impl Future<Output = std::io::Result<TcpStream>> + Send {
+        self.door.accept()
+    }
+
+    fn count(&self) -> Arc<AtomicUsize> {
+        self.door.count()
+    }
+
+    fn acceptor(&self) -> Acceptor {
+        self.acceptor.clone()
+    }
 }
 
 impl Accept for TcpListener {
@@ -93,7 +122,7 @@ impl Accept for mpsc::Receiver<std::net::TcpStream> {
 /// # Errors
 /// When the listener fails.
 pub async fn serve(
-    listener: TcpListener,
+    listener: impl Accept,
     router: Router,
     shutdown: CancellationToken,
     drain: Duration,
@@ -157,7 +186,8 @@ where
         match accepted {
             Ok(stream) => {
                 let service = serving(stream.peer_addr().ok());
-                let (count, served) = (door.count(), connection(stream, service, stalled, graceful.watcher()));
+                let count = door.count();
+                let served = connection((stream, door.acceptor()), service, stalled, graceful.watcher());
                 running.spawn(async move {
                     served.await;
                     count.fetch_sub(1, Ordering::Relaxed);
@@ -172,7 +202,7 @@ where
 }
 
 /// Serves one connection to its end.
-async fn connection<S, B>(stream: TcpStream, service: S, stalled: Duration, watcher: Watcher)
+async fn connection<S, B>((stream, acceptor): (TcpStream, Acceptor), service: S, stalled: Duration, watcher: Watcher)
 where
     S: Service<hyper::Request<Incoming>, Response = hyper::Response<B>, Error = Infallible> + Clone + Send + 'static,
     S::Future: Send,
@@ -180,6 +210,7 @@ where
     B::Error: Into<BoxError>,
 {
     let _ = stream.set_nodelay(true); // small events must leave at once; a failure here costs latency only
+    let Some(stream) = acceptor.accept(stream).await else { return };
     let mut builder = auto::Builder::new(TokioExecutor::new());
     builder.http1().timer(TokioTimer::new()).header_read_timeout(HEAD).max_buf_size(BUFFER);
     builder.http2().timer(TokioTimer::new()).max_header_list_size(BUFFER as u32);
@@ -192,7 +223,7 @@ where
 
 /// A connection whose peer must read what is sent to it, within a time.
 struct Impatient {
-    stream: TcpStream,
+    stream: MaybeTls,
     patience: Duration,
     /// Runs while the peer reads nothing.
     stalled: Option<Pin<Box<Sleep>>>,
@@ -241,7 +272,9 @@ impl AsyncWrite for Impatient {
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<std::io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(cx)
+        let flushed = Pin::new(&mut self.stream).poll_flush(cx);
+        // Bytes that were written wait for the peer here only where they are encrypted first.
+        if self.stream.is_secure() { self.watch(cx, flushed) } else { flushed }
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<std::io::Result<()>> {

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, bail};
 use muster_shared::secret::Secret;
 use muster_shared::sse::{DONE, Decoder};
+use muster_shared::tls::Tls;
 use serde_json::{Map, Value, json};
 
 use super::prompts::Prompt;
@@ -57,7 +58,8 @@ impl Client {
             None => Map::new(),
         };
         // A connection for each request: none waits for another's, whatever the server allows.
-        let http = reqwest::Client::builder().connect_timeout(CONNECT).pool_max_idle_per_host(0).build()?;
+        let http = reqwest::Client::builder().tls_backend_preconfigured(Tls::default().client_config());
+        let http = http.connect_timeout(CONNECT).pool_max_idle_per_host(0).build()?;
         let mut client = Self {
             http,
             base: if url.ends_with("/v1") { url } else { format!("{url}/v1") },

@@ -47,7 +47,7 @@ pub(super) async fn run(args: FakeWorkerArgs) -> anyhow::Result<()> {
     let stop = stop::on_signal();
     let listener = bind("fake worker", "127.0.0.1", args.port, Guard::token(false, None)).await?;
     let address = format!("http://{}", listener.local_addr()?);
-    announce("fake worker", &listener)?;
+    announce("fake worker", "http", &listener)?;
     let worker = Arc::new(Worker::new(&args));
     let registrar = controller.map(|controller| registrar(&controller, token, &worker, &args, address));
     let (serving, closed) = (Arc::clone(&worker), CancellationToken::new());

@@ -3,10 +3,10 @@
 use std::path::PathBuf;
 
 use clap::Args;
-use muster_shared::client::{ControllerClient, Timeouts, http_client};
+use muster_shared::client::{ControllerClient, Timeouts, fleet_client};
 use muster_shared::secret::Secret;
 
-use crate::config::{SecretParser, base_url, one_secret};
+use crate::config::{CallerTls, SecretParser, base_url, one_secret};
 
 /// Which controller is asked, and as whom.
 #[derive(Debug, Args)]
@@ -20,16 +20,18 @@ pub(crate) struct Ask {
     /// File that holds the fleet's token.
     #[arg(long, env = "MUSTER_FLEET_TOKEN_FILE")]
     pub(crate) fleet_token_file: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) tls: CallerTls,
 }
 
 impl Ask {
     /// A client of that controller.
     ///
     /// # Errors
-    /// When the address is no base URL, or the token cannot be read.
+    /// When the address is no base URL, or the token or a certificate cannot be read.
     pub(crate) fn client(self) -> anyhow::Result<ControllerClient> {
         let address = base_url("controller_address", &self.controller_address)?;
         let token = one_secret(self.fleet_token, self.fleet_token_file.as_deref())?;
-        Ok(ControllerClient::new(http_client(Timeouts::default()), address, token))
+        Ok(ControllerClient::new(fleet_client(&self.tls.load()?, Timeouts::default()), address, token))
     }
 }

@@ -10,10 +10,11 @@ use clap::Args;
 use muster_shared::control::Capacity;
 use muster_shared::id::WorkerId;
 use muster_shared::secret::Secret;
+use muster_shared::tls::Tls;
 use muster_shared::transport::Transport;
 use serde::{Deserialize, Serialize};
 
-use super::{Span, base_url, one_secret, or};
+use super::{CallerTls, Span, base_url, one_secret, or};
 
 /// What `muster attach` can be told. Everything but the address and the id holds for all its servers.
 #[derive(Debug, Clone, Default, Args, Serialize, Deserialize)]
@@ -50,6 +51,10 @@ pub(crate) struct AttachSection {
     /// File that holds the fleet's token.
     #[arg(long, env = "MUSTER_FLEET_TOKEN_FILE")]
     pub(crate) fleet_token_file: Option<PathBuf>,
+    /// Files of TLS.
+    #[command(flatten)]
+    #[serde(skip_serializing_if = "CallerTls::is_empty")]
+    pub(crate) tls: CallerTls,
     /// Time between two looks whether a server answers, and at its models.
     #[arg(long, env = "MUSTER_ATTACH_PROBE")]
     pub(crate) probe: Option<Span>,
@@ -72,6 +77,8 @@ pub(crate) struct AttachConfig {
     pub(crate) controller: String,
     /// The fleet's token.
     pub(crate) token: Option<Secret>,
+    /// What it shows, and whom it trusts.
+    pub(crate) tls: Tls,
     /// Time between two looks at a server.
     pub(crate) probe: Duration,
     /// Longest wait for running requests at the end.
@@ -103,7 +110,7 @@ pub(crate) struct Offer {
 impl AttachSection {
     /// What is not said here is taken from `other`.
     pub(crate) fn or(self, other: Self) -> Self {
-        or!(self, other; url, transport, model, running, waiting, speed, controller_address, probe, id, drain;
+        or!(self, other; tls, url, transport, model, running, waiting, speed, controller_address, probe, id, drain;
             (fleet_token, fleet_token_file))
     }
 
@@ -119,6 +126,7 @@ impl AttachSection {
             controller_address: Some("http://127.0.0.1:21001".to_owned()),
             fleet_token: None,
             fleet_token_file: None,
+            tls: CallerTls::default(),
             probe: Some(Span::seconds(2)),
             id: None,
             drain: Some(Span::seconds(30)),
@@ -136,6 +144,7 @@ impl AttachSection {
             offer: self.offer()?,
             controller: base_url("controller_address", controller)?,
             token: one_secret(self.fleet_token.clone(), self.fleet_token_file.as_deref())?,
+            tls: self.tls.load()?,
             probe,
             drain,
         })
@@ -189,11 +198,9 @@ fn server(given: &str) -> anyhow::Result<String> {
     let wanted = "write http://HOST:PORT";
     let mut url = reqwest::Url::parse(given).with_context(|| format!("`{given}` is no URL; {wanted}"))?;
     ensure!(
-        url.scheme() != "https",
-        "`{given}`: https is not supported, for gateways speak plain http to workers; put a proxy that speaks https \
-         between them, and attach that"
+        matches!(url.scheme(), "http" | "https") && url.has_host(),
+        "`{given}` does not begin with http://HOST or https://HOST; {wanted}"
     );
-    ensure!(url.scheme() == "http" && url.has_host(), "`{given}` does not begin with http://HOST; {wanted}");
     ensure!(
         url.username().is_empty() && url.password().is_none(),
         "the URL of {} holds a user or a password, which gateways cannot show it; {wanted}",
@@ -228,6 +235,7 @@ mod tests {
             ("HTTP://Vllm.Example:80/v1//", "http://vllm.example"),
             ("http://[::1]:8000/base/v1/", "http://[::1]:8000/base"),
             ("http://v1", "http://v1"),
+            ("HTTPS://Vllm.Example:443/v1", "https://vllm.example"),
         ] {
             assert_eq!(server(given).expect(given), address);
         }
@@ -236,7 +244,6 @@ mod tests {
             ("vllm", "is no URL"),
             ("localhost:8000", "does not begin with http://HOST"),
             ("ftp://vllm", "does not begin with http://HOST"),
-            ("https://vllm/v1", "https is not supported"),
             ("http://vllm?key=x", "more than an address"),
             ("http://me:secret@vllm", "user or a password"),
         ] {

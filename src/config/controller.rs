@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 use tokio::net::TcpListener;
 
 use super::names::{self, Alias, Fallbacks, ModelPolicy};
-use super::{Share, Span, one_secret, or};
+use super::{Share, Span, TlsSection, one_secret, or};
 
 /// How far below a pause it ends, where nobody says.
 const GAP_CPU: f64 = 0.1;
@@ -132,6 +132,10 @@ pub(crate) struct ControllerSection {
     /// File that holds the admin key.
     #[arg(long, env = "MUSTER_ADMIN_KEY_FILE")]
     pub(crate) admin_key_file: Option<PathBuf>,
+    /// Files of TLS.
+    #[command(flatten)]
+    #[serde(skip_serializing_if = "TlsSection::is_empty")]
+    pub(crate) tls: TlsSection,
     /// Name of the place where everything is that does not say otherwise; the topology shows it.
     #[arg(long, env = "MUSTER_CONTROLLER_SITE", value_name = "NAME")]
     pub(crate) site: Option<String>,
@@ -161,7 +165,7 @@ pub(crate) fn policy_help() -> String {
 impl ControllerSection {
     /// What is not said here is taken from `other`.
     pub(crate) fn or(self, other: Self) -> Self {
-        or!(self, other; host, port, policy, aliases, fallbacks, policies, peers, probe_interval, heartbeat, missed_beats,
+        or!(self, other; tls, host, port, policy, aliases, fallbacks, policies, peers, probe_interval, heartbeat, missed_beats,
             fastchat_expiration, queue_limit, queue_limit_per_model, queue_limit_per_key, queue_wait,
             breaker_failures, breaker_pause, journal, site, body_limit, drain, insecure; (pause_cpu, resume_cpu),
             (pause_memory, resume_memory), (fleet_token, fleet_token_file),
@@ -203,6 +207,7 @@ impl ControllerSection {
             journal: Some(journal),
             fleet_token: None,
             fleet_token_file: None,
+            tls: TlsSection::default(),
             admin_key: None,
             admin_key_file: None,
             site: Some(site),
@@ -268,6 +273,7 @@ impl ControllerSection {
             },
             journal: self.journal_limit(usual.journal)?,
             token: one_secret(self.fleet_token.clone(), self.fleet_token_file.as_deref())?,
+            tls: self.tls.load()?,
             admin_key: one_secret(self.admin_key.clone(), self.admin_key_file.as_deref()).context("admin_key")?,
             site: self.site.as_deref().map_or(Ok(usual.site), place)?,
             body_limit: self.body_limit.map_or(usual.body_limit, |size| size.0 as usize),

@@ -13,7 +13,7 @@ use serde::de::Error as _;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::file::client_keys;
-use super::{RateGiven, Span, base_url, one_secret, or};
+use super::{RateGiven, Span, TlsSection, base_url, one_secret, or};
 
 /// The port of a gateway unless it is told another.
 const USUAL_PORT: u16 = 8000;
@@ -135,6 +135,10 @@ pub(crate) struct GatewaySection {
     /// File whose first line is that key.
     #[arg(long, env = "MUSTER_OPENAI_KEY_FILE")]
     pub(crate) openai_key_file: Option<PathBuf>,
+    /// Files of TLS.
+    #[command(flatten)]
+    #[serde(skip_serializing_if = "TlsSection::is_empty")]
+    pub(crate) tls: TlsSection,
     /// Origin whose pages may ask, as `https://app.example`, or `*` for any; may be given several times.
     #[arg(
         long = "cors-origin",
@@ -234,7 +238,7 @@ pub(crate) struct GatewaySection {
 impl GatewaySection {
     /// What is not said here is taken from `other`.
     pub(crate) fn or(self, other: Self) -> Self {
-        or!(self, other; host, port, grpc_port, controller_address, cors_origins, attempts,
+        or!(self, other; tls, host, port, grpc_port, controller_address, cors_origins, attempts,
             dispatch_wait, connect_timeout, first_token_timeout, inter_token_timeout, resume_timeout, retry_budget,
             hedge_after, client_timeout, request_timeout, body_limit, result_cache, result_cache_ttl, allow_model_control,
             sync_interval, fastchat_embedding_batch, threads, rate_limit, rate_burst, access_log, log_prompts, drain,
@@ -256,6 +260,7 @@ impl GatewaySection {
             rate_burst: None,
             fleet_token: None,
             fleet_token_file: None,
+            tls: TlsSection::default(),
             openai_key: None,
             openai_key_file: None,
             cors_origins: Some(usual.cors_origins),
@@ -350,6 +355,7 @@ impl GatewaySection {
                 None => usual.controller,
             },
             token: one_secret(self.fleet_token.clone(), self.fleet_token_file.as_deref())?,
+            tls: self.tls.load()?,
             openai_key: one_secret(self.openai_key.clone(), self.openai_key_file.as_deref())?,
             keys,
             keys_reload,

@@ -21,7 +21,7 @@ use muster_worker::model::onnx::spin::Spin;
 use serde::{Deserialize, Serialize};
 
 use super::hub::hub_config;
-use super::{Span, base_url, cache_folder, one_secret, or};
+use super::{Span, TlsSection, base_url, cache_folder, one_secret, or};
 
 /// Name under which `--model` means a model without files.
 const FAKE: &str = "fake";
@@ -199,6 +199,10 @@ pub(crate) struct WorkerSection {
     /// File that holds the fleet's token.
     #[arg(long, env = "MUSTER_FLEET_TOKEN_FILE")]
     pub(crate) fleet_token_file: Option<PathBuf>,
+    /// Files of TLS.
+    #[command(flatten)]
+    #[serde(skip_serializing_if = "TlsSection::is_empty")]
+    pub(crate) tls: TlsSection,
     /// Longest request body.
     #[arg(long, env = "MUSTER_WORKER_BODY_LIMIT")]
     pub(crate) body_limit: Option<ByteSize>,
@@ -340,7 +344,7 @@ fn demo_models() -> anyhow::Result<Vec<ModelConfig>> {
 impl WorkerSection {
     /// What is not said here is taken from `other`.
     pub(crate) fn or(self, other: Self) -> Self {
-        or!(self, other; host, port, grpc_port, transport, worker_address, controller_address, no_register, worker_id, speed,
+        or!(self, other; tls, host, port, grpc_port, transport, worker_address, controller_address, no_register, worker_id, speed,
             fastchat_heartbeat, body_limit, drain, insecure, models; (fleet_token, fleet_token_file))
     }
 
@@ -382,6 +386,7 @@ impl WorkerSection {
             address: self.worker_address.as_deref().map(|url| base_url("worker_address", url)).transpose()?,
             registration: self.registration()?,
             token: one_secret(self.fleet_token.clone(), self.fleet_token_file.as_deref())?,
+            tls: self.tls.load()?,
             capacity: EngineCapacity {
                 slots: flags.slots.map_or(usual.capacity.slots, NonZeroUsize::get),
                 waiting: flags.waiting.unwrap_or(usual.capacity.waiting),

@@ -32,6 +32,7 @@ pub(crate) struct Process {
 
 /// The binary with these arguments, and nothing of this process's muster settings.
 pub(crate) fn muster(arguments: &[&str]) -> Command {
+    let _ = muster_shared::tls::provider(); // or `reqwest::get` and its like, which every test may use, find none
     let mut command = Command::new(env!("CARGO_BIN_EXE_muster"));
     for (name, _) in std::env::vars_os() {
         let name = name.to_string_lossy().into_owned();
@@ -79,7 +80,7 @@ impl Process {
             let left = deadline.saturating_duration_since(Instant::now());
             match self.lines.recv_timeout(left) {
                 Ok(line) => {
-                    if let Some(address) = line.split_whitespace().find(|word| word.starts_with("http://")) {
+                    if let Some(address) = line.split_whitespace().find(|word| word.contains("://")) {
                         return address.trim_end_matches(['/', ',']).trim_end_matches("/v1").to_owned();
                     }
                 }

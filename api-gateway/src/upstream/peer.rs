@@ -3,12 +3,11 @@
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
-use std::time::Duration;
 
 use muster_shared::id::WorkerId;
 use muster_shared::transport::Transport;
 
-use super::wire::Pool;
+use super::wire::{Dial, Pool};
 
 /// One worker.
 #[derive(Debug)]
@@ -23,9 +22,9 @@ pub(crate) struct Peer {
 }
 
 impl Peer {
-    /// A worker without requests. `connect`: longest time that a connection to it may take.
-    pub(crate) fn new(id: WorkerId, address: String, transport: Transport, connect: Duration) -> Self {
-        let pool = Pool::new(&address, connect);
+    /// A worker without requests.
+    pub(crate) fn new(id: WorkerId, address: String, transport: Transport, dial: impl Into<Dial>) -> Self {
+        let pool = Pool::new(&address, dial);
         Self { id, address, transport, pool, in_flight: AtomicUsize::new(0) }
     }
 
@@ -49,13 +48,13 @@ impl Peer {
 #[derive(Debug)]
 pub(crate) struct Peers {
     known: RwLock<HashMap<WorkerId, Arc<Peer>>>,
-    connect: Duration,
+    dial: Dial,
 }
 
 impl Peers {
-    /// No workers. `connect`: longest time that a connection to one may take.
-    pub(crate) fn new(connect: Duration) -> Self {
-        Self { known: RwLock::default(), connect }
+    /// No workers.
+    pub(crate) fn new(dial: impl Into<Dial>) -> Self {
+        Self { known: RwLock::default(), dial: dial.into() }
     }
 
     /// The worker of that name; a new one where it is not known, or known under another address.
@@ -64,7 +63,7 @@ impl Peers {
         if let Some(peer) = known.filter(|peer| peer.address == address && peer.transport == transport) {
             return peer;
         }
-        let peer = Arc::new(Peer::new(id.clone(), address.to_owned(), transport, self.connect));
+        let peer = Arc::new(Peer::new(id.clone(), address.to_owned(), transport, self.dial.clone()));
         self.known.write().unwrap_or_else(PoisonError::into_inner).insert(id.clone(), Arc::clone(&peer));
         peer
     }
@@ -79,6 +78,8 @@ impl Peers {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
 
     #[test]

@@ -18,6 +18,7 @@ use hyper::header::{HOST, HeaderValue};
 use hyper::{Request, Response};
 use hyper_util::rt::TokioIo;
 use muster_shared::problem::BoxError;
+use muster_shared::tls::{Connector, MaybeTls, Tls};
 use tokio::net::TcpStream;
 
 /// Connections kept for one worker, at most.
@@ -49,21 +50,44 @@ impl WireError {
     }
 }
 
-/// Where a worker listens, as far as it can be reached over plain HTTP.
+/// Where a worker listens, as far as it can be reached over HTTP.
 #[derive(Debug, Clone)]
 struct Target {
     /// Host and port to connect to.
     authority: String,
+    /// The name that its certificate must have, where it speaks TLS.
+    name: Option<String>,
     /// Path before every path of ours; empty for most.
     prefix: String,
     host: HeaderValue,
+}
+
+/// How connections are made. Cheap to clone.
+#[derive(Debug, Clone)]
+pub(crate) struct Dial {
+    /// Longest time that it may take.
+    connect: Duration,
+    connector: Connector,
+}
+
+impl Dial {
+    /// As a fleet's certificates say.
+    pub(crate) fn new(tls: &Tls, connect: Duration) -> Self {
+        Self { connect, connector: tls.connector() }
+    }
+}
+
+impl From<Duration> for Dial {
+    fn from(connect: Duration) -> Self {
+        Self::new(&Tls::default(), connect)
+    }
 }
 
 /// Connections to one worker.
 #[derive(Debug)]
 pub(crate) struct Pool {
     target: Result<Target, String>,
-    connect: Duration,
+    dial: Dial,
     idle: Mutex<Vec<Idle>>,
 }
 
@@ -74,9 +98,9 @@ struct Idle {
 }
 
 impl Pool {
-    /// No connections yet, to the worker at a base URL. `connect`: longest time that making one may take.
-    pub(crate) fn new(address: &str, connect: Duration) -> Self {
-        Self { target: target(address), connect, idle: Mutex::default() }
+    /// No connections yet, to the worker at a base URL.
+    pub(crate) fn new(address: &str, dial: impl Into<Dial>) -> Self {
+        Self { target: target(address), dial: dial.into(), idle: Mutex::default() }
     }
 
     /// Sends a request, and waits for the head of the answer.
@@ -138,32 +162,43 @@ impl Pool {
     }
 
     async fn connect(&self, target: &Target) -> Result<Connection, WireError> {
-        let connected = tokio::time::timeout(self.connect, TcpStream::connect(&target.authority)).await;
+        let connected = tokio::time::timeout(self.dial.connect, self.reach(target)).await;
         let stream = connected.map_err(|late| WireError::Connect(late.into()))?;
         let stream = stream.map_err(|error| WireError::Connect(error.into()))?;
-        let _ = stream.set_nodelay(true); // a failure costs latency only
         let handshake =
             http1::Builder::new().max_header_size(HEAD).max_headers(HEADERS).handshake(TokioIo::new(stream));
         let (sender, driver) = handshake.await.map_err(|error| WireError::Connect(error.into()))?;
         Ok(Connection { sender, driver: Box::new(driver) })
     }
+
+    async fn reach(&self, target: &Target) -> std::io::Result<MaybeTls> {
+        let stream = TcpStream::connect(&target.authority).await?;
+        let _ = stream.set_nodelay(true); // a failure costs latency only
+        match &target.name {
+            Some(name) => self.dial.connector.connect(name, stream).await,
+            None => Ok(MaybeTls::Plain(stream)),
+        }
+    }
 }
 
 fn target(address: &str) -> Result<Target, String> {
     let uri: hyper::Uri = address.parse().map_err(|error| format!("`{address}` is not a URL: {error}"))?;
-    if uri.scheme_str() != Some("http") {
-        return Err(format!("`{address}` is not reached over plain http, which is all a gateway speaks to workers"));
-    }
+    let is_secure = match uri.scheme_str() {
+        Some("http") => false,
+        Some("https") => true,
+        _ => return Err(format!("`{address}` is reached over neither http nor https, which is all a gateway speaks")),
+    };
     let authority = uri.authority().ok_or_else(|| format!("`{address}` has no host"))?;
     let host = HeaderValue::from_str(authority.as_str()).map_err(|error| format!("`{address}`: {error}"))?;
+    let name = is_secure.then(|| authority.host().to_owned());
     let authority = match authority.port_u16() {
         Some(_) => authority.as_str().to_owned(),
-        None => format!("{authority}:80"),
+        None => format!("{authority}:{}", if is_secure { 443 } else { 80 }),
     };
-    Ok(Target { authority, prefix: uri.path().trim_end_matches('/').to_owned(), host })
+    Ok(Target { authority, name, prefix: uri.path().trim_end_matches('/').to_owned(), host })
 }
 
-type Driver = http1::Connection<TokioIo<TcpStream>, Full<Bytes>>;
+type Driver = http1::Connection<TokioIo<MaybeTls>, Full<Bytes>>;
 
 /// An open connection. Dropping it closes it.
 #[derive(Debug)]

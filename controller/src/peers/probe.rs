@@ -35,7 +35,7 @@ pub(crate) async fn probe(outbound: &Outbound, peer: &Peer) -> Result<Answer, St
             Transport::Http => ask_muster(outbound, peer).await,
             Transport::FastChat => ask_fastchat(outbound, peer).await,
             Transport::OpenAi => ask_openai(outbound, peer).await,
-            Transport::Grpc => ask_grpc(peer).await,
+            Transport::Grpc => ask_grpc(outbound, peer).await,
         }
     };
     let late = || format!("no answer of {} within {} s", peer.address, PATIENCE.as_secs());
@@ -171,8 +171,8 @@ fn listed(body: &[u8]) -> Option<Vec<ModelCard>> {
 
 /// Any answer of gRPC will do: not every worker speaks the Open Inference Protocol, and one that refuses callers without
 /// a token lives, too. The connection is a new one: it is to be known whether there can be one.
-async fn ask_grpc(peer: &Peer) -> Result<Answer, String> {
-    let client = GrpcWorkerClient::new(GrpcPool::new(PATIENCE), &peer.address, None, PATIENCE);
+async fn ask_grpc(outbound: &Outbound, peer: &Peer) -> Result<Answer, String> {
+    let client = GrpcWorkerClient::new(GrpcPool::of_fleet(outbound.tls(), PATIENCE), &peer.address, None, PATIENCE);
     match client.server_live().await {
         Ok(Some(false)) => Err(format!("{} says that it does not live", peer.address)),
         Ok(_) => Ok(silent_answer()),

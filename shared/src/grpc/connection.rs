@@ -20,6 +20,7 @@ use tonic::codegen::http::{Request, Response, Uri};
 use tonic::codegen::{BoxFuture as Answer, Service};
 
 use crate::problem::BoxError;
+use crate::tls::{Connector, MaybeTls, Tls};
 
 /// Most workers to which connections are kept; the one that was used the longest ago makes room.
 const WORKERS: usize = 1024;
@@ -43,6 +44,7 @@ pub struct GrpcPool(Arc<Inner>);
 struct Inner {
     /// Time to make a connection.
     timeout: Duration,
+    connector: Connector,
     attempts: Mutex<HashMap<Uri, Entry>>,
 }
 
@@ -55,7 +57,12 @@ struct Entry {
 impl GrpcPool {
     /// A pool without connections, which gives one so much time to be made.
     pub fn new(timeout: Duration) -> Self {
-        Self(Arc::new(Inner { timeout, attempts: Mutex::default() }))
+        Self::of_fleet(&Tls::default(), timeout)
+    }
+
+    /// The same with a fleet's own authorities and certificate.
+    pub fn of_fleet(tls: &Tls, timeout: Duration) -> Self {
+        Self(Arc::new(Inner { timeout, connector: tls.grpc_connector(), attempts: Mutex::default() }))
     }
 
     /// The connection to a worker, made if there is none that lives.
@@ -73,7 +80,7 @@ impl GrpcPool {
         if attempts.len() >= WORKERS {
             make_room(&mut attempts);
         }
-        let attempt = attempt(address.clone(), self.0.timeout);
+        let attempt = attempt(address.clone(), self.0.connector.clone(), self.0.timeout);
         attempts.insert(address.clone(), Entry { attempt: attempt.clone(), used: now });
         attempt
     }
@@ -100,10 +107,10 @@ fn make_room(attempts: &mut HashMap<Uri, Entry>) {
 }
 
 /// Begins to connect. Goes on when all who wait have left: the next one finds it done.
-fn attempt(address: Uri, timeout: Duration) -> Attempt {
+fn attempt(address: Uri, connector: Connector, timeout: Duration) -> Attempt {
     let connecting = tokio::spawn(async move {
         let late = || format!("no connection within {timeout:?}").into();
-        tokio::time::timeout(timeout, connect(&address)).await.unwrap_or_else(|_| Err(late()))
+        tokio::time::timeout(timeout, connect(&address, &connector)).await.unwrap_or_else(|_| Err(late()))
     });
     let shared = async move {
         let connected = connecting.await.map_err(BoxError::from).flatten();
@@ -112,13 +119,15 @@ fn attempt(address: Uri, timeout: Duration) -> Attempt {
     shared.boxed().shared()
 }
 
-async fn connect(address: &Uri) -> Result<Connection, BoxError> {
-    let (Some("http"), Some(host)) = (address.scheme_str(), address.host()) else {
-        return Err("its address must be http://HOST:PORT: gRPC is spoken without TLS".into());
+async fn connect(address: &Uri, connector: &Connector) -> Result<Connection, BoxError> {
+    let (Some(scheme @ ("http" | "https")), Some(host)) = (address.scheme_str(), address.host()) else {
+        return Err("its address must be http://HOST:PORT or https://HOST:PORT".into());
     };
+    let is_secure = scheme == "https";
     let host = host.trim_matches(['[', ']']); // of an IPv6 address
-    let stream = TcpStream::connect((host, address.port_u16().unwrap_or(80))).await?;
+    let stream = TcpStream::connect((host, address.port_u16().unwrap_or(if is_secure { 443 } else { 80 }))).await?;
     stream.set_nodelay(true)?; // small events must leave at once
+    let stream = if is_secure { connector.connect(host, stream).await? } else { MaybeTls::Plain(stream) };
     let (sender, connection) = Builder::new(TokioExecutor::new())
         .timer(TokioTimer::new())
         .keep_alive_interval(PING[0])

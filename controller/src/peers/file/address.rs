@@ -1,11 +1,11 @@
-//! The forms of an address: `IP:PORT`, `HOST:PORT`, `[IPv6]:PORT`, `http://HOST:PORT[/BASE]`.
+//! The forms of an address: `IP:PORT`, `HOST:PORT`, `[IPv6]:PORT`, `http[s]://HOST:PORT[/BASE]`.
 
 use std::net::{IpAddr, SocketAddr};
 
 use reqwest::Url;
 
 /// What an address may be.
-pub(super) const FORMS: &str = "IP:PORT, HOST:PORT, [IPv6]:PORT or http://HOST:PORT";
+pub(super) const FORMS: &str = "IP:PORT, HOST:PORT, [IPv6]:PORT, http://HOST:PORT or https://HOST:PORT";
 const PORT: &str = "a port from 1 to 65535";
 
 /// What is wrong with an address, and what is expected.
@@ -17,11 +17,7 @@ pub(super) fn read(text: &str) -> Result<String, Wrong> {
         return Err((format!("the address {text:?} has spaces or control characters"), FORMS.to_owned()));
     }
     let (scheme, rest) = text.split_once("://").unwrap_or(("http", text));
-    if scheme.eq_ignore_ascii_case("https") {
-        let expected = "http://HOST:PORT: muster speaks no https to workers yet";
-        return Err((format!("the address {text:?} begins with {scheme}://"), expected.to_owned()));
-    }
-    if !scheme.eq_ignore_ascii_case("http") {
+    if !["http", "https"].iter().any(|known| scheme.eq_ignore_ascii_case(known)) {
         return Err((format!("the address {text:?} begins with {scheme}://"), FORMS.to_owned()));
     }
     let authority = rest.split('/').next().unwrap_or_default();
@@ -108,6 +104,8 @@ mod tests {
             ("[0:0::1]:2", "http://[::1]:2"),
             ("http://w.example:80/base/", "http://w.example/base"),
             ("HTTP://W:80", "http://w"),
+            ("https://w.example:443/base/", "https://w.example/base"),
+            ("HTTPS://W:21002", "https://w:21002"),
         ] {
             assert_eq!(read(given).as_deref(), Ok(right), "{given}");
         }
@@ -128,7 +126,6 @@ mod tests {
             ("::1:80", "more than one colon"),
             ("fe80::1", "more than one colon"),
             ("ftp://host:1", "begins with ftp://"),
-            ("https://host:1", "begins with https://"),
             ("http://", "no host"),
             ("http://host:70000", "port 70000"),
             ("user:key@host:1", "more than host"),
