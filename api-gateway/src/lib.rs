@@ -20,6 +20,7 @@
 //! * `encoding`: compressed bodies, both ways.
 //! * `upstream`: attempts, tickets, the last known fleet, answers that go on elsewhere, and workers in every protocol.
 //! * `playground`: the files of a page to try models on.
+//! * `fuzzing`: readers of foreign bytes, for fuzz targets.
 //! * `state`, `account` and `metrics`: what handlers share, what becomes of each request, and what is counted.
 
 mod account;
@@ -33,6 +34,8 @@ mod encoding;
 mod endpoints;
 pub mod error;
 mod front;
+#[doc(hidden)]
+pub mod fuzzing;
 mod grpc;
 mod inference;
 mod keys;
