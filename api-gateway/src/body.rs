@@ -8,6 +8,7 @@ use bytes::{Bytes, BytesMut};
 use http_body::Body as HttpBody;
 use http_body_util::BodyExt as _;
 use muster_shared::problem::{BoxError, Kind, Problem};
+use muster_shared::serve::{self, Timely};
 
 use crate::encoding::decompress;
 use crate::state::State;
@@ -19,21 +20,21 @@ const PATIENCE_BYTES: usize = 64 << 20;
 /// Time a client has to send that.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// Longest time without progress while a body comes.
-const SILENCE: Duration = Duration::from_secs(30);
 /// Largest body that is read as JSON where it arrives: a larger one would hold up the other requests of its thread.
 const AT_ONCE: usize = 256 << 10;
 
 /// The bytes of a body, whatever its `Content-Type` says.
 ///
 /// # Errors
-/// [`Kind::TooLarge`] beyond the limit, [`Kind::Invalid`] when it stands still or breaks off.
-pub(crate) async fn read<B>(state: &State, mut body: B) -> Result<Bytes, Problem>
+/// [`Kind::TooLarge`] beyond the limit, [`Kind::TooSlow`] when it stands still or drips, [`Kind::Invalid`] when it breaks
+/// off.
+pub(crate) async fn read<B>(state: &State, body: B) -> Result<Bytes, Problem>
 where
     B: HttpBody<Data = Bytes> + Unpin,
     B::Error: Into<BoxError>,
 {
     let cut = state.upstream.cut();
+    let mut body = Timely::new(body, state.upstream.config().body_timeout);
     cut.run_until_cancelled(collect(&mut body, state.body_limit)).await.unwrap_or_else(|| Err(stopping()))
 }
 
@@ -74,21 +75,18 @@ where
     B::Error: Into<BoxError>,
 {
     loop {
-        // What is here already needs no clock.
-        let frame = match futures_util::FutureExt::now_or_never(body.frame()) {
-            Some(frame) => frame,
-            None => tokio::time::timeout(SILENCE, body.frame()).await.map_err(|_| {
-                let message = format!("nothing came of the rest of the body for {} seconds", SILENCE.as_secs());
-                Problem::new(Kind::Invalid, message)
-            })?,
-        };
-        match frame {
+        match body.frame().await {
             None => return Ok(None),
             Some(Ok(frame)) => match frame.into_data() {
                 Ok(data) => return Ok(Some(data)),
                 Err(_trailers) => {}
             },
-            Some(Err(_)) => return Err(Problem::new(Kind::Invalid, "the body could not be read")),
+            Some(Err(error)) => {
+                return Err(match serve::too_slow(&*error.into()) {
+                    Some(slow) => Problem::new(Kind::TooSlow, slow.to_string()),
+                    None => Problem::new(Kind::Invalid, "the body could not be read"),
+                });
+            }
         }
     }
 }
@@ -165,15 +163,30 @@ mod tests {
         Body::from_stream(body.map(Ok::<_, Infallible>))
     }
 
+    const PAUSE: Duration = Duration::from_secs(30);
+
     #[tokio::test(start_paused = true)]
-    async fn a_body_may_be_slow_but_not_stand_still() {
-        let slow = stream::unfold(0, |sent| async move {
-            tokio::time::sleep(SILENCE / 2).await;
-            (sent < 10).then_some(("x", sent + 1))
-        });
-        assert_eq!(collect(&mut chunks(slow), 100).await.as_deref(), Ok(&b"xxxxxxxxxx"[..]));
-        let stuck = stream::iter(["x"]).chain(stream::pending());
-        assert_eq!(collect(&mut chunks(stuck), 100).await.map_err(|problem| problem.kind), Err(Kind::Invalid));
+    async fn a_body_may_be_slow_but_neither_stand_still_nor_drip() {
+        const KIB: &str = include_str!("body.rs").split_at(1024).0;
+        let pieces = |piece: &'static str, pause: Duration, count: usize| {
+            chunks(stream::unfold(0, move |sent| async move {
+                tokio::time::sleep(pause).await;
+                (sent < count).then_some((piece, sent + 1))
+            }))
+        };
+        let read = |body| async { collect(&mut Timely::new(body, PAUSE), 1 << 20).await.map(|body| body.len()) };
+        let second = Duration::from_secs(1);
+        assert_eq!(read(pieces(KIB, second, 100)).await, Ok(100 << 10));
+        assert_eq!(read(pieces("x", second, 25)).await, Ok(25), "a short one may take the time that is forgiven");
+        for (body, words) in [
+            (pieces("x", second, 100), "30 bytes came in 30 seconds"),
+            (pieces(KIB, 3 * second, 100), "bytes came in"),
+            (chunks(stream::iter([KIB; 100]).chain(stream::pending())), "for 30 seconds"),
+        ] {
+            let problem = read(body).await.expect_err("too slow");
+            assert_eq!(problem.kind, Kind::TooSlow);
+            assert!(problem.message.contains(words), "{problem}");
+        }
     }
 
     #[tokio::test]

@@ -27,6 +27,8 @@ pub enum Kind {
     Stale,
     /// The body exceeds the limit.
     TooLarge,
+    /// The request did not come in time.
+    TooSlow,
     /// The body is in a coding that is not understood.
     UnsupportedCoding,
     /// The caller has sent too much.
@@ -54,6 +56,7 @@ impl Kind {
             Self::Forbidden => 403,
             Self::UnknownModel | Self::NotFound => 404,
             Self::MethodNotAllowed => 405,
+            Self::TooSlow => 408,
             Self::Stale => 409,
             Self::TooLarge => 413,
             Self::UnsupportedCoding => 415,
