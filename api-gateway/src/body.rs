@@ -10,6 +10,8 @@ use http_body_util::BodyExt as _;
 use muster_shared::problem::{BoxError, Kind, Problem};
 use muster_shared::serve::{self, Timely};
 
+use tokio::sync::Semaphore;
+
 use crate::encoding::decompress;
 use crate::state::State;
 use crate::upstream::job::stopping;
@@ -20,6 +22,8 @@ const PATIENCE_BYTES: usize = 64 << 20;
 /// Time a client has to send that.
 const PATIENCE: Duration = Duration::from_secs(5);
 
+/// Large bodies that are worked on at once in a process: each may take ten times its length meanwhile.
+static LARGE: Semaphore = Semaphore::const_new(8);
 /// Largest body that is read as JSON where it arrives: a larger one would hold up the other requests of its thread.
 const AT_ONCE: usize = 256 << 10;
 
@@ -44,6 +48,9 @@ where
     B::Error: Into<BoxError>,
 {
     let (mut first, mut more) = (Bytes::new(), BytesMut::new());
+    if body.size_hint().lower() > (limit + PATIENCE_BYTES) as u64 {
+        return Err(too_large(limit)); // who says so before has not sent it yet
+    }
     loop {
         let Some(data) = next(body).await? else { break };
         let length = first.len() + more.len() + data.len();
@@ -51,8 +58,7 @@ where
             drop((first, more));
             // However that ends, the answer is the same.
             let _ = tokio::time::timeout(PATIENCE, discard(body)).await;
-            let message = format!("the body is larger than the {limit} bytes this gateway takes; send less at once");
-            return Err(Problem::new(Kind::TooLarge, message));
+            return Err(too_large(limit));
         }
         if length == data.len() {
             first = data; // most come in one piece, and are not copied
@@ -66,6 +72,11 @@ where
         }
     }
     Ok(if more.is_empty() { first } else { more.freeze() })
+}
+
+fn too_large(limit: usize) -> Problem {
+    let message = format!("the body is larger than the {limit} bytes this gateway takes; send less at once");
+    Problem::new(Kind::TooLarge, message)
 }
 
 /// The next piece of a body; `None` at its end.
@@ -109,6 +120,7 @@ pub(crate) async fn decoded(headers: &HeaderMap, body: Bytes, limit: usize) -> R
         }
     }
     let headers = headers.clone();
+    let _turn = LARGE.acquire().await; // never closed
     let read = tokio::task::spawn_blocking(move || decompress(&headers, body, limit)).await;
     read.unwrap_or_else(|panic| Err(Problem::new(Kind::Bug, panic.to_string())))
 }
@@ -135,6 +147,7 @@ pub(crate) async fn beside<T: Send + 'static>(
     if length <= AT_ONCE {
         return work();
     }
+    let _turn = LARGE.acquire().await; // never closed
     let worked = tokio::task::spawn_blocking(work).await;
     worked.unwrap_or_else(|panic| Err(Problem::new(Kind::Bug, panic.to_string())))
 }
