@@ -29,8 +29,7 @@ pub(crate) use status::{DrainArgs, ModelsArgs, ResumeArgs, StatusArgs};
 
 use crate::config::{
     AttachSection, CallerTls, ControllerSection, GatewaySection, ModelSection, PAIRS, SecretParser, TracesSection,
-    WorkerSection,
-    policy_help,
+    WorkerSection, policy_help,
 };
 
 /// A fleet for ONNX models behind one OpenAI-compatible address.

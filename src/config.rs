@@ -6,6 +6,9 @@
 
 mod attach;
 mod controller;
+#[cfg(test)]
+#[path = "../tests/fuzz/checks/config_file.rs"]
+mod corpus;
 mod file;
 mod gateway;
 mod hub;
@@ -165,6 +168,16 @@ pub(crate) fn cache_folder() -> Option<PathBuf> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_corpus_of_the_fuzz_target_for_files_holds() {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fuzz/corpus/config_file");
+        for input in std::fs::read_dir(folder).expect("a corpus") {
+            let input = input.expect("an entry").path();
+            println!("{}", input.display()); // the last one is at fault when the check panics
+            corpus::config_file(&std::fs::read(input).expect("a file"));
+        }
+    }
 
     fn path(text: &str) -> Option<PathBuf> {
         Some(text.into())

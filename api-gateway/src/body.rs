@@ -8,6 +8,9 @@ use bytes::{Bytes, BytesMut};
 use http_body::Body as HttpBody;
 use http_body_util::BodyExt as _;
 use muster_shared::problem::{BoxError, Kind, Problem};
+use muster_shared::serve::{self, Timely};
+
+use tokio::sync::Semaphore;
 
 use crate::encoding::decompress;
 use crate::state::State;
@@ -19,21 +22,23 @@ const PATIENCE_BYTES: usize = 64 << 20;
 /// Time a client has to send that.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// Longest time without progress while a body comes.
-const SILENCE: Duration = Duration::from_secs(30);
+/// Large bodies that are worked on at once in a process: each may take ten times its length meanwhile.
+static LARGE: Semaphore = Semaphore::const_new(8);
 /// Largest body that is read as JSON where it arrives: a larger one would hold up the other requests of its thread.
 const AT_ONCE: usize = 256 << 10;
 
 /// The bytes of a body, whatever its `Content-Type` says.
 ///
 /// # Errors
-/// [`Kind::TooLarge`] beyond the limit, [`Kind::Invalid`] when it stands still or breaks off.
-pub(crate) async fn read<B>(state: &State, mut body: B) -> Result<Bytes, Problem>
+/// [`Kind::TooLarge`] beyond the limit, [`Kind::TooSlow`] when it stands still or drips, [`Kind::Invalid`] when it breaks
+/// off.
+pub(crate) async fn read<B>(state: &State, body: B) -> Result<Bytes, Problem>
 where
     B: HttpBody<Data = Bytes> + Unpin,
     B::Error: Into<BoxError>,
 {
     let cut = state.upstream.cut();
+    let mut body = Timely::new(body, state.upstream.config().body_timeout);
     cut.run_until_cancelled(collect(&mut body, state.body_limit)).await.unwrap_or_else(|| Err(stopping()))
 }
 
@@ -43,6 +48,9 @@ where
     B::Error: Into<BoxError>,
 {
     let (mut first, mut more) = (Bytes::new(), BytesMut::new());
+    if body.size_hint().lower() > (limit + PATIENCE_BYTES) as u64 {
+        return Err(too_large(limit)); // who says so before has not sent it yet
+    }
     loop {
         let Some(data) = next(body).await? else { break };
         let length = first.len() + more.len() + data.len();
@@ -50,8 +58,7 @@ where
             drop((first, more));
             // However that ends, the answer is the same.
             let _ = tokio::time::timeout(PATIENCE, discard(body)).await;
-            let message = format!("the body is larger than the {limit} bytes this gateway takes; send less at once");
-            return Err(Problem::new(Kind::TooLarge, message));
+            return Err(too_large(limit));
         }
         if length == data.len() {
             first = data; // most come in one piece, and are not copied
@@ -67,6 +74,11 @@ where
     Ok(if more.is_empty() { first } else { more.freeze() })
 }
 
+fn too_large(limit: usize) -> Problem {
+    let message = format!("the body is larger than the {limit} bytes this gateway takes; send less at once");
+    Problem::new(Kind::TooLarge, message)
+}
+
 /// The next piece of a body; `None` at its end.
 async fn next<B>(body: &mut B) -> Result<Option<Bytes>, Problem>
 where
@@ -74,21 +86,18 @@ where
     B::Error: Into<BoxError>,
 {
     loop {
-        // What is here already needs no clock.
-        let frame = match futures_util::FutureExt::now_or_never(body.frame()) {
-            Some(frame) => frame,
-            None => tokio::time::timeout(SILENCE, body.frame()).await.map_err(|_| {
-                let message = format!("nothing came of the rest of the body for {} seconds", SILENCE.as_secs());
-                Problem::new(Kind::Invalid, message)
-            })?,
-        };
-        match frame {
+        match body.frame().await {
             None => return Ok(None),
             Some(Ok(frame)) => match frame.into_data() {
                 Ok(data) => return Ok(Some(data)),
                 Err(_trailers) => {}
             },
-            Some(Err(_)) => return Err(Problem::new(Kind::Invalid, "the body could not be read")),
+            Some(Err(error)) => {
+                return Err(match serve::too_slow(&*error.into()) {
+                    Some(slow) => Problem::new(Kind::TooSlow, slow.to_string()),
+                    None => Problem::new(Kind::Invalid, "the body could not be read"),
+                });
+            }
         }
     }
 }
@@ -111,6 +120,7 @@ pub(crate) async fn decoded(headers: &HeaderMap, body: Bytes, limit: usize) -> R
         }
     }
     let headers = headers.clone();
+    let _turn = LARGE.acquire().await; // never closed
     let read = tokio::task::spawn_blocking(move || decompress(&headers, body, limit)).await;
     read.unwrap_or_else(|panic| Err(Problem::new(Kind::Bug, panic.to_string())))
 }
@@ -137,6 +147,7 @@ pub(crate) async fn beside<T: Send + 'static>(
     if length <= AT_ONCE {
         return work();
     }
+    let _turn = LARGE.acquire().await; // never closed
     let worked = tokio::task::spawn_blocking(work).await;
     worked.unwrap_or_else(|panic| Err(Problem::new(Kind::Bug, panic.to_string())))
 }
@@ -165,15 +176,30 @@ mod tests {
         Body::from_stream(body.map(Ok::<_, Infallible>))
     }
 
+    const PAUSE: Duration = Duration::from_secs(30);
+
     #[tokio::test(start_paused = true)]
-    async fn a_body_may_be_slow_but_not_stand_still() {
-        let slow = stream::unfold(0, |sent| async move {
-            tokio::time::sleep(SILENCE / 2).await;
-            (sent < 10).then_some(("x", sent + 1))
-        });
-        assert_eq!(collect(&mut chunks(slow), 100).await.as_deref(), Ok(&b"xxxxxxxxxx"[..]));
-        let stuck = stream::iter(["x"]).chain(stream::pending());
-        assert_eq!(collect(&mut chunks(stuck), 100).await.map_err(|problem| problem.kind), Err(Kind::Invalid));
+    async fn a_body_may_be_slow_but_neither_stand_still_nor_drip() {
+        const KIB: &str = include_str!("body.rs").split_at(1024).0;
+        let pieces = |piece: &'static str, pause: Duration, count: usize| {
+            chunks(stream::unfold(0, move |sent| async move {
+                tokio::time::sleep(pause).await;
+                (sent < count).then_some((piece, sent + 1))
+            }))
+        };
+        let read = |body| async { collect(&mut Timely::new(body, PAUSE), 1 << 20).await.map(|body| body.len()) };
+        let second = Duration::from_secs(1);
+        assert_eq!(read(pieces(KIB, second, 100)).await, Ok(100 << 10));
+        assert_eq!(read(pieces("x", second, 25)).await, Ok(25), "a short one may take the time that is forgiven");
+        for (body, words) in [
+            (pieces("x", second, 100), "30 bytes came in 30 seconds"),
+            (pieces(KIB, 3 * second, 100), "bytes came in"),
+            (chunks(stream::iter([KIB; 100]).chain(stream::pending())), "for 30 seconds"),
+        ] {
+            let problem = read(body).await.expect_err("too slow");
+            assert_eq!(problem.kind, Kind::TooSlow);
+            assert!(problem.message.contains(words), "{problem}");
+        }
     }
 
     #[tokio::test]

@@ -47,6 +47,14 @@ pub struct Config {
     pub hedge_after: Option<Duration>,
     /// Longest time for which a client may read nothing of its answer; then the request is cancelled.
     pub client_timeout: Duration,
+    /// Longest time between the first byte of a request's head and its last.
+    pub head_timeout: Duration,
+    /// Longest time for which a connection may stay without a request.
+    pub idle_timeout: Duration,
+    /// Longest pause of a request's body, which must come at a kibibyte a second on the whole.
+    pub body_timeout: Duration,
+    /// Most connections of clients; one more takes the place of an idle one.
+    pub max_connections: NonZeroUsize,
     /// From the request to the first byte of its answer; a stream may run on while it makes progress.
     pub request_timeout: Duration,
     /// Origins (`https://app.example`) whose pages may ask, as a browser sees it; `*` stands for any, empty for none.
@@ -97,6 +105,10 @@ impl Default for Config {
             retry_budget: 0.2,
             hedge_after: None,
             client_timeout: Duration::from_secs(30),
+            head_timeout: Duration::from_secs(10),
+            idle_timeout: Duration::from_secs(75),
+            body_timeout: Duration::from_secs(30),
+            max_connections: NonZeroUsize::new(10_000).expect("10,000 is not 0"),
             request_timeout: Duration::from_secs(600),
             cors_origins: Vec::new(),
             cache: None,

@@ -22,6 +22,7 @@
 //! * `cache`: answers that are kept.
 //! * `upstream`: attempts, tickets, the last known fleet, answers that go on elsewhere, and workers in every protocol.
 //! * `playground`: the files of a page to try models on.
+//! * `fuzzing`: readers of foreign bytes, for fuzz targets.
 //! * `state`, `account`, `access`, `spans` and `metrics`: what handlers share, what becomes of each request, what the log
 //!   and its trace say of it, and what is counted.
 
@@ -38,6 +39,8 @@ mod encoding;
 mod endpoints;
 pub mod error;
 mod front;
+#[doc(hidden)]
+pub mod fuzzing;
 mod grpc;
 mod inference;
 mod keys;

@@ -22,6 +22,7 @@ use tokio_util::sync::CancellationToken;
 use crate::front::Front;
 use crate::keys::reload;
 use crate::keys::ring::Keys;
+use crate::openai::error;
 use crate::state::{State, now_seconds};
 use crate::upstream::{Common, Upstream, controller_client};
 use crate::{Config, Error, Listeners, grpc, routes};
@@ -101,11 +102,24 @@ async fn serve(
     let (state, linked) = linked(&config, common);
     let router = routes::router(state.clone(), &config.cors_origins);
     let front = Front::new(state.clone(), router, config.cors_origins.is_empty());
-    let patience = Patience { drain: config.drain + LAST_WORDS, stalled: config.client_timeout };
+    let patience = patience(&config);
     let serving = move |peer: Option<SocketAddr>| front.serving(peer.map(|peer| peer.ip()));
     let door = Met { door: Counted { connections, count }, acceptor: config.tls.acceptor(Protocols::Http) };
     serve::serve_requests(door, serving, shutdown, patience).await;
     unlink(&state, linked).await;
+}
+
+/// What clients of one thread may take their time for.
+fn patience(config: &Config) -> Patience {
+    Patience {
+        drain: config.drain + LAST_WORDS,
+        stalled: config.client_timeout,
+        head: config.head_timeout,
+        idle: config.idle_timeout,
+        body: config.body_timeout,
+        connections: config.max_connections.get().div_ceil(config.threads.get()),
+        late: error::LATE,
+    }
 }
 
 /// What handlers of a thread share, with a link of its own.

@@ -6,6 +6,7 @@ use std::convert::Infallible;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use axum::Router;
 use axum::body::Body;
@@ -16,7 +17,7 @@ use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
 use hyper::body::Incoming;
 use muster_shared::problem::Problem;
-use muster_shared::serve;
+use muster_shared::serve::{self, Patience, Timely};
 use tower::Service as TowerService;
 
 use crate::access::Reach;
@@ -29,6 +30,7 @@ use crate::{access, fastchat, http};
 pub(crate) struct Front {
     busy: Arc<Busy>,
     router: Router,
+    body_timeout: Duration,
 }
 
 /// What busy calls need.
@@ -68,7 +70,8 @@ impl Front {
     /// In front of the router.
     pub(crate) fn new(config: &Config, reach: Reach, service: Arc<Service>, router: Router) -> Self {
         let busy = Busy { service, reach, body_limit: config.body_limit };
-        Self { busy: Arc::new(busy), router }
+        let body_timeout = Patience::draining(config.drain).body;
+        Self { busy: Arc::new(busy), router, body_timeout }
     }
 }
 
@@ -83,7 +86,7 @@ impl TowerService<Request<Incoming>> for Front {
 
     fn call(&mut self, request: Request<Incoming>) -> Self::Future {
         let route = Route::of(request.method(), request.uri().path());
-        let request = request.map(Body::new);
+        let request = request.map(|body| Body::new(Timely::new(body, self.body_timeout)));
         match route {
             Some(route) => {
                 let busy = Arc::clone(&self.busy);

@@ -33,6 +33,8 @@ pub mod encoder;
 pub mod engine;
 pub mod error;
 mod fastchat;
+#[doc(hidden)]
+pub mod fuzzing;
 mod grpc;
 mod http;
 pub mod hub;

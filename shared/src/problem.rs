@@ -27,6 +27,8 @@ pub enum Kind {
     Stale,
     /// The body exceeds the limit.
     TooLarge,
+    /// The request did not come in time.
+    TooSlow,
     /// The body is in a coding that is not understood.
     UnsupportedCoding,
     /// The caller has sent too much.
@@ -58,6 +60,7 @@ impl Kind {
             Self::MethodNotAllowed => "method_not_allowed",
             Self::Stale => "stale",
             Self::TooLarge => "too_large",
+            Self::TooSlow => "too_slow",
             Self::UnsupportedCoding => "unsupported_coding",
             Self::RateLimited => "rate_limited",
             Self::Overloaded => "overloaded",
@@ -77,6 +80,7 @@ impl Kind {
             Self::Forbidden => 403,
             Self::UnknownModel | Self::NotFound => 404,
             Self::MethodNotAllowed => 405,
+            Self::TooSlow => 408,
             Self::Stale => 409,
             Self::TooLarge => 413,
             Self::UnsupportedCoding => 415,

@@ -1,4 +1,10 @@
 //! Serving requests, draining them, and the few answers every service gives alike.
+//!
+//! Nobody is waited for without an end: not for a head, not for a body ([`Timely`]), not for a client that does not read,
+//! and of idle connections there are so many and no more (`tally`).
+
+mod tally;
+mod timely;
 
 use std::convert::Infallible;
 use std::io::IoSlice;
@@ -16,31 +22,33 @@ use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use axum::{Json, Router};
 use hyper::body::{Body as HttpBody, Incoming};
+use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
 use hyper_util::server::graceful::{GracefulShutdown, Watcher};
-use hyper_util::service::TowerToHyperService;
 use serde::de::DeserializeOwned;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
-use tokio::time::Sleep;
+use tokio::time::{Instant, Sleep};
 use tokio_util::sync::CancellationToken;
-use tower::Service;
+use tower::{Service, ServiceExt as _};
 
 use crate::problem::{BoxError, Kind, Problem};
 use crate::secret::Secret;
 use crate::telemetry;
 use crate::tls::{Acceptor, MaybeTls};
+use tally::{Answer, Crowd, Tally};
+pub use timely::{Timely, TooSlow, too_slow};
 
-/// Time in which a request's head must have come, counted from the end of the request before it.
-const HEAD: Duration = Duration::from_secs(75);
 /// Longest head of a request, and bytes of an answer that are kept for a client that does not read them.
 const BUFFER: usize = 64 << 10;
 /// Pause after the system gave no more connections, for want of file descriptors say.
 const EXHAUSTED: Duration = Duration::from_millis(100);
+/// Time after which a client that speaks HTTP/2 is asked whether it is still there; it has twenty seconds to say so.
+const PING: Duration = Duration::from_secs(30);
 
 /// How connections are served.
 #[derive(Debug, Clone, Copy)]
@@ -50,12 +58,30 @@ pub struct Patience {
     /// Longest time for which a peer may read nothing of what is sent to it; then the connection is closed, and with it
     /// whatever it was answered from.
     pub stalled: Duration,
+    /// Longest time between the first byte of a request's head and its last.
+    pub head: Duration,
+    /// Longest time for which a connection may stay without a request.
+    pub idle: Duration,
+    /// Longest pause of a request's body; see [`Timely`].
+    pub body: Duration,
+    /// Most connections. One more closes an older one on which no request runs, and is closed itself where there is none.
+    pub connections: usize,
+    /// What a client hears whose head was too slow: the body of a 408, in JSON.
+    pub late: &'static str,
 }
 
 impl Patience {
     /// The usual patience with a peer, and so much time to drain.
     pub fn draining(drain: Duration) -> Self {
-        Self { drain, stalled: Duration::from_secs(60) }
+        Self {
+            drain,
+            stalled: Duration::from_secs(60),
+            head: Duration::from_secs(10),
+            idle: Duration::from_secs(75),
+            body: Duration::from_secs(30),
+            connections: 10_000,
+            late: r#"{"kind":"too_slow","message":"the request's head did not come in time"}"#,
+        }
     }
 }
 
@@ -127,9 +153,12 @@ pub async fn serve(
     shutdown: CancellationToken,
     drain: Duration,
 ) -> std::io::Result<()> {
-    let service =
-        tower::util::MapRequest::new(router, |request: hyper::Request<Incoming>| request.map(axum::body::Body::new));
-    serve_requests(listener, move |_| service.clone(), shutdown, Patience::draining(drain)).await;
+    let patience = Patience::draining(drain);
+    let timely = move |request: hyper::Request<Incoming>| {
+        request.map(|body| axum::body::Body::new(Timely::new(body, patience.body)))
+    };
+    let service = tower::util::MapRequest::new(router, timely);
+    serve_requests(listener, move |_| service.clone(), shutdown, patience).await;
     Ok(())
 }
 
@@ -147,13 +176,13 @@ pub async fn serve_requests<S, B>(
 ) where
     S: Service<hyper::Request<Incoming>, Response = hyper::Response<B>, Error = Infallible> + Clone + Send + 'static,
     S::Future: Send,
-    B: HttpBody<Data = Bytes> + Send + 'static,
+    B: HttpBody<Data = Bytes> + Send + Unpin + 'static,
     B::Error: Into<BoxError>,
 {
     let (graceful, mut running) = (GracefulShutdown::new(), JoinSet::new());
     tokio::select! {
         () = shutdown.cancelled() => {}
-        never = accept(&mut door, serving, patience.stalled, &graceful, &mut running) => match never {},
+        never = accept(&mut door, serving, patience, &graceful, &mut running) => match never {},
         () = telemetry::metrics_upkeep() => {}
     }
     drop(door);
@@ -168,16 +197,17 @@ pub async fn serve_requests<S, B>(
 async fn accept<S, B>(
     door: &mut impl Accept,
     serving: impl Fn(Option<SocketAddr>) -> S,
-    stalled: Duration,
+    patience: Patience,
     graceful: &GracefulShutdown,
     running: &mut JoinSet<()>,
 ) -> Infallible
 where
     S: Service<hyper::Request<Incoming>, Response = hyper::Response<B>, Error = Infallible> + Clone + Send + 'static,
     S::Future: Send,
-    B: HttpBody<Data = Bytes> + Send + 'static,
+    B: HttpBody<Data = Bytes> + Send + Unpin + 'static,
     B::Error: Into<BoxError>,
 {
+    let mut crowd = Crowd::default();
     loop {
         let accepted = tokio::select! {
             accepted = Accept::accept(door) => accepted,
@@ -185,13 +215,19 @@ where
         };
         match accepted {
             Ok(stream) => {
+                let (counted, tally) = (Counted(door.count()), Tally::new());
+                if running.len() >= patience.connections && !crowd.close_one() {
+                    tracing::warn!(most = patience.connections, "a connection is refused: every other one is busy");
+                    continue;
+                }
                 let service = serving(stream.peer_addr().ok());
-                let count = door.count();
-                let served = connection((stream, door.acceptor()), service, stalled, graceful.watcher());
-                running.spawn(async move {
+                let met = (stream, door.acceptor());
+                let served = connection(met, service, patience, Arc::clone(&tally), graceful.watcher());
+                let task = running.spawn(async move {
+                    let _counted = counted;
                     served.await;
-                    count.fetch_sub(1, Ordering::Relaxed);
                 });
+                crowd.join(tally, task, running.len());
             }
             Err(error) => {
                 tracing::warn!(%error, "a connection could not be accepted; the open-files limit may be too low");
@@ -201,54 +237,183 @@ where
     }
 }
 
+/// A connection in a count, until it ends however it ends.
+struct Counted(Arc<AtomicUsize>);
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
 /// Serves one connection to its end.
-async fn connection<S, B>((stream, acceptor): (TcpStream, Acceptor), service: S, stalled: Duration, watcher: Watcher)
-where
+async fn connection<S, B>(
+    (stream, acceptor): (TcpStream, Acceptor),
+    service: S,
+    patience: Patience,
+    tally: Arc<Tally>,
+    watcher: Watcher,
+) where
     S: Service<hyper::Request<Incoming>, Response = hyper::Response<B>, Error = Infallible> + Clone + Send + 'static,
     S::Future: Send,
-    B: HttpBody<Data = Bytes> + Send + 'static,
+    B: HttpBody<Data = Bytes> + Send + Unpin + 'static,
     B::Error: Into<BoxError>,
 {
     let _ = stream.set_nodelay(true); // small events must leave at once; a failure here costs latency only
     let Some(stream) = acceptor.accept(stream).await else { return };
     let mut builder = auto::Builder::new(TokioExecutor::new());
-    builder.http1().timer(TokioTimer::new()).header_read_timeout(HEAD).max_buf_size(BUFFER);
-    builder.http2().timer(TokioTimer::new()).max_header_list_size(BUFFER as u32);
-    let io = TokioIo::new(Impatient { stream, patience: stalled, stalled: None });
-    let serving = builder.serve_connection_with_upgrades(io, TowerToHyperService::new(service)).into_owned();
-    if let Err(error) = watcher.watch(serving).await {
-        tracing::debug!(error = crate::problem::chain(&*error), "a connection ended early");
+    // `Impatient` looks after heads: this timer would run from the end of the request before.
+    builder.http1().timer(TokioTimer::new()).header_read_timeout(None).max_buf_size(BUFFER);
+    builder.http2().timer(TokioTimer::new()).max_header_list_size(BUFFER as u32).keep_alive_interval(PING);
+    let io = TokioIo::new(Impatient::new(stream, patience, Arc::clone(&tally)));
+    let counted = {
+        let tally = Arc::clone(&tally);
+        service_fn(move |request| counted(Arc::clone(&tally), request, service.clone()))
+    };
+    let serving = builder.serve_connection_with_upgrades(io, counted).into_owned();
+    tokio::select! {
+        served = watcher.watch(serving) => if let Err(error) = served {
+            tracing::debug!(error = crate::problem::chain(&*error), "a connection ended early");
+        },
+        () = tally.stalled(patience.stalled) => tracing::debug!("a client wanted nothing of its answer for too long"),
     }
 }
 
-/// A connection whose peer must read what is sent to it, within a time.
+/// Answers a request, which counts as running until its answer has ended.
+fn counted<S, B>(
+    tally: Arc<Tally>,
+    request: hyper::Request<Incoming>,
+    service: S,
+) -> impl Future<Output = Result<hyper::Response<Answer<B>>, Infallible>> + Send
+where
+    S: Service<hyper::Request<Incoming>, Response = hyper::Response<B>, Error = Infallible> + Send,
+    S::Future: Send,
+{
+    let mut running = tally.begin();
+    let many = request.version() == hyper::Version::HTTP_2;
+    async move {
+        let response = service.oneshot(request).await?;
+        if response.status() == StatusCode::SWITCHING_PROTOCOLS {
+            tally.upgrade();
+        }
+        if many {
+            running.watch(); // over HTTP/1 a client that wants nothing reads nothing, which is seen without
+        }
+        Ok(response.map(|body| Answer { body, running }))
+    }
+}
+
+/// A connection whose peer must send requests and read what is sent to it, within a time.
 struct Impatient {
     stream: MaybeTls,
-    patience: Duration,
+    patience: Patience,
     /// Runs while the peer reads nothing.
     stalled: Option<Pin<Box<Sleep>>>,
+    tally: Arc<Tally>,
+    /// What it was last seen to do, and of how many requests that was.
+    state: (Talk, usize),
+    /// When it must have done something else; absent while requests run, which have clocks of their own.
+    until: Option<Instant>,
+    /// Goes off at that time, or before.
+    timer: Option<Pin<Box<Sleep>>>,
+}
+
+/// What a peer does on whose requests nobody works.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Talk {
+    /// Nothing.
+    Idle,
+    /// It sends a head.
+    Head,
+    /// It speaks HTTP/2, and sends frames.
+    Frames,
 }
 
 impl Impatient {
+    fn new(stream: MaybeTls, patience: Patience, tally: Arc<Tally>) -> Self {
+        Self { stream, patience, stalled: None, tally, state: (Talk::Idle, 0), until: None, timer: None }
+    }
+
     /// What becomes of a write: one that must wait is watched.
     fn watch<T>(&mut self, cx: &mut Context<'_>, written: Poll<std::io::Result<T>>) -> Poll<std::io::Result<T>> {
         if written.is_ready() {
             self.stalled = None;
             return written;
         }
-        let patience = self.patience;
+        let patience = self.patience.stalled;
         let stalled = self.stalled.get_or_insert_with(|| Box::pin(tokio::time::sleep(patience)));
         if stalled.as_mut().poll(cx).is_ready() {
-            let message = format!("the peer read nothing for {} seconds", patience.as_secs_f32());
-            return Poll::Ready(Err(std::io::Error::new(std::io::ErrorKind::TimedOut, message)));
+            return Poll::Ready(Err(timed_out("the peer read nothing", patience)));
         }
         Poll::Pending
     }
+
+    /// Takes note of what the peer does.
+    fn note(&mut self, came: &[u8]) {
+        let begun = self.tally.begun();
+        if self.tally.is_busy() || begun != self.state.1 {
+            let talk = if self.state.0 == Talk::Frames { Talk::Frames } else { Talk::Idle };
+            (self.state, self.until) = ((talk, begun), None);
+        }
+        if !came.is_empty() && self.state.0 == Talk::Idle && !self.tally.is_busy() {
+            let (talk, patience) = match begun == 0 && came.starts_with(b"PRI ") {
+                true => (Talk::Frames, self.patience.idle),
+                false => (Talk::Head, self.patience.head),
+            };
+            (self.state.0, self.until) = (talk, Some(Instant::now() + patience));
+        }
+    }
+
+    /// Ready when the peer has taken too long.
+    fn poll_late(&mut self, cx: &mut Context<'_>) -> Poll<std::io::Error> {
+        // Over HTTP/2 a client may keep a connection by its pings; others take its place if there are too many.
+        if self.tally.is_busy() || self.state.0 == Talk::Frames && self.state.1 > 0 {
+            return Poll::Pending;
+        }
+        let until = *self.until.get_or_insert_with(|| Instant::now() + self.patience.idle);
+        let timer = self.timer.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(until)));
+        if timer.deadline() > until {
+            timer.as_mut().reset(until);
+        }
+        while timer.as_mut().poll(cx).is_ready() {
+            if until <= Instant::now() {
+                return Poll::Ready(self.late(cx));
+            }
+            timer.as_mut().reset(until);
+        }
+        Poll::Pending
+    }
+
+    /// Gives the peer up, and tells it so if it speaks HTTP/1 and takes it at once.
+    fn late(&mut self, cx: &mut Context<'_>) -> std::io::Error {
+        if self.state.0 == Talk::Head {
+            let body = self.patience.late;
+            let answer = format!(
+                "HTTP/1.1 408 Request Timeout\r\nconnection: close\r\ncontent-type: application/json\r\n\
+                 content-length: {}\r\n\r\n{body}",
+                body.len()
+            );
+            let _ = Pin::new(&mut self.stream).poll_write(cx, answer.as_bytes());
+            return timed_out("the head of a request did not end", self.patience.head);
+        }
+        timed_out("no request came", self.patience.idle)
+    }
+}
+
+fn timed_out(what: &str, patience: Duration) -> std::io::Error {
+    let message = format!("{what} for {} seconds", patience.as_secs_f32());
+    std::io::Error::new(std::io::ErrorKind::TimedOut, message)
 }
 
 impl AsyncRead for Impatient {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, into: &mut ReadBuf<'_>) -> Poll<std::io::Result<()>> {
-        Pin::new(&mut self.stream).poll_read(cx, into)
+        let before = into.filled().len();
+        let read = Pin::new(&mut self.stream).poll_read(cx, into);
+        self.note(&into.filled()[before..]);
+        match read {
+            Poll::Ready(read) => Poll::Ready(read),
+            Poll::Pending => self.poll_late(cx).map(Err),
+        }
     }
 }
 
@@ -331,6 +496,8 @@ impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for Body<T> {
         let bytes = Bytes::from_request(request, state).await.map_err(|rejection| {
             if rejection.status() == StatusCode::PAYLOAD_TOO_LARGE {
                 Problem::new(Kind::TooLarge, "the body is too large for this service")
+            } else if let Some(slow) = too_slow(&rejection) {
+                Problem::new(Kind::TooSlow, slow.to_string())
             } else {
                 Problem::new(Kind::Invalid, format!("cannot read the body: {rejection}"))
             }

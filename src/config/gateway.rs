@@ -176,6 +176,18 @@ pub(crate) struct GatewaySection {
     /// Longest time for which a client may read nothing of its answer.
     #[arg(long, env = "MUSTER_GATEWAY_CLIENT_TIMEOUT")]
     pub(crate) client_timeout: Option<Span>,
+    /// Longest time between the first byte of a request's head and its last.
+    #[arg(long, env = "MUSTER_GATEWAY_HEAD_TIMEOUT")]
+    pub(crate) head_timeout: Option<Span>,
+    /// Longest time for which a connection may stay without a request.
+    #[arg(long, env = "MUSTER_GATEWAY_IDLE_TIMEOUT")]
+    pub(crate) idle_timeout: Option<Span>,
+    /// Longest pause of a request's body, which must come at a kibibyte a second on the whole.
+    #[arg(long, env = "MUSTER_GATEWAY_BODY_TIMEOUT")]
+    pub(crate) body_timeout: Option<Span>,
+    /// Most connections of clients; one more takes the place of an idle one.
+    #[arg(long, env = "MUSTER_GATEWAY_MAX_CONNECTIONS", value_name = "N")]
+    pub(crate) max_connections: Option<NonZeroUsize>,
     /// Longest wait for the first byte of an answer.
     #[arg(long, env = "MUSTER_GATEWAY_REQUEST_TIMEOUT")]
     pub(crate) request_timeout: Option<Span>,
@@ -240,9 +252,10 @@ impl GatewaySection {
     pub(crate) fn or(self, other: Self) -> Self {
         or!(self, other; tls, host, port, grpc_port, controller_address, cors_origins, attempts,
             dispatch_wait, connect_timeout, first_token_timeout, inter_token_timeout, resume_timeout, retry_budget,
-            hedge_after, client_timeout, request_timeout, body_limit, result_cache, result_cache_ttl, allow_model_control,
-            sync_interval, fastchat_embedding_batch, threads, rate_limit, rate_burst, access_log, log_prompts, drain,
-            insecure; (api_key, api_key_file), (fleet_token, fleet_token_file),
+            hedge_after, head_timeout, idle_timeout, body_timeout, max_connections, client_timeout, request_timeout,
+            body_limit, result_cache, result_cache_ttl, allow_model_control, sync_interval, fastchat_embedding_batch,
+            threads, rate_limit, rate_burst, access_log, log_prompts, drain, insecure;
+            (api_key, api_key_file), (fleet_token, fleet_token_file),
             (openai_key, openai_key_file))
     }
 
@@ -273,6 +286,10 @@ impl GatewaySection {
             retry_budget: Some(usual.retry_budget),
             hedge_after: usual.hedge_after.map(Span),
             client_timeout: Some(Span(usual.client_timeout)),
+            head_timeout: Some(Span(usual.head_timeout)),
+            idle_timeout: Some(Span(usual.idle_timeout)),
+            body_timeout: Some(Span(usual.body_timeout)),
+            max_connections: Some(usual.max_connections),
             request_timeout: Some(Span(usual.request_timeout)),
             body_limit: Some(ByteSize(usual.body_limit as u64)),
             result_cache: Some(ByteSize(0)),
@@ -373,6 +390,10 @@ impl GatewaySection {
             retry_budget,
             hedge_after: self.hedge_after.map(|Span(duration)| duration),
             client_timeout: span(self.client_timeout, usual.client_timeout),
+            head_timeout: span(self.head_timeout, usual.head_timeout),
+            idle_timeout: span(self.idle_timeout, usual.idle_timeout),
+            body_timeout: span(self.body_timeout, usual.body_timeout),
+            max_connections: self.max_connections.unwrap_or(usual.max_connections),
             request_timeout: span(self.request_timeout, usual.request_timeout),
             body_limit: self.body_limit.map_or(usual.body_limit, |size| size.0 as usize),
             cache: self.cache()?,

@@ -12,6 +12,9 @@ use crate::outgoing::{self, Outgoing};
 /// Read by OpenAI's own clients in preference to `Retry-After`.
 const RETRY_AFTER_MS: HeaderName = HeaderName::from_static("retry-after-ms");
 
+/// What a client hears whose request had not even a head in time.
+pub(crate) const LATE: &str = r#"{"error":{"message":"the head of the request did not come in time; send it at once","type":"invalid_request_error","param":null,"code":"request_timeout"}}"#;
+
 /// `{"error": {…}}`: the body of an error, and the last event of a stream that broke off.
 #[derive(Debug, Serialize)]
 pub(crate) struct ErrorBody {
@@ -85,6 +88,7 @@ fn table(kind: Kind) -> (StatusCode, &'static str, Option<&'static str>) {
         Kind::MethodNotAllowed => (StatusCode::METHOD_NOT_ALLOWED, REQUEST, None),
         Kind::Stale => (StatusCode::CONFLICT, REQUEST, None),
         Kind::TooLarge => (StatusCode::PAYLOAD_TOO_LARGE, REQUEST, None),
+        Kind::TooSlow => (StatusCode::REQUEST_TIMEOUT, REQUEST, Some("request_timeout")),
         Kind::UnsupportedCoding => (StatusCode::UNSUPPORTED_MEDIA_TYPE, REQUEST, None),
         Kind::RateLimited => (StatusCode::TOO_MANY_REQUESTS, RATE, Some("rate_limit_exceeded")),
         Kind::Overloaded => (StatusCode::TOO_MANY_REQUESTS, RATE, Some("overloaded")),
@@ -154,6 +158,7 @@ mod tests {
             Kind::MethodNotAllowed,
             Kind::Stale,
             Kind::TooLarge,
+            Kind::TooSlow,
             Kind::UnsupportedCoding,
             Kind::RateLimited,
             Kind::Overloaded,

@@ -11,6 +11,10 @@ use serde_json::{Map, Value};
 /// Longest piece of a bad value that an error repeats, in characters.
 const SHOWN: usize = 40;
 
+/// Most values in a body, all that it nests counted. One takes some eighty bytes while it is read, and two of the body:
+/// eight megabytes of zeros would take three hundred.
+const VALUES: usize = 1 << 20;
+
 /// The fields of an object that have not been read yet.
 #[derive(Debug)]
 pub(crate) struct Fields {
@@ -22,13 +26,35 @@ pub(crate) struct Fields {
 /// Reads a body.
 ///
 /// # Errors
-/// [`Kind::Invalid`] with line and column where it is not JSON, and where it is not an object.
+/// [`Kind::Invalid`] with line and column where it is not JSON, where it is not an object, and where it holds too many
+/// values.
 pub(crate) fn object(bytes: &[u8]) -> Result<Fields, Problem> {
+    // A value needs a byte, and another one from the next.
+    if bytes.len() / 2 > VALUES && values(bytes) > VALUES {
+        let message =
+            format!("the body must hold at most {VALUES} JSON values, nested ones counted; send less at once");
+        return Err(Problem::new(Kind::Invalid, message));
+    }
     match serde_json::from_slice(bytes) {
         Ok(Value::Object(map)) => Ok(Fields { prefix: String::new(), map }),
         Ok(other) => Err(Problem::new(Kind::Invalid, format!("the body must be a JSON object; got {}", shown(&other)))),
         Err(error) => Err(Problem::new(Kind::Invalid, format!("the body is not valid JSON: {error}"))),
     }
+}
+
+/// At most so many values are in a text, if it is JSON: each but the first comes after one of these signs.
+fn values(bytes: &[u8]) -> usize {
+    let (mut signs, mut quoted, mut escaped) = (1, false, false);
+    for &byte in bytes {
+        match byte {
+            _ if escaped => escaped = false,
+            b'\\' => escaped = quoted,
+            b'"' => quoted = !quoted,
+            b',' | b'[' | b'{' if !quoted => signs += 1,
+            _ => {}
+        }
+    }
+    signs
 }
 
 impl Fields {

@@ -93,6 +93,7 @@ impl Answer {
             running: None,
             resuming: false,
             begun: Instant::now(),
+            counted: Counted::default(),
             last_token: None,
             again: kept.iter().cloned().collect(),
             recording: None,

@@ -7,7 +7,7 @@
 mod answer;
 mod call;
 mod conversation;
-mod frames;
+pub(crate) mod frames;
 mod request;
 mod templates;
 #[cfg(test)]

@@ -51,7 +51,7 @@ fn code(kind: Kind) -> Code {
         Kind::UnsupportedCoding => Code::Unimplemented,
         Kind::RateLimited | Kind::Overloaded => Code::ResourceExhausted,
         Kind::NoWorker => Code::Unavailable,
-        Kind::Timeout => Code::DeadlineExceeded,
+        Kind::Timeout | Kind::TooSlow => Code::DeadlineExceeded,
         Kind::Run | Kind::Upstream | Kind::Bug => Code::Internal,
     }
 }
@@ -105,6 +105,7 @@ impl From<Kind> for proto::ProblemKind {
             Kind::UnsupportedCoding => Self::UnsupportedCoding,
             Kind::Run => Self::Run,
             Kind::Forbidden => Self::Forbidden,
+            Kind::TooSlow => Self::TooSlow,
         }
     }
 }
@@ -130,5 +131,6 @@ fn known(kind: proto::ProblemKind) -> Option<Kind> {
         Proto::UnsupportedCoding => Kind::UnsupportedCoding,
         Proto::Run => Kind::Run,
         Proto::Forbidden => Kind::Forbidden,
+        Proto::TooSlow => Kind::TooSlow,
     })
 }

@@ -20,7 +20,7 @@ use crate::text::{
     EntitiesRequest, EntitiesResponse, Entity, RerankRequest, RerankResponse, TokenizeRequest, TokenizeResponse,
 };
 
-const KINDS: [Kind; 17] = [
+const KINDS: [Kind; 18] = [
     Kind::Invalid,
     Kind::PromptTooLong,
     Kind::BadKey,
@@ -30,6 +30,7 @@ const KINDS: [Kind; 17] = [
     Kind::MethodNotAllowed,
     Kind::Stale,
     Kind::TooLarge,
+    Kind::TooSlow,
     Kind::RateLimited,
     Kind::Overloaded,
     Kind::NoWorker,

@@ -1,11 +1,8 @@
-//! ONNX files: any bytes give facts or a reason, never a panic.
 #![no_main]
+#[path = "../checks/mod.rs"]
+mod checks;
 
-use libfuzzer_sys::fuzz_target;
-use muster_worker::model::onnx::bounds::Bounds;
-use muster_worker::model::onnx::graph::GraphFacts;
-
-fuzz_target!(|bytes: &[u8]| {
-    let _ = GraphFacts::read(bytes);
-    let _ = Bounds { folder: None }.check(bytes);
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| {
+    let (_, check) = checks::TARGETS.iter().find(|(name, _)| *name == "onnx_graph").expect("a check of that name");
+    check(bytes);
 });

@@ -1,12 +1,8 @@
-//! A controller's peers file: no text breaks the reader, and every mistake is told with its place.
 #![no_main]
+#[path = "../checks/mod.rs"]
+mod checks;
 
-use libfuzzer_sys::fuzz_target;
-use muster_controller::peers::file::parse;
-
-fuzz_target!(|text: &str| {
-    let own = "127.0.0.1:21001".parse().ok();
-    if let Err(mistakes) = parse("peers.yaml", text, own) {
-        assert!(mistakes.to_string().starts_with("peers.yaml:"));
-    }
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| {
+    let (_, check) = checks::TARGETS.iter().find(|(name, _)| *name == "peers_file").expect("a check of that name");
+    check(bytes);
 });

@@ -4,13 +4,19 @@ use muster_shared::generate::Message;
 use muster_shared::problem::Problem;
 use serde_json::{Map, Value};
 
-use crate::openai::fields::{Fields, empty, missing, shown, wrong};
+use crate::openai::fields::{Fields, empty, missing, shown, too_many, wrong};
+
+/// Most messages of one request: more than any model's context holds, and few enough to be looked at.
+const MESSAGES: usize = 1 << 16;
 
 /// Reads `messages`.
 pub(in crate::openai) fn parse(messages: Value) -> Result<Vec<Message>, Problem> {
     const NAME: &str = "messages";
     match messages {
         Value::Array(messages) if messages.is_empty() => Err(empty(NAME)),
+        Value::Array(messages) if messages.len() > MESSAGES => {
+            Err(too_many(NAME, MESSAGES, "messages", messages.len()))
+        }
         Value::Array(messages) => {
             messages.into_iter().enumerate().map(|(index, turn)| message(&format!("{NAME}[{index}]"), turn)).collect()
         }

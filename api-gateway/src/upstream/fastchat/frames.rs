@@ -4,18 +4,18 @@ use muster_shared::fastchat::FrameLogprobs;
 use muster_shared::generate::{TokenLogprob, TopLogprob};
 
 /// Longest frame that is read, in bytes: a frame holds the whole answer so far, with its log-probabilities.
-pub(super) const FRAME_LIMIT: usize = 4 << 20;
+pub(crate) const FRAME_LIMIT: usize = 4 << 20;
 
 /// A frame longer than the reader allows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("a frame is longer than {limit} bytes")]
-pub(super) struct FrameTooLong {
+pub(crate) struct FrameTooLong {
     limit: usize,
 }
 
 /// Cuts a byte stream into its frames, wherever the stream is split.
 #[derive(Debug)]
-pub(super) struct Decoder {
+pub(crate) struct Decoder {
     limit: usize,
     /// Bytes of the frame that has not ended.
     frame: Vec<u8>,
@@ -23,7 +23,7 @@ pub(super) struct Decoder {
 
 impl Decoder {
     /// A decoder that refuses frames longer than `limit` bytes.
-    pub(super) fn new(limit: usize) -> Self {
+    pub(crate) fn new(limit: usize) -> Self {
         Self { limit, frame: Vec::new() }
     }
 
@@ -31,7 +31,7 @@ impl Decoder {
     ///
     /// # Errors
     /// [`FrameTooLong`] when a frame exceeds the limit; the decoder is of no more use then.
-    pub(super) fn push(&mut self, bytes: &[u8]) -> Result<Vec<Vec<u8>>, FrameTooLong> {
+    pub(crate) fn push(&mut self, bytes: &[u8]) -> Result<Vec<Vec<u8>>, FrameTooLong> {
         let mut frames = Vec::new();
         let mut pieces = bytes.split(|&byte| byte == 0);
         self.extend(pieces.next().unwrap_or_default())?;
@@ -56,7 +56,7 @@ impl Decoder {
 
 /// What of an answer has been passed on.
 #[derive(Debug, Default)]
-pub(super) struct Transcript {
+pub(crate) struct Transcript {
     text: String,
     logprobs: usize,
 }
@@ -66,7 +66,7 @@ impl Transcript {
     ///
     /// U+FFFD at the end stands for a character whose bytes are not all there: it is withheld, since the next frame
     /// takes it back. At the end of the answer it is all there is, and is passed on.
-    pub(super) fn new_text(&mut self, whole: &str, last: bool) -> String {
+    pub(crate) fn new_text(&mut self, whole: &str, last: bool) -> String {
         let stable = if last { whole } else { whole.trim_end_matches(char::REPLACEMENT_CHARACTER) };
         if let Some(new) = stable.strip_prefix(self.text.as_str()) {
             self.text.push_str(new);
@@ -88,7 +88,7 @@ impl Transcript {
     }
 
     /// The new entries of an answer's log-probabilities. The first token of an echoed prompt has none.
-    pub(super) fn new_logprobs(&mut self, whole: &FrameLogprobs) -> Vec<TokenLogprob> {
+    pub(crate) fn new_logprobs(&mut self, whole: &FrameLogprobs) -> Vec<TokenLogprob> {
         let entries = whole.tokens.iter().zip(&whole.token_logprobs);
         let new = entries.clone().skip(self.logprobs).filter_map(|(token, logprob)| entry(token, (*logprob)?));
         let new = new.collect();

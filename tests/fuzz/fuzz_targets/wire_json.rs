@@ -1,0 +1,8 @@
+#![no_main]
+#[path = "../checks/mod.rs"]
+mod checks;
+
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| {
+    let (_, check) = checks::TARGETS.iter().find(|(name, _)| *name == "wire_json").expect("a check of that name");
+    check(bytes);
+});
