@@ -154,6 +154,16 @@ pub(crate) fn base_url(what: &str, url: &str) -> anyhow::Result<String> {
     Ok(url.trim_end_matches('/').to_owned())
 }
 
+/// Checks the base URL of one that is measured, by clients that speak no TLS.
+pub(crate) fn plain_url(what: &str, url: &str) -> anyhow::Result<String> {
+    let url = base_url(what, url)?;
+    anyhow::ensure!(
+        url.get(..5).is_some_and(|scheme| scheme.eq_ignore_ascii_case("http:")),
+        "{what} `{url}` must begin with http://HOST; https is not supported by these measurements"
+    );
+    Ok(url)
+}
+
 /// Whether a variable is set that some other verb of muster reads.
 pub(crate) fn is_set(variable: &str) -> bool {
     std::env::var_os(variable).is_some()

@@ -241,7 +241,7 @@ fn mistakes_on_the_command_line_are_explained() {
     for (arguments, parts) in [
         (&[][..], &["no server is given", "muster attach http://HOST:PORT"][..]),
         (&["vllm"], &["`vllm` is no URL", "http://HOST:PORT"]),
-        (&["https://vllm/v1"], &["https://vllm/v1", "https is not supported", "proxy"]),
+        (&["ftp://vllm/v1"], &["ftp://vllm/v1", "http://HOST or https://HOST"]),
         (&["http://a", "http://A:80/v1/"], &["http://a is given twice", "http://A:80/v1/"]),
         (&["http://a", "--transport", "smoke"], &["smoke", "http, grpc, fastchat, openai"]),
         (&["http://a", "--transport", "grpc"], &["grpc", "--model"]),

@@ -221,7 +221,8 @@ async fn whoever_is_no_controller_is_told_apart_in_one_line() {
         (stranger(None), ["does not answer", hint]),
         (gateway, ["is a muster gateway", "the controller's port is 21001 unless told otherwise"]),
         (its_worker, ["is a muster worker", "the controller's port is 21001 unless told otherwise"]),
-        ("https://127.0.0.1:1".to_owned(), ["https is not supported", "controller_address"]),
+        ("https://127.0.0.1:1".to_owned(), ["cannot reach https://127.0.0.1:1", hint]),
+        ("ftp://127.0.0.1:1".to_owned(), ["controller_address `ftp://127.0.0.1:1`", "https://HOST"]),
         ("127.0.0.1:21001".to_owned(), ["controller_address `127.0.0.1:21001`", "http://HOST"]),
     ] {
         for words in [&["status"][..], &["status", "--watch"], &["explain", "x"], &["journal"]] {

@@ -23,7 +23,7 @@ use super::process::allow_files;
 use super::report::Report;
 use super::standins::StandIns;
 use crate::cli::{DispatchArgs, Over};
-use crate::config::base_url;
+use crate::config::plain_url;
 
 /// Measures round after round, and prints.
 pub(super) async fn run(args: DispatchArgs) -> anyhow::Result<()> {
@@ -85,12 +85,12 @@ async fn start(args: &DispatchArgs, standins: &StandIns, workers: u32) -> anyhow
     for policy in &args.policy {
         let name = policy.to_string();
         servers.push(match &args.url {
-            Some(url) => Server::at(name, &base_url("--url", url)?, args.pid, words, workers).await?,
+            Some(url) => Server::at(name, &plain_url("--url", url)?, args.pid, words, workers).await?,
             None => Server::start(name, words, workers).await?,
         });
     }
     if let Some(url) = &args.against {
-        let url = base_url("--against", url)?;
+        let url = plain_url("--against", url)?;
         servers.push(Server::at("against".to_owned(), &url, args.against_pid, words, workers).await?);
     }
     for server in &mut servers {

@@ -27,6 +27,8 @@ const WORKERS: usize = 1024;
 /// Silence on a connection with requests after which the other side is asked whether it lives, and time it has to say
 /// so: a machine that vanished must not hold requests for ever.
 const PING: [Duration; 2] = [Duration::from_secs(20), Duration::from_secs(20)];
+/// Time for a connection that broke off a call to end.
+const LAST_WORDS: Duration = Duration::from_millis(100);
 /// Bytes of one answer that may wait for its reader.
 const STREAM_WINDOW: u32 = 1 << 20;
 /// The same for all answers of a connection: without a bound of their own, or a few clients that do not read would hold
@@ -91,7 +93,7 @@ impl Entry {
     fn is_of_use(&self) -> bool {
         match self.attempt.peek() {
             None => true,
-            Some(Ok(connection)) => !connection.0.is_closed(),
+            Some(Ok(connection)) => !connection.sender.is_closed(),
             Some(Err(_)) => false,
         }
     }
@@ -137,12 +139,13 @@ async fn connect(address: &Uri, connector: &Connector) -> Result<Connection, Box
         .handshake(TokioIo::new(stream))
         .await?;
     let address = address.clone();
-    tokio::spawn(async move {
-        if let Err(error) = connection.await {
-            tracing::debug!(%address, error = crate::problem::chain(&error), "a connection broke");
-        }
+    let driver = tokio::spawn(async move {
+        let error = Arc::new(connection.await.err()?);
+        tracing::debug!(%address, error = crate::problem::chain(&*error), "a connection broke");
+        Some(error)
     });
-    Ok(Connection(sender))
+    let end = async move { driver.await.ok().flatten() };
+    Ok(Connection { sender, end: end.boxed().shared() })
 }
 
 /// Why there is no connection, for each who waited for it.
@@ -152,11 +155,20 @@ pub(super) struct Unreached(Arc<dyn std::error::Error + Send + Sync>);
 
 /// A connection, as the generated client wants it. Cheap to clone.
 #[derive(Debug, Clone)]
-pub(super) struct Connection(SendRequest<Body>);
+pub(super) struct Connection {
+    sender: SendRequest<Body>,
+    /// Why it has ended, when it has.
+    end: Shared<BoxFuture<'static, Option<Arc<hyper::Error>>>>,
+}
+
+/// What a call hears whose connection has ended is that it was cancelled; this is why.
+#[derive(Debug, thiserror::Error)]
+#[error("the connection ended: {}", crate::problem::chain(&**.0))]
+struct Ended(Arc<hyper::Error>);
 
 impl Service<Request<Body>> for Connection {
     type Response = Response<Incoming>;
-    type Error = hyper::Error;
+    type Error = BoxError;
     type Future = Answer<Self::Response, Self::Error>;
 
     /// Always ready: a connection that is closed says so when it is asked to send.
@@ -165,6 +177,15 @@ impl Service<Request<Body>> for Connection {
     }
 
     fn call(&mut self, request: Request<Body>) -> Self::Future {
-        Box::pin(self.0.send_request(request))
+        let (answer, end) = (self.sender.send_request(request), self.end.clone());
+        Box::pin(async move {
+            let error = match answer.await {
+                Ok(answer) => return Ok(answer),
+                Err(error) => error,
+            };
+            // It ends in this moment, if it has not yet.
+            let end = tokio::time::timeout(LAST_WORDS, end).await;
+            Err(end.ok().flatten().map_or_else(|| BoxError::from(error), |reason| Ended(reason).into()))
+        })
     }
 }

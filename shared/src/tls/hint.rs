@@ -4,11 +4,22 @@ use std::error::Error;
 
 use rustls::{AlertDescription, CertificateError, InvalidMessage};
 
+/// Alerts of one who does not like our certificate.
+const REFUSALS: [AlertDescription; 7] = [
+    AlertDescription::CertificateRequired,
+    AlertDescription::CertificateExpired,
+    AlertDescription::UnknownCA,
+    AlertDescription::DecryptError,
+    AlertDescription::BadCertificate,
+    AlertDescription::CertificateUnknown,
+    AlertDescription::UnsupportedCertificate,
+];
+
 /// What to do about the error, where TLS is behind it.
 pub fn hint(error: &(dyn Error + 'static)) -> Option<&'static str> {
     let mut cause = Some(error);
     while let Some(error) = cause {
-        if let Some(found) = find(error).and_then(advice) {
+        if let Some(found) = find(error).and_then(advice).or_else(|| told(error)) {
             return Some(found);
         }
         cause = error.source();
@@ -23,6 +34,13 @@ fn find<'a>(error: &'a (dyn Error + 'static)) -> Option<&'a rustls::Error> {
     }
     let inner = error.downcast_ref::<std::io::Error>()?.get_ref()?;
     find(inner)
+}
+
+/// The alert in an error that has kept only the words of rustls' own: those of HTTP/2 do.
+fn told(error: &(dyn Error + 'static)) -> Option<&'static str> {
+    let text = error.to_string();
+    let word = text.split_once("received fatal alert: ")?.1.split(|char: char| !char.is_alphanumeric()).next()?;
+    REFUSALS.into_iter().find(|alert| format!("{alert:?}") == word).and_then(refusal)
 }
 
 fn advice(error: &rustls::Error) -> Option<&'static str> {

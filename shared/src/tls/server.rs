@@ -112,21 +112,32 @@ async fn agree(stream: TcpStream, config: Arc<ServerConfig>) -> std::io::Result<
         refuse(stream).await;
         return Err(std::io::Error::other("it does not speak TLS"));
     }
-    let stream = TlsAcceptor::from(config).accept(stream).await?;
-    Ok(MaybeTls::Tls(Box::new(stream.into())))
+    match TlsAcceptor::from(config).accept(stream).into_fallible().await {
+        Ok(stream) => Ok(MaybeTls::Tls(Box::new(stream.into()))),
+        Err((error, stream)) => {
+            part(stream).await; // it has been told why
+            Err(error)
+        }
+    }
 }
 
 /// Tells a client that it needs TLS, in the words that it has.
 async fn refuse(mut stream: TcpStream) {
     let head = "HTTP/1.1 400 Bad Request\r\ncontent-type: text/plain; charset=utf-8\r\nconnection: close\r\n";
     let answer = format!("{head}content-length: {}\r\n\r\n{NO_TLS}", NO_TLS.len());
-    let spoken = async {
-        stream.write_all(answer.as_bytes()).await?;
+    // It may have left.
+    if matches!(timeout(FAREWELL, stream.write_all(answer.as_bytes())).await, Ok(Ok(()))) {
+        part(stream).await;
+    }
+}
+
+/// Reads what a client has sent before it heard that we part: to close at once would take back what it was told.
+async fn part(mut stream: TcpStream) {
+    let parting = async {
         stream.shutdown().await?;
-        // What it has sent is read: to close before would take back what it was told.
         let mut rest = [0; 4096];
         while stream.read(&mut rest).await? > 0 {}
         Ok::<(), std::io::Error>(())
     };
-    let _ = timeout(FAREWELL, spoken).await; // it may have left
+    let _ = timeout(FAREWELL, parting).await;
 }

@@ -10,7 +10,7 @@ use tokio::net::TcpStream;
 use tokio::time::timeout;
 
 use crate::cli::{LoadArgs, LoadKind};
-use crate::config::base_url;
+use crate::config::plain_url;
 
 /// Longest wait for a connection.
 const CONNECT: Duration = Duration::from_secs(5);
@@ -36,7 +36,7 @@ impl Target {
     /// # Errors
     /// When the URL is none, or nobody listens there.
     pub(super) async fn find(url: &str) -> anyhow::Result<Self> {
-        let url = base_url("--url", url)?;
+        let url = plain_url("--url", url)?;
         let parsed = Url::parse(&url)?;
         let (name, port) = (parsed.host_str().unwrap_or_default(), parsed.port_or_known_default().unwrap_or(80));
         let host = format!("{name}:{port}");
