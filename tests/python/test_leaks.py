@@ -19,7 +19,7 @@ SECRETS = [API_KEY, FLEET_TOKEN, ADMIN_KEY, OPENAI_KEY]
 
 
 def body(text: str, **more: object) -> bytes:
-    messages = [{"role": "user", "content": f"{text} {CANARY}"}]
+    messages = [{"role": "user", "content": text}]
     return json.dumps({"model": CHAT, "messages": messages, "max_tokens": 40} | more).encode()
 
 
@@ -39,7 +39,9 @@ def live(fleet: Fleet) -> list[str]:
     assert post(f"{fleet.gateway}/v1/embeddings", text, API_KEY)[0] == 200
     told = []
     for request, key, status in [
+        (body(CANARY), API_KEY, 200),
         (body(PROMPT)[:-2], API_KEY, 400),
+        (body(PROMPT, stop={CANARY: 1}), API_KEY, 400),
         (body(PROMPT, temperature="hot"), API_KEY, 400),
         (body(PROMPT, max_tokens=10**6), API_KEY, 400),
         (body(CANARY * 3000), API_KEY, 400),
@@ -115,9 +117,8 @@ def lives(binary: Path, folder: Path, collector: Collector, *gateway: str, log_f
         fleet.add("steady")
         fleet.wait_for(CHAT)
         told = live(fleet)
-    eventually(lambda: len(collector.raw) > begin, "traces have come", 30)
+    eventually(lambda: any(b"muster.request_id" in raw for raw in collector.raw[begin:]), "traces have come", 30)
     traces = [raw.decode(errors="replace") for raw in collector.raw[begin:]]
-    assert any("muster.request_id" in trace for trace in traces)
     logs = [process.text() for process in fleet.processes]
     return "\n".join(logs), "\n".join(told + traces + [printed(binary)])
 

@@ -6,6 +6,7 @@ import os
 import re
 import shutil
 import subprocess
+import time
 import urllib.parse
 from collections.abc import Iterator
 from pathlib import Path
@@ -35,6 +36,8 @@ def fleet(binary: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fl
         fleet.add("watched")
         fleet.wait_for(CHAT)
         traffic(fleet)
+        for service, name in [("controller", "muster_controller_heartbeats"), ("worker", "muster_worker_heartbeats")]:
+            eventually(lambda: f"\n{name}_total" in get(f"{address(fleet, service)}/metrics"), "a heartbeat was sent")
         yield fleet
 
 
@@ -154,5 +157,7 @@ def test_a_real_prometheus_scrapes_all_and_every_query_of_the_dashboard_finds_da
             left[:] = [query for query in left if not ask(query)]
             return not left
 
-        eventually(all_found, f"queries without data: {left}", 90)
+        deadline = time.monotonic() + 90
+        while not all_found():
+            assert time.monotonic() < deadline, f"queries without data: {left}"
         assert {result["metric"]["__name__"] for result in ask('{__name__=~"muster_.*"}')}
