@@ -3,12 +3,18 @@
 mod common;
 
 use std::io::Write as _;
+use std::net::{IpAddr, UdpSocket};
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use common::{CHAT, Cluster, EMBEDDING, Process, chat_body, eventually, gateway, is_ready};
 use futures_util::future::join_all;
+use muster_shared::client::ClientError;
+use muster_shared::grpc::{GrpcPool, GrpcWorkerClient};
+use muster_shared::problem::Kind;
+use muster_shared::secret::Secret;
+use muster_shared::tensor::InferRequest;
 use reqwest::{Client, Response};
 use serde_json::{Value, json};
 
@@ -54,7 +60,7 @@ impl Keyed {
 
     /// Tokens of the budget that a key has used, as a header tells; the request that asks takes none.
     async fn used(&self, key: &str) -> u64 {
-        let response = self.send(key, "/tokenize", &json!({ "model": CHAT, "prompt": "hi" })).await;
+        let response = self.get(key, "/v1/models").await;
         assert_eq!(response.status(), 200);
         number(&response, "x-ratelimit-limit-tokens") - number(&response, "x-ratelimit-remaining-tokens")
     }
@@ -425,4 +431,144 @@ async fn limits_are_told_with_numbers_and_a_time_to_come_back() {
     assert_eq!(fleet.get("key two", "/health").await.status(), 200, "but whether it lives");
     let refused = fleet.gateway.metric("muster_gateway_limited_total{limit=\"rate\"").await;
     assert_eq!(refused, 2.0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_other_servers_tell_is_charged_and_where_they_do_not_what_was_reserved() {
+    let keys = format!("keys:\n  - {{name: a, key: key one, tpm: {PLENTY}, rate: off}}\n");
+    let fastchat =
+        ["--transport", "fastchat", "--model", "fastchat=fake", "--fake-token-time", "10ms", "--fake-answer", "5000"];
+    let fleet = Keyed::start(&keys, &[&fastchat]).await;
+    let embed = format!("embed={}/model-worker/demo/embedding", env!("CARGO_MANIFEST_DIR"));
+    let server = Process::start(&["up", "--port", "0", "--model", "openai=fake", "--model", &embed]);
+    let attached = ["attach", "--controller-address", &fleet.cluster.controller.address, &server.address];
+    let _attached = Process::start(&attached);
+    let known = async || fleet.get("key one", "/v1/models").await.text().await.expect("text").contains("\"openai\"");
+    eventually("the server is known", known).await;
+
+    let mut sum = 0;
+    let several = json!({ "model": "openai", "prompt": ["Once upon", "x"], "max_tokens": 7, "n": 2 });
+    let texts = json!({ "model": "embed", "input": ["one text", "another text"] });
+    for (path, body) in [
+        (CHATS, short("fastchat")),
+        (CHATS, short("openai")),
+        (COMPLETIONS, several.clone()),
+        ("/v1/embeddings", texts),
+    ] {
+        let (status, answer) = fleet.ask("key one", path, &body).await;
+        assert_eq!(status, 200, "{answer}");
+        sum += total(&answer["usage"]);
+        assert_eq!(fleet.used("key one").await, sum, "{path} {body}");
+    }
+    for (path, body) in [(CHATS, short("fastchat")), (CHATS, short("openai")), (COMPLETIONS, several)] {
+        sum += total_of_stream(fleet.send("key one", path, &streamed(body)).await).await;
+        eventually("it is settled", async || fleet.used("key one").await == sum).await;
+    }
+    let mut silent = short("openai");
+    silent["stream"] = json!(true);
+    silent["max_tokens"] = json!(50);
+    let text = fleet.send("key one", CHATS, &silent).await.text().await.expect("a stream");
+    assert!(text.ends_with("[DONE]\n\n") && !text.contains("\"usage\":{"), "{text}");
+    sum += 50 + 2; // `user` and `hi` are six bytes
+    eventually("what was reserved stays", async || fleet.used("key one").await == sum).await;
+    let refused = json!({ "model": "openai", "messages": [{ "role": "user", "content": "hi" }], "temperature": 99 });
+    assert_eq!(fleet.ask("key one", CHATS, &refused).await.0, 400);
+    assert_eq!(fleet.used("key one").await, sum, "what it refuses costs nothing");
+
+    // FastChat's words do not tell tokens apart: one that is cancelled keeps its reservation.
+    let mut endless = streamed(chat_body("fastchat", "hi"));
+    endless["max_tokens"] = json!(200);
+    let mut response = fleet.send("key one", CHATS, &endless).await;
+    let mut text = String::new();
+    while text.matches("\"content\"").count() < 3 {
+        text += std::str::from_utf8(&response.chunk().await.expect("more").expect("more")).expect("text");
+    }
+    drop(response);
+    let settled = async || fleet.gateway.metric("muster_gateway_in_flight_requests").await == 0.0;
+    eventually("its worker is left", settled).await;
+    let paid = fleet.used("key one").await - sum;
+    assert!(paid >= 202, "{paid}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn over_grpc_the_same_keys_have_the_same_budget_and_models() {
+    let keys = "keys:\n  - {name: a, key: key one, rpm: 3, models: [identity], max_streams: 1}\n  \
+                - {name: b, key: key two, rate: 1/h, burst: 1}\n";
+    let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/models/tensors");
+    let fleet = Keyed::start(keys, &[&["--model-repository", folder]]).await;
+    let address = fleet.gateway.grpc_address().await;
+    let client = |key: &str| {
+        let pool = GrpcPool::new(common::PATIENCE);
+        GrpcWorkerClient::new(pool, &address, Some(&Secret::new(key)), common::PATIENCE)
+    };
+    let (one, two) = (client("key one"), client("key two"));
+    let kind = |result: Result<_, ClientError>| match result {
+        Ok(_) => None,
+        Err(ClientError::Refused { problem, .. }) => Some(problem.kind),
+        Err(error) => panic!("{error:?}"),
+    };
+    let index = fleet.send("key one", "/v2/repository/index", &json!({})).await.json::<Value>().await.expect("JSON");
+    let names = index.as_array().expect("a list").iter().map(|entry| entry["name"].as_str().expect("a name"));
+    assert_eq!(names.collect::<Vec<_>>(), ["identity"]);
+    let listed = one.repository_index().await.expect("an index");
+    assert_eq!(listed.into_iter().map(|entry| entry.name).collect::<Vec<_>>(), ["identity"]);
+    assert!(one.model_metadata("identity", None).await.is_ok());
+    assert_eq!(kind(one.model_metadata("add", None).await.map(drop)), Some(Kind::UnknownModel));
+    assert_eq!(kind(one.model_statistics(Some("add"), None).await.map(drop)), Some(Kind::UnknownModel));
+    let statistics = one.model_statistics(None, None).await.expect("statistics");
+    assert!(statistics.iter().all(|model| model.name == "identity"), "{statistics:?}");
+    let infer = |model: &str| InferRequest { model: model.to_owned(), ..InferRequest::default() };
+    for expected in [Kind::Invalid, Kind::UnknownModel, Kind::Invalid, Kind::RateLimited] {
+        let model = if expected == Kind::UnknownModel { "add" } else { "identity" };
+        assert_eq!(
+            kind(one.infer(&infer(model)).await.map(drop)),
+            Some(expected),
+            "runs count, whatever comes of them"
+        );
+    }
+    let (status, answer) = fleet.ask("key one", "/v2/models/identity/infer", &json!({ "inputs": [] })).await;
+    assert_eq!(status, 429, "{answer}");
+    assert!(answer["error"].as_str().is_some_and(|text| text.contains("3 requests per minute")), "{answer}");
+    assert!(two.repository_index().await.is_ok());
+    assert_eq!(kind(two.repository_index().await.map(drop)), Some(Kind::RateLimited));
+}
+
+/// An address of this machine that is not its own alone; none where it has no network. Nothing is sent.
+fn outer_address() -> Option<IpAddr> {
+    let socket = UdpSocket::bind("0.0.0.0:0").ok()?;
+    socket.connect("192.0.2.1:9").ok()?;
+    Some(socket.local_addr().ok()?.ip()).filter(|address| !address.is_loopback() && !address.is_unspecified())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_keys_addresses_are_limited_and_this_machines_own_are_not() {
+    let up = Process::start(&[
+        "up",
+        "--port",
+        "0",
+        "--host",
+        "0.0.0.0",
+        "--insecure",
+        "--model",
+        "fake",
+        "--rate-limit",
+        "1/h",
+        "--rate-burst",
+        "3",
+    ]);
+    let port = up.address.rsplit(':').next().expect("a port").to_owned();
+    let ask = async |address: &str| {
+        let url = format!("http://{address}:{port}{CHATS}");
+        reqwest::Client::new().post(url).json(&short("fake")).send().await.expect("an answer").status().as_u16()
+    };
+    for _ in 0..6 {
+        assert_eq!(ask("127.0.0.1").await, 200);
+    }
+    let Some(outer) = outer_address() else { return eprintln!("this machine has no network: only its own is tried") };
+    let mut statuses = Vec::new();
+    for _ in 0..5 {
+        statuses.push(ask(&outer.to_string()).await);
+    }
+    assert_eq!(statuses, [200, 200, 200, 429, 429]);
+    assert_eq!(ask("127.0.0.1").await, 200);
 }

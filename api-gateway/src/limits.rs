@@ -25,6 +25,7 @@ use crate::observe::Route;
 use crate::state::{Caller, State};
 use budget::{Exceeded, Full, Wants};
 use estimate::Estimate;
+use meter::Meter;
 use rate::RateLimit;
 
 /// When to come back for the place of a stream: nobody knows when one ends.
@@ -120,6 +121,20 @@ pub(crate) fn admit(caller: &Caller, route: Route, body: &[u8]) -> Result<(), Pr
             _ => problem,
         }
     })
+}
+
+/// Takes the place of a stream of requests; it is given back when the meter is dropped.
+///
+/// # Errors
+/// [`Kind::RateLimited`] where the key has none left.
+pub(crate) fn enter(key: Option<&Arc<ApiKey>>) -> Result<Meter, Problem> {
+    let meter = Meter::default();
+    if let Some(key) = key.filter(|key| key.limits.max_streams.is_some()) {
+        let wants = Wants { stream: true, ..Wants::default() };
+        let given = key.door.budget.admit(&key.limits, wants, Instant::now());
+        meter.admitted(key, given.map_err(|exceeded| refusal(key, 0, exceeded))?);
+    }
+    Ok(meter)
 }
 
 fn take(caller: &Caller, key: &Arc<ApiKey>, wants: Wants) -> Result<(), Exceeded> {

@@ -206,8 +206,10 @@ impl GrpcInferenceService for Calls {
     ) -> Answer<Self::ModelStreamInferStream> {
         let (metadata, extensions, messages) = call.into_parts();
         let key = self.check(&metadata, &extensions).map_err(to_status)?;
+        let place = limits::enter(key.as_ref()).map_err(to_status)?;
         let (calls, metadata) = (self.clone(), Arc::new(metadata));
         let answers = messages.map(move |message| {
+            let _held = &place; // until the stream has ended, or its client has left
             let (calls, metadata, key) = (calls.clone(), Arc::clone(&metadata), key.clone());
             async move { Ok(calls.infer_one(message?, (metadata, key)).await) }
         });
