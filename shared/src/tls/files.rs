@@ -255,7 +255,7 @@ fn certified(
 fn client_verifier(path: &Path, text: &str) -> Result<Arc<dyn ClientCertVerifier>, TlsError> {
     let roots = Arc::new(authorities(Knob::ClientCa, path, text)?);
     let built = WebPkiClientVerifier::builder_with_provider(roots, super::provider()).build();
-    Ok(built.map_err(|error| damaged(Knob::ClientCa, path, error.to_string()))?)
+    built.map_err(|error| damaged(Knob::ClientCa, path, error.to_string()))
 }
 
 fn server_verifier(path: &Path, text: &str) -> Result<Arc<dyn ServerCertVerifier>, TlsError> {
