@@ -58,8 +58,9 @@ async fn run(cli: Cli) -> anyhow::Result<()> {
     muster_shared::telemetry::init_metrics();
     muster_shared::tls::provider();
     let mut file = config::File::load(cli.config.as_deref())?;
+    file.traces = cli.traces.or(file.traces);
     if let Some(service) = cli.verb.service() {
-        cli.traces.or(std::mem::take(&mut file.traces)).open(service)?;
+        file.traces.open(service)?;
     }
     match cli.verb {
         Verb::Up(args) => up::run(args, file, cli.logs.bars()).await,

@@ -8,7 +8,7 @@ use tokio::net::TcpListener;
 
 use crate::bind::{Guard, bind};
 use crate::cli::{ControllerArgs, GatewayArgs, WorkerArgs};
-use crate::config::{AttachSection, ControllerSection, File, GatewaySection, GrpcPort, WorkerSection};
+use crate::config::{AttachSection, ControllerSection, File, GatewaySection, GrpcPort, TracesSection, WorkerSection};
 use crate::stop;
 
 /// What moves a gateway's gRPC elsewhere.
@@ -19,7 +19,7 @@ pub(crate) async fn controller(args: Box<ControllerArgs>, file: File) -> anyhow:
     let section = args.section.or(file.controller).or(ControllerSection::defaults());
     let mut config = section.config()?;
     if args.print.print_config {
-        return print(&Printed { controller: Some(&section), ..Printed::default() });
+        return print(&Printed { controller: Some(&section), traces: Some(&file.traces), ..Printed::default() });
     }
     let stop = stop::on_signal();
     let guard = Guard::token(config.token.is_some() || config.tls.is_locked(), section.insecure);
@@ -38,7 +38,8 @@ pub(crate) async fn worker(args: Box<WorkerArgs>, file: File) -> anyhow::Result<
     let section = args.section.or(file.worker).or(WorkerSection::defaults());
     let config = section.config()?;
     if args.print.print_config {
-        return print(&Printed { worker: Some(&section), models: Some(&section.models), ..Printed::default() });
+        let models = Some(&section.models);
+        return print(&Printed { worker: Some(&section), models, traces: Some(&file.traces), ..Printed::default() });
     }
     let stop = stop::on_signal();
     let guard = Guard::token(config.token.is_some() || config.tls.is_locked(), section.insecure);
@@ -71,7 +72,7 @@ pub(crate) async fn gateway(args: Box<GatewayArgs>, file: File) -> anyhow::Resul
     let section = args.section.or(file.gateway).or(GatewaySection::defaults()).with_grpc_port();
     let config = section.config()?;
     if args.print.print_config {
-        return print(&Printed { gateway: Some(&section), ..Printed::default() });
+        return print(&Printed { gateway: Some(&section), traces: Some(&file.traces), ..Printed::default() });
     }
     let stop = stop::on_signal();
     let guard = Guard::keys(!config.keys.is_empty() || config.tls.is_locked(), section.insecure);
@@ -129,6 +130,8 @@ struct Printed<'a> {
     models: Option<&'a crate::config::ModelSection>,
     #[serde(skip_serializing_if = "Option::is_none")]
     attach: Option<&'a AttachSection>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    traces: Option<&'a TracesSection>,
 }
 
 /// Shows the configuration of `muster attach`.

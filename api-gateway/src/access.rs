@@ -200,7 +200,8 @@ mod tests {
         assert_eq!(log.lock().lines.len(), MOST);
         let mut lines = Vec::new();
         assert_eq!(log.wait(&mut lines), 3);
-        assert_eq!((lines.len(), log.lock().lines.len(), log.lock().lost), (MOST, 0, 0));
+        let queue = log.lock();
+        assert_eq!((lines.len(), queue.lines.len(), queue.lost), (MOST, 0, 0));
     }
 
     #[test]

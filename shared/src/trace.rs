@@ -200,6 +200,9 @@ impl Context {
     }
 
     fn read(from: &dyn Extractor) -> Option<Self> {
+        if !from.get(TRACEPARENT).is_some_and(is_well_formed) {
+            return None; // OpenTelemetry's reader takes numbers of any length
+        }
         let joined = TraceContextPropagator::new().extract_with_context(&Joined::new(), from);
         let context = joined.span().span_context().clone();
         context.is_valid().then_some(Self(context))
@@ -226,6 +229,14 @@ impl Context {
             _ => drop(headers.remove(TRACESTATE)),
         }
     }
+}
+
+/// Whether a `traceparent` has the parts that W3C wants, each of its length, in lower case.
+fn is_well_formed(text: &str) -> bool {
+    const LENGTHS: [usize; 4] = [2, 32, 16, 2];
+    let is_hex = |byte: u8| matches!(byte, b'0'..=b'9' | b'a'..=b'f');
+    let mut parts = text.split('-');
+    LENGTHS.iter().all(|&length| parts.next().is_some_and(|part| part.len() == length && part.bytes().all(is_hex)))
 }
 
 struct Headers<'a>(&'a HeaderMap);

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from muster import CHAT, EMBEDDING, eventually
-from watching import API_KEY, Collector, Fleet, post
+from watching import API_KEY, FLEET_TOKEN, Collector, Fleet, Process, post
 
 # Spans of a chat, with the name of the span that each follows from.
 CHAIN = {
@@ -113,3 +113,26 @@ def test_an_endpoint_that_is_down_costs_no_request_and_is_told_of_once(binary: P
         assert post(f"{fleet.gateway}/v1/chat/completions", chat(False), API_KEY)[0] == 200
     assert gateway.process.returncode == 0, "it ends all the same"
     assert gateway.text().count(warning) == 1
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_trace_goes_through_a_server_that_speaks_openais_api(
+    binary: Path, tmp_path: Path, collector: Collector, stream: bool
+):
+    flags = ["--otlp-endpoint", collector.url]
+    with Fleet(binary, tmp_path, common=flags) as fleet:
+        up = fleet.start("up", "up", "--host", "127.0.0.1", "--port", "0", "--controller-port", "0", "--worker-port", "0")
+        server = up.said(r"OpenAI API at (http://127\.0\.0\.1:\d+)")
+        known = ["--controller-address", fleet.controller, "--fleet-token", FLEET_TOKEN, "--id", "attached"]
+        attach = Process("attach", [binary, "attach", server, *known], tmp_path)
+        fleet.processes.append(attach.__enter__())
+        fleet.wait_for(CHAT)
+        trace, client = secrets.token_hex(16), secrets.token_hex(8)
+        headers = {"traceparent": f"00-{trace}-{client}-01"}
+        assert post(f"{fleet.gateway}/v1/chat/completions", chat(stream), API_KEY, **headers)[0] == 200
+        wanted = 4 + len(CHAIN) + 1
+        eventually(lambda: len(collector.trace(trace)) >= wanted, "both gateways' spans have come", 30)
+    spans = collector.trace(trace)
+    outer = next(span for service, span in spans if service == "muster-gateway" and called(span) == "attempt")
+    inner = next(span for service, span in spans if service == "muster" and called(span) == "request")
+    assert inner.parent_span_id == outer.span_id
