@@ -116,7 +116,7 @@ class Soak:
         self.concurrency = concurrency
         self.looks = {requests // 10, requests // 2, requests}
         self.lock = threading.Lock()
-        self.begun = self.done = 0
+        self.begun = self.done = self.again = 0
         self.statuses: dict[str, int] = {}
         self.readings: list[dict[str, float]] = []
         self.failures: list[str] = []
@@ -136,7 +136,7 @@ class Soak:
                 sys.exit("a sequence or a ticket is left")
             time.sleep(0.05)
         told = ", ".join(f"{count} {status}" for status, count in sorted(self.statuses.items()))
-        print(f"{self.done} requests in {time.monotonic() - started:.0f} s ({told}), nothing left running")
+        print(f"{self.done} requests in {time.monotonic() - started:.0f} s ({told}; {self.again} asked again), nothing left running")
         return self.readings
 
     def left(self) -> float:
@@ -194,8 +194,17 @@ class Soak:
 
     def ask(self, connection: http.client.HTTPConnection, path: str, body: str | bytes | None, expected: int) -> str:
         headers = {"Content-Type": "application/json"} if body is not None else {}
-        connection.request("GET" if body is None else "POST", path, body, headers)
-        response = connection.getresponse()
+        method = "GET" if body is None else "POST"
+        try:
+            connection.request(method, path, body, headers)
+            response = connection.getresponse()
+        except ConnectionError:
+            # A connection is closed after a refusal whose body was not read; clients ask again over a new one.
+            with self.lock:
+                self.again += 1
+            connection.close()
+            connection.request(method, path, body, headers)
+            response = connection.getresponse()
         text = response.read()
         right = response.status == 200 if expected == 200 else 400 <= response.status < 500
         assert right and (expected == 200 or b'"error"' in text), (path, response.status, text[:500])
@@ -214,10 +223,15 @@ class Soak:
         """Sends bytes that are no request, or goes before the request has ended."""
         host, port = self.host.split(":")
         with socket.create_connection((host, int(port)), timeout=120) as stream:
-            stream.sendall(sent)
-            if gone:
-                return "gone"
-            answer = stream.recv(4096)
+            try:
+                stream.sendall(sent)
+                answer = b"" if gone else stream.recv(4096)
+            except ConnectionError:
+                return "closed"  # what was refused before it was all sent
+        if gone:
+            return "gone"
+        if sent.startswith(b"PRI"):
+            return "frames"
         assert not answer or answer.startswith(b"HTTP/1.1 4"), answer[:500]
         return answer[9:12].decode() or "closed"
 
