@@ -106,12 +106,13 @@ async fn ready(Shared(state): Shared<State>) -> Response {
 }
 
 async fn not_found(method: Method, uri: Uri) -> Response {
-    let message = format!("unknown path {method} {}; the API is below /v1, that for tensors below /v2", uri.path());
+    let (method, path) = (serve::shown(method.as_str()), serve::shown(uri.path()));
+    let message = format!("unknown path {method} {path}; the API is below /v1, that for tensors below /v2");
     into_axum(error::response(&Problem::new(Kind::NotFound, message)))
 }
 
 async fn method_not_allowed(method: Method, uri: Uri) -> Response {
-    let message = format!("{} does not take {method}", uri.path());
+    let message = format!("{} does not take {}", serve::shown(uri.path()), serve::shown(method.as_str()));
     into_axum(error::response(&Problem::new(Kind::MethodNotAllowed, message)))
 }
 

@@ -117,7 +117,7 @@ fn patience(config: &Config) -> Patience {
         head: config.head_timeout,
         idle: config.idle_timeout,
         body: config.body_timeout,
-        connections: config.max_connections.get().div_ceil(config.threads.get()),
+        connections: serve::connections(config.max_connections.get()).div_ceil(config.threads.get()),
         late: error::LATE,
     }
 }

@@ -640,6 +640,7 @@ pub(crate) fn controller_client(config: &Config) -> ControllerClient {
 fn refusal(problem: Problem) -> Problem {
     match problem.kind {
         Kind::Overloaded | Kind::RateLimited | Kind::Timeout => problem,
+        Kind::Invalid if problem.param.as_deref() == Some("model") => problem, // a name that no model can have
         _ => {
             tracing::error!(kind = ?problem.kind, message = problem.message, "the controller refused a dispatch");
             Problem::new(Kind::Bug, "the fleet is misconfigured")

@@ -4,6 +4,8 @@
 //! and of idle connections there are so many and no more (`tally`).
 
 mod tally;
+#[cfg(test)]
+mod tests;
 mod timely;
 
 use std::convert::Infallible;
@@ -26,6 +28,7 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
 use hyper_util::server::graceful::{GracefulShutdown, Watcher};
+use rustix::process::{Resource, getrlimit, setrlimit};
 use serde::de::DeserializeOwned;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
@@ -45,6 +48,8 @@ pub use timely::{Timely, TooSlow, too_slow};
 
 /// Longest head of a request, and bytes of an answer that are kept for a client that does not read them.
 const BUFFER: usize = 64 << 10;
+/// Most bytes of a path or a method that an error repeats.
+const SHOWN: usize = 200;
 /// Pause after the system gave no more connections, for want of file descriptors say.
 const EXHAUSTED: Duration = Duration::from_millis(100);
 /// Time after which a client that speaks HTTP/2 is asked whether it is still there; it has twenty seconds to say so.
@@ -79,10 +84,21 @@ impl Patience {
             head: Duration::from_secs(10),
             idle: Duration::from_secs(75),
             body: Duration::from_secs(30),
-            connections: 10_000,
+            connections: connections(10_000),
             late: r#"{"kind":"too_slow","message":"the request's head did not come in time"}"#,
         }
     }
+}
+
+/// So many connections, or fewer where the system gives no files for them: half of those that there can be, since whoever
+/// is asked asks others. The process is given as many as it may have.
+pub fn connections(wanted: usize) -> usize {
+    let mut limit = getrlimit(Resource::Nofile);
+    limit.current = limit.maximum;
+    let _ = setrlimit(Resource::Nofile, limit); // as many as there are, then
+    let files =
+        getrlimit(Resource::Nofile).current.map_or(usize::MAX, |files| usize::try_from(files).unwrap_or(usize::MAX));
+    wanted.min(files / 2).max(1)
 }
 
 /// Where connections come from.
@@ -521,14 +537,19 @@ fn unexpected<T: DeserializeOwned>(bytes: &[u8]) -> Problem {
     }
 }
 
+/// The beginning of what a client sent, as an answer repeats it.
+pub fn shown(text: &str) -> &str {
+    &text[..text.floor_char_boundary(SHOWN)]
+}
+
 /// Answers a path that does not exist.
 pub async fn not_found(uri: Uri) -> Problem {
-    Problem::new(Kind::NotFound, format!("there is nothing at {}", uri.path()))
+    Problem::new(Kind::NotFound, format!("there is nothing at {}", shown(uri.path())))
 }
 
 /// Answers a method that a path does not take.
 pub async fn method_not_allowed(method: axum::http::Method, uri: Uri) -> Problem {
-    Problem::new(Kind::MethodNotAllowed, format!("{} does not take {method}", uri.path()))
+    Problem::new(Kind::MethodNotAllowed, format!("{} does not take {}", shown(uri.path()), shown(method.as_str())))
 }
 
 /// The key of a request: `Authorization: Bearer KEY`, or `x-api-key: KEY`.

@@ -353,6 +353,13 @@ impl GatewaySection {
                 "port and grpc_port are both {port}; give each protocol a port of its own"
             );
         }
+        for (name, given) in [
+            ("head_timeout", self.head_timeout),
+            ("idle_timeout", self.idle_timeout),
+            ("body_timeout", self.body_timeout),
+        ] {
+            anyhow::ensure!(given.is_none_or(|Span(time)| !time.is_zero()), "{name} is 0; it must be longer");
+        }
         let sync_interval = span(self.sync_interval, usual.sync_interval);
         anyhow::ensure!(!sync_interval.is_zero(), "sync_interval is 0; it must be longer");
         let retry_budget = self.retry_budget.unwrap_or(usual.retry_budget);
@@ -431,6 +438,19 @@ fn origin(text: &str) -> anyhow::Result<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn no_client_can_be_given_no_time_at_all() {
+        let none = Some(Span::seconds(0));
+        for section in [
+            GatewaySection { head_timeout: none, ..GatewaySection::default() },
+            GatewaySection { idle_timeout: none, ..GatewaySection::default() },
+            GatewaySection { body_timeout: none, ..GatewaySection::default() },
+        ] {
+            let error = section.config().expect_err("no time").to_string();
+            assert!(error.contains("_timeout is 0; it must be longer"), "{error}");
+        }
+    }
 
     #[test]
     fn grpc_is_spoken_beside_the_usual_port_and_where_it_is_said() {

@@ -36,6 +36,7 @@ pub(crate) enum Expected {
 
 impl Expected {
     fn is_met(self, status: Option<u16>, answer: &str) -> bool {
+        let answer = answer.strip_prefix("HTTP/1.1 100 Continue\r\n\r\n").unwrap_or(answer);
         let body = answer.split_once("\r\n\r\n").map_or("", |(_, body)| body);
         let body: Value = serde_json::from_str(body).unwrap_or_default();
         let one_of = |statuses: &[u16]| status.is_some_and(|status| statuses.contains(&status));
@@ -77,6 +78,11 @@ impl Case {
 
     pub(crate) fn says(self, says: &'static str) -> Self {
         Self { says, ..self }
+    }
+
+    /// In seconds.
+    pub(crate) fn within(self, seconds: u64) -> Self {
+        Self { within: Duration::from_secs(seconds), ..self }
     }
 
     pub(crate) fn grows(self, grows: u64) -> Self {
@@ -187,6 +193,7 @@ fn read(stream: &mut TcpStream, answer: &mut Vec<u8>, deadline: Instant) {
 /// Whether an answer is there to its last byte; one to `100-continue` is none.
 fn is_whole(answer: &[u8]) -> bool {
     let text = String::from_utf8_lossy(answer);
+    let text = text.strip_prefix("HTTP/1.1 100 Continue\r\n\r\n").unwrap_or(&text);
     let Some((head, body)) = text.split_once("\r\n\r\n") else { return false };
     let length = head.lines().find_map(|line| line.to_ascii_lowercase().strip_prefix("content-length: ")?.parse().ok());
     length.is_some_and(|length: usize| body.len() >= length)
@@ -207,7 +214,7 @@ fn told(status: Option<u16>) -> String {
 pub(crate) fn post(path: &str, headers: &str, body: impl AsRef<[u8]>) -> Vec<u8> {
     let body = body.as_ref();
     let head = format!(
-        "POST {path} HTTP/1.1\r\nhost: muster\r\ncontent-type: application/json\r\n{headers}content-length: {}\r\n\r\n",
+        "POST {path} HTTP/1.1\r\nhost: 127.0.0.1\r\ncontent-type: application/json\r\n{headers}content-length: {}\r\n\r\n",
         body.len()
     );
     [head.as_bytes(), body].concat()

@@ -78,7 +78,7 @@ fn targets(good: &str) -> Vec<Case> {
         Case::new("a target of *", line("OPTIONS * HTTP/1.1"), Refused(&[404, 405])),
         Case::new("CONNECT", line("CONNECT example.com:443 HTTP/1.1"), Refused(&[400, 404, 405])),
         Case::new("TRACE", line("TRACE /v1/models HTTP/1.1"), Refused(&[405])),
-        Case::new("a method of 10 kB", line(&format!("{} / HTTP/1.1", "A".repeat(10_000))), Refused(&[404])),
+        Case::new("a method of 10 kB", line(&format!("{} / HTTP/1.1", "A".repeat(10_000))), Refused(&[405])),
         Case::new("a method of 1 MB", line(&format!("{} / HTTP/1.1", "A".repeat(1 << 20))), Bare(&[400, 431])),
         Case::new("a target of 60 kB", line(&format!("GET /{} HTTP/1.1", "a".repeat(60_000))), Refused(&[404])),
         Case::new("a target of 1 MB", line(&format!("GET /{} HTTP/1.1", "a".repeat(1 << 20))), Bare(&[414, 431])),
@@ -168,8 +168,8 @@ fn smuggled(good: &str) -> Vec<Case> {
         bare("a bare carriage return in a header", with("x: a\rb: c\r\n")),
         // RFC 9112, section 2.2, lets a bare line feed end a line.
         Case::new("bare line feeds", whole.replace("\r\n", "\n"), Good),
-        Case::new("no host", whole.replace("host: muster\r\n", ""), Good),
-        Case::new("two hosts", whole.replace("host: muster", "host: a\r\nhost: b"), Bare(&[200, 400])),
+        Case::new("no host", whole.replace("host: 127.0.0.1\r\n", ""), Good),
+        Case::new("two hosts", whole.replace("host: 127.0.0.1", "host: a\r\nhost: b"), Bare(&[200, 400])),
         Case::new("a thousand requests at once", whole.repeat(1000), Good).grows(32),
         Case::new("a good request and half a bad one", format!("{whole}GARBAGE"), Good),
     ]

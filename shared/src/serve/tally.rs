@@ -146,7 +146,7 @@ impl Crowd {
         for _ in 0..self.0.len().min(LOOKS) {
             let Some((tally, task)) = self.0.pop_front() else { return false };
             if task.is_finished() {
-                return true;
+                continue; // it ended by itself, and is counted no more
             }
             if !tally.is_busy() {
                 task.abort();
