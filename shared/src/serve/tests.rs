@@ -21,7 +21,7 @@ async fn served(patience: Patience) -> (SocketAddr, tokio_util::sync::DropGuard)
     let answer = tower::service_fn(|_: hyper::Request<Incoming>| async {
         Ok::<_, Infallible>(hyper::Response::new(axum::body::Body::from("ok")))
     });
-    tokio::spawn(serve_requests(listener, answer, shutdown.clone(), patience));
+    tokio::spawn(serve_requests(listener, move |_| answer, shutdown.clone(), patience));
     (address, shutdown.drop_guard())
 }
 
