@@ -52,9 +52,9 @@ impl Looks {
 
 /// Says what the metrics mean.
 pub fn describe() {
-    describe_counter!("muster_tls_reloads_total", "Times that certificates or keys had changed, by result.");
-    describe_gauge!("muster_tls_certificate_expiry_seconds", "When this service's certificate ends, in Unix time.");
-    describe_counter!("muster_tls_handshakes_failed_total", "Connections that ended before TLS was agreed upon.");
+    describe_counter!("muster_tls_reloads_total", "Times that certificates or keys had changed, by result");
+    describe_gauge!("muster_tls_certificate_expiry_seconds", "When this service's certificate ends, in Unix time");
+    describe_counter!("muster_tls_handshakes_failed_total", "Connections that ended before TLS was agreed upon");
 }
 
 impl Tls {
