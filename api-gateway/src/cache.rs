@@ -1,8 +1,9 @@
 //! Answers that are kept, and given again to a client that asks for the very same.
 //!
 //! Only what can have one answer is kept: embeddings, scores and classes, and texts that are chosen greedily or by a seed.
-//! An answer belongs to the revision of the model that gave it, and to the API key that it was given to: nobody learns, by
-//! how fast an answer comes, what somebody else has asked. Off unless configured.
+//! An answer belongs to what the model's workers served when it was given, and to the API key that it was given to: nobody
+//! learns, by how fast an answer comes, what somebody else has asked. A gateway hears of a changed model with its next look
+//! at the fleet; until then old answers are given. Off unless configured.
 
 use std::any::Any;
 use std::io;
@@ -11,6 +12,7 @@ use std::time::Duration;
 
 use serde::Serialize;
 use sha2::{Digest as _, Sha256};
+use uuid::Uuid;
 
 use crate::keys::ApiKey;
 use crate::metrics;
@@ -65,18 +67,18 @@ impl Cache {
         Self { kept, largest: bytes / LARGEST }
     }
 
-    /// The place of the answer to a question, which comes with that key and goes to a model of that revision. The question
-    /// is without what its answer does not depend on: names for logs, deadlines.
+    /// The place of the answer to a question, which comes with that key and goes to a model whose answers are known by that
+    /// id. The question is without what its answer does not depend on: names for logs, deadlines.
     pub(crate) fn place(
         self: &Arc<Self>,
         key: Option<&ApiKey>,
-        revision: &str,
+        answers: Uuid,
         kind: &str,
         question: &impl Serialize,
     ) -> Place {
         let mut hash = Sha256::new();
         let owner = key.map(|key| key.name.as_str());
-        serde_json::to_writer(Hashing(&mut hash), &(owner, revision, kind, question)).expect("our own types are JSON");
+        serde_json::to_writer(Hashing(&mut hash), &(owner, answers, kind, question)).expect("our own types are JSON");
         Place { cache: Arc::clone(self), name: hash.finalize().into() }
     }
 }
@@ -90,9 +92,14 @@ impl Place {
         found
     }
 
-    /// Keeps an answer, if it is not too large.
-    pub(crate) fn keep<T: Serialize + Send + Sync + 'static>(&self, answer: Arc<T>) {
-        let bytes = OVERHEAD + size(&*answer);
+    /// The most that an answer may take, in bytes.
+    pub(crate) fn most(&self) -> u64 {
+        self.cache.largest
+    }
+
+    /// Keeps an answer that takes about so many bytes, if these are not too many.
+    pub(crate) fn keep<T: Send + Sync + 'static>(&self, answer: Arc<T>, bytes: u64) {
+        let bytes = OVERHEAD + bytes;
         if bytes > self.cache.largest {
             return;
         }
@@ -102,8 +109,8 @@ impl Place {
     }
 }
 
-/// About what something takes in memory, in bytes: as much as in JSON, where numbers are longer and the rest is shorter.
-fn size(answer: &impl Serialize) -> u64 {
+/// About what an answer made of numbers takes in memory, in bytes: as much as in JSON, where they are longer.
+pub(crate) fn size(answer: &impl Serialize) -> u64 {
     let mut counting = Counting(0);
     serde_json::to_writer(&mut counting, answer).expect("our own types are JSON");
     counting.0
@@ -151,16 +158,17 @@ mod tests {
     fn an_answer_belongs_to_its_question_its_revision_and_its_key() {
         let cache = cache(1 << 20);
         let [alice, bob] = ["alice", "bob"].map(|name| ApiKey::named(name, Secret::new(name), 0).expect("a name"));
-        let place = cache.place(Some(&alice), "r1", "embed", &"what");
+        let [one, two] = [Uuid::from_u128(1), Uuid::from_u128(2)];
+        let place = cache.place(Some(&alice), one, "embed", &"what");
         assert_eq!(place.look::<String>(), None);
-        place.keep(Arc::new("this".to_owned()));
+        place.keep(Arc::new("this".to_owned()), 4);
         assert_eq!(place.look::<String>().as_deref().map(String::as_str), Some("this"));
         for other in [
-            cache.place(Some(&bob), "r1", "embed", &"what"),
-            cache.place(None, "r1", "embed", &"what"),
-            cache.place(Some(&alice), "r2", "embed", &"what"),
-            cache.place(Some(&alice), "r1", "rerank", &"what"),
-            cache.place(Some(&alice), "r1", "embed", &"else"),
+            cache.place(Some(&bob), one, "embed", &"what"),
+            cache.place(None, one, "embed", &"what"),
+            cache.place(Some(&alice), two, "embed", &"what"),
+            cache.place(Some(&alice), one, "rerank", &"what"),
+            cache.place(Some(&alice), one, "embed", &"else"),
         ] {
             assert_eq!(other.look::<String>(), None);
         }
@@ -170,11 +178,11 @@ mod tests {
     #[test]
     fn the_room_is_bounded_and_what_would_take_too_much_of_it_is_not_kept() {
         let cache = cache(64 << 10);
-        let large = cache.place(None, "r", "k", &"large");
-        large.keep(Arc::new("x".repeat(9 << 10)));
+        let large = cache.place(None, Uuid::nil(), "k", &"large");
+        large.keep(Arc::new("x".repeat(9 << 10)), 9 << 10);
         assert_eq!(large.look::<String>(), None, "more than an eighth");
         for number in 0..1000 {
-            cache.place(None, "r", "k", &number).keep(Arc::new("x".repeat(1 << 10)));
+            cache.place(None, Uuid::nil(), "k", &number).keep(Arc::new("x".repeat(1 << 10)), 1 << 10);
         }
         cache.kept.run_pending_tasks();
         let (held, count) = (cache.kept.weighted_size(), cache.kept.entry_count());
@@ -184,8 +192,8 @@ mod tests {
     #[test]
     fn an_answer_is_forgotten_when_its_time_is_over() {
         let cache = Arc::new(Cache::new(CacheConfig { bytes: 1 << 20, ttl: Duration::from_millis(1) }));
-        let place = cache.place(None, "r", "k", &1);
-        place.keep(Arc::new(1_u32));
+        let place = cache.place(None, Uuid::nil(), "k", &1);
+        place.keep(Arc::new(1_u32), 4);
         let begun = std::time::Instant::now();
         while place.look::<u32>().is_some() {
             assert!(begun.elapsed() < Duration::from_secs(10), "it is still there");

@@ -328,7 +328,7 @@ impl Upstream {
     ) -> Result<Begun<Answer>, Problem> {
         let place = match question.raw() {
             Some(_) => None,
-            None => self.place_of_text(&job, &*question.read().await?),
+            None => self.place_of_text(&job, &question.read().await?).await,
         };
         if let Some(kept) = place.as_ref().and_then(Place::look) {
             let request = question.read().await?;
@@ -349,7 +349,7 @@ impl Upstream {
     pub(crate) async fn generate_read(&self, request: GenerateRequest, mut job: Job) -> Result<Answer, Problem> {
         let request = Arc::new(request);
         job.transports = TRANSLATED;
-        let place = self.place_of_text(&job, &request);
+        let place = self.place_of_text(&job, &request).await;
         if let Some(kept) = place.as_ref().and_then(Place::look) {
             return Ok(Answer::again(self.clone(), request, job, &kept));
         }

@@ -129,6 +129,7 @@ struct Both {
 }
 
 async fn both(controller: &str, change: impl FnOnce(&mut Config)) -> Both {
+    muster_shared::tls::provider(); // the clients of the tests want one
     let threads = NonZeroUsize::MIN;
     let mut config = Config { controller: controller.to_owned(), threads, ..Config::default() };
     change(&mut config);

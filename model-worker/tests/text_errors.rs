@@ -29,6 +29,7 @@ struct Worker {
 
 impl Worker {
     async fn start() -> Self {
+        muster_shared::tls::provider(); // the client of the tests wants one
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let address = format!("http://{}", listener.local_addr().expect("an address"));
         let models = MODELS.iter().map(|(name, path)| ((*name).to_owned(), ModelSource::Folder(folder(path))));

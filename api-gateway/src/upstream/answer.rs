@@ -180,9 +180,7 @@ impl Answer {
 
     fn note(&mut self, event: &Event) {
         self.progress.note(event);
-        if let Some(recording) = &mut self.recording {
-            recording.note(event);
-        }
+        self.recording = self.recording.take().and_then(|mut recording| recording.note(event).then_some(recording));
         match event {
             Event::Started { prompt_tokens, .. } => {
                 self.uncount(); // what had begun before begins anew

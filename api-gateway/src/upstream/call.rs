@@ -21,7 +21,7 @@ use super::fastchat::FastChatClient;
 use super::job::Job;
 use super::peer::Peer;
 use super::{Begun, Filled, Opened, Question, TRANSLATED, Upstream, Whole, native, untranslated};
-use crate::cache::Place;
+use crate::cache::{Place, size};
 
 /// One call of the worker protocol.
 pub(crate) trait Call: Serialize + Clone + Send + Sync + 'static {
@@ -104,7 +104,7 @@ impl Upstream {
                     model.metrics.usage(&usage);
                 }
                 if let Some(place) = place.filter(|_| *ticket.model() == job.model) {
-                    place.keep(Arc::new(answer.clone()));
+                    place.keep(Arc::new(answer.clone()), size(&answer));
                 }
                 Ok(Begun::Ours(Whole { model: Arc::clone(ticket.model()), answer }))
             }

@@ -9,6 +9,7 @@ use muster_shared::control::{Fleet, ModelCard, ModelKind, ModelStatus, Outcome, 
 use muster_shared::id::WorkerId;
 use muster_shared::transport::Transport;
 use rand::seq::{IndexedRandom as _, SliceRandom as _};
+use uuid::Uuid;
 
 use super::peer::{Peer, Peers};
 use crate::metrics::ModelMetrics;
@@ -52,8 +53,11 @@ pub(crate) struct Model {
     pub(crate) passes_through: bool,
     /// Whether all of its workers speak FastChat's protocol.
     pub(crate) only_fastchat: bool,
-    /// What all of its workers serve under its name; absent where one does not tell, or serves something else.
-    pub(crate) revision: Option<Arc<str>>,
+    /// The card of all of its workers, in what their answers depend on; absent where one does not tell, or serves something
+    /// else.
+    revision: Option<(String, Option<u32>)>,
+    /// Changes whenever something of the above does.
+    since: Uuid,
     /// Its tokens.
     pub(crate) metrics: ModelMetrics,
 }
@@ -193,16 +197,19 @@ impl View {
                 behind(model, fleet).filter_map(|name| spoken.get(name)).flatten().copied().collect();
             let passes_through = spoken.contains(&Transport::OpenAi);
             let only_fastchat = spoken.contains(&Transport::FastChat) && spoken.len() == 1;
-            let revision = revisions.get(name.as_str()).cloned().flatten();
-            let revision = revision
-                .map(|card| format!("{} {:?}", card.revision.as_deref().unwrap_or_default(), card.context_length));
-            let known = (*kind, passes_through, only_fastchat, revision.as_deref());
-            if models.get(name).is_none_or(|model| model.known() != known) {
-                let metrics = ModelMetrics::new(name);
-                let (name, kind) = (name.as_str().into(), *kind);
-                let model =
-                    Model { name, kind, passes_through, only_fastchat, revision: revision.map(Arc::from), metrics };
-                models.insert(model.name.to_string(), Arc::new(model));
+            let revision = revisions.get(name.as_str()).copied().flatten();
+            let revision = revision.and_then(|card| Some((card.revision.clone()?, card.context_length)));
+            let model = Model {
+                name: name.as_str().into(),
+                kind: *kind,
+                passes_through,
+                only_fastchat,
+                revision,
+                since: Uuid::now_v7(),
+                metrics: ModelMetrics::new(name),
+            };
+            if models.get(name).is_none_or(|known| !known.is_like(&model)) {
+                models.insert(name.clone(), Arc::new(model));
             }
         }
     }
@@ -213,8 +220,17 @@ impl View {
 }
 
 impl Model {
-    fn known(&self) -> (Option<ModelKind>, bool, bool, Option<&str>) {
-        (self.kind, self.passes_through, self.only_fastchat, self.revision.as_deref())
+    /// By what answers of this model are kept; `None` where its next one may be another.
+    ///
+    /// It is new with every change of what the workers serve. So an answer that a new worker gave before it was known here is
+    /// not found any more when an old one comes back.
+    pub(crate) fn answers(&self) -> Option<Uuid> {
+        self.revision.is_some().then_some(self.since)
+    }
+
+    fn is_like(&self, other: &Self) -> bool {
+        let known = |model: &Self| (model.kind, model.passes_through, model.only_fastchat);
+        known(self) == known(other) && self.revision == other.revision
     }
 }
 

@@ -519,6 +519,7 @@ impl Gateway {
 
     /// One whose controller may not be there.
     pub(crate) async fn start_alone(controller: &str, change: impl FnOnce(&mut Config)) -> Self {
+        muster_shared::tls::provider(); // the clients of the tests want one
         // One thread, so that what one request has learnt holds for the next.
         let threads = NonZeroUsize::MIN;
         let mut config = Config { controller: controller.to_owned(), threads, ..Config::default() };

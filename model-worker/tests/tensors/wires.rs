@@ -27,6 +27,7 @@ struct Worker {
 
 impl Worker {
     async fn start(folder: &Path, control: ModelControl) -> Self {
+        muster_shared::tls::provider(); // the client of the tests wants one
         let usual = config(folder, control);
         let load = if control == ModelControl::Explicit { vec!["*".to_owned()] } else { Vec::new() };
         let repository = usual.repository.clone().map(|repository| RepositoryConfig { load, ..repository });

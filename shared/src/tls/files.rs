@@ -211,7 +211,7 @@ fn expiry(certificate: &CertificateDer<'_>) -> Option<DateTime> {
 /// All certificates of a file.
 fn certificates(knob: Knob, path: &Path, text: &str) -> Result<Vec<CertificateDer<'static>>, TlsError> {
     let read: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(text.as_bytes()).collect();
-    let found = read.map_err(|error| damaged(knob, path, error.to_string()))?;
+    let found = read.map_err(|error| damaged(knob, path, in_words(error)))?;
     if found.is_empty() {
         let has_key = PrivateKeyDer::from_pem_slice(text.as_bytes()).is_ok();
         return Err(TlsError::NoCertificate { knob, path: path.to_owned(), has_key });
@@ -231,7 +231,17 @@ fn private_key(path: &Path, text: &str) -> Result<PrivateKeyDer<'static>, TlsErr
             let has_certificate = CertificateDer::from_pem_slice(text.as_bytes()).is_ok();
             Err(TlsError::NoKey { path: path.to_owned(), has_certificate })
         }
-        Err(error) => Err(damaged(Knob::Key, path, error.to_string())),
+        Err(error) => Err(damaged(Knob::Key, path, in_words(error))),
+    }
+}
+
+/// What is wrong with a PEM file. The library shows the bytes of a line that is missing.
+fn in_words(error: pem::Error) -> String {
+    match error {
+        pem::Error::MissingSectionEnd { end_marker } => {
+            format!("the line `-----END {}-----` is missing", String::from_utf8_lossy(&end_marker))
+        }
+        other => other.to_string(),
     }
 }
 

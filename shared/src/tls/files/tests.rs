@@ -85,8 +85,8 @@ fn every_wrong_file_is_told_with_what_is_wrong_and_what_is_expected() {
         ),
         (
             pair(&half, &key),
-            "--tls-cert: half.pem is damaged: missing section end marker: END CERTIFICATE; expected PEM, as `openssl` \
-             writes it",
+            "--tls-cert: half.pem is damaged: the line `-----END CERTIFICATE-----` is missing; expected PEM, as \
+             `openssl` writes it",
         ),
         (
             pair(&nonsense, &key),
