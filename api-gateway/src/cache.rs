@@ -75,7 +75,7 @@ impl Cache {
         question: &impl Serialize,
     ) -> Place {
         let mut hash = Sha256::new();
-        let owner = key.map(|key| key.name.as_str());
+        let owner = key.map(ApiKey::owner);
         serde_json::to_writer(Hashing(&mut hash), &(owner, revision, kind, question)).expect("our own types are JSON");
         Place { cache: Arc::clone(self), name: hash.finalize().into() }
     }
@@ -151,12 +151,14 @@ mod tests {
     fn an_answer_belongs_to_its_question_its_revision_and_its_key() {
         let cache = cache(1 << 20);
         let [alice, bob] = ["alice", "bob"].map(|name| ApiKey::named(name, Secret::new(name), 0).expect("a name"));
+        let renewed = ApiKey::named("alice", Secret::new("another"), 0).expect("a name");
         let place = cache.place(Some(&alice), "r1", "embed", &"what");
         assert_eq!(place.look::<String>(), None);
         place.keep(Arc::new("this".to_owned()));
         assert_eq!(place.look::<String>().as_deref().map(String::as_str), Some("this"));
         for other in [
             cache.place(Some(&bob), "r1", "embed", &"what"),
+            cache.place(Some(&renewed), "r1", "embed", &"what"),
             cache.place(None, "r1", "embed", &"what"),
             cache.place(Some(&alice), "r2", "embed", &"what"),
             cache.place(Some(&alice), "r1", "rerank", &"what"),
