@@ -43,10 +43,10 @@ impl Keyring {
         let mut held = self.keys.lock().unwrap_or_else(PoisonError::into_inner);
         let mut old: HashMap<String, ApiKey> =
             held.drain(..).map(|key| (key.secret.expose().to_owned(), key)).collect();
-        let mut same: Vec<_> = keys.iter().map(|key| old.remove(key.secret.expose())).collect();
+        let same: Vec<_> = keys.iter().map(|key| old.remove(key.secret.expose())).collect();
         let mut named: HashMap<String, ApiKey> = old.into_values().map(|key| (key.name.clone(), key)).collect();
         let mut changes = Changes::default();
-        for (mut key, same) in keys.into_iter().zip(same.drain(..)) {
+        for (mut key, same) in keys.into_iter().zip(same) {
             let before = same.or_else(|| {
                 let other = named.remove(&key.name)?;
                 if key.is_named && other.is_named {
