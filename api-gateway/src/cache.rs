@@ -77,7 +77,7 @@ impl Cache {
         question: &impl Serialize,
     ) -> Place {
         let mut hash = Sha256::new();
-        let owner = key.map(|key| key.name.as_str());
+        let owner = key.map(ApiKey::owner);
         serde_json::to_writer(Hashing(&mut hash), &(owner, answers, kind, question)).expect("our own types are JSON");
         Place { cache: Arc::clone(self), name: hash.finalize().into() }
     }
@@ -158,6 +158,7 @@ mod tests {
     fn an_answer_belongs_to_its_question_its_revision_and_its_key() {
         let cache = cache(1 << 20);
         let [alice, bob] = ["alice", "bob"].map(|name| ApiKey::named(name, Secret::new(name), 0).expect("a name"));
+        let renewed = ApiKey::named("alice", Secret::new("another"), 0).expect("a name");
         let [one, two] = [Uuid::from_u128(1), Uuid::from_u128(2)];
         let place = cache.place(Some(&alice), one, "embed", &"what");
         assert_eq!(place.look::<String>(), None);
@@ -165,6 +166,7 @@ mod tests {
         assert_eq!(place.look::<String>().as_deref().map(String::as_str), Some("this"));
         for other in [
             cache.place(Some(&bob), one, "embed", &"what"),
+            cache.place(Some(&renewed), one, "embed", &"what"),
             cache.place(None, one, "embed", &"what"),
             cache.place(Some(&alice), two, "embed", &"what"),
             cache.place(Some(&alice), one, "rerank", &"what"),

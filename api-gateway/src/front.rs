@@ -142,7 +142,7 @@ where
     let body = body::decoded(&head.headers, body, state.body_limit).await?;
     caller.account.came(&body);
     check_named(&caller, route, &body)?;
-    limits::admit(&caller, route, &body)?;
+    limits::admit_body(&caller, route, &body).await?;
     if inference::is_at(route) {
         return inference::answer(&state, &caller, head, body).await;
     }

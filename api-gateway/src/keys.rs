@@ -29,13 +29,17 @@ pub struct ApiKey {
     pub models: Option<Models>,
     /// What it may use of them.
     pub limits: KeyLimits,
+    /// Whether somebody has named it: the name of another is its place, which changes with the keys before it.
+    is_named: bool,
     /// What it has used; every copy of the key has the same.
     pub(crate) door: Door,
 }
 
 /// What a key has used: shared by all threads of a gateway, and by the same key before and after its file has changed.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone)]
 pub(crate) struct Door {
+    /// Whoever holds the key: another, once its secret was replaced.
+    owner: u128,
     pub(crate) budget: Arc<Budget>,
     /// Absent where requests may come as fast as they like.
     pub(crate) bucket: Option<Arc<Bucket>>,
@@ -84,6 +88,7 @@ impl ApiKey {
             priority: 0,
             models: None,
             limits: KeyLimits::default(),
+            is_named: false,
             door: Door::default(),
         }
     }
@@ -97,7 +102,7 @@ impl ApiKey {
         if name.is_empty() || name.chars().count() > LONGEST || !name.chars().all(plain) {
             return Err(NameError(name.to_owned()));
         }
-        Ok(Self { name: name.to_owned(), priority, ..Self::unnamed(secret, 0) })
+        Ok(Self { name: name.to_owned(), priority, is_named: true, ..Self::unnamed(secret, 0) })
     }
 
     /// The same key with another priority.
@@ -116,6 +121,12 @@ impl ApiKey {
     #[must_use]
     pub fn with_limits(self, limits: KeyLimits) -> Self {
         Self { limits, ..self }
+    }
+
+    /// Who holds it, by which what one has asked is told apart from what others have. It says nothing of the key, and is
+    /// another after a restart, and when the key of that name has become another.
+    pub(crate) fn owner(&self) -> u128 {
+        self.door.owner
     }
 
     /// Whether it may use the model of that name. A name that stands for others is a name of its own.
@@ -138,7 +149,20 @@ pub(crate) fn check_model(key: Option<&ApiKey>, model: &str) -> Result<(), Probl
     Err(Problem::new(Kind::UnknownModel, message).with_param("model"))
 }
 
+impl Default for Door {
+    fn default() -> Self {
+        Self { owner: rand::random(), budget: Arc::default(), bucket: None, charged: Arc::default() }
+    }
+}
+
 impl Door {
+    /// The same for a key of another name, or with another secret.
+    fn passed_on(self, same_name: bool, same_secret: bool) -> Self {
+        let charged = if same_name { self.charged } else { Arc::default() };
+        let owner = if same_secret { self.owner } else { rand::random() };
+        Self { owner, charged, ..self }
+    }
+
     /// So many tokens were charged to the key of that name.
     pub(crate) fn tokens(&self, name: &str, tokens: u64) {
         self.charged.get_or_init(|| metrics::key_tokens(name)).increment(tokens);

@@ -18,8 +18,10 @@ use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
 use muster_shared::problem::{Kind, Problem};
 
+use crate::body::beside;
 use crate::keys::ApiKey;
 use crate::observe::Route;
 use crate::state::{Caller, State};
@@ -98,29 +100,40 @@ pub(crate) fn knock(state: &State, key: Option<&ApiKey>, address: Option<IpAddr>
     })
 }
 
-/// Takes what a request wants from the budget of its key, to be settled when the account is closed.
+/// Takes what a request wants from the budget of its key, to be settled when the account is closed. A large body is read
+/// beside other requests.
 ///
 /// # Errors
-/// [`Kind::RateLimited`] where there is no room, [`Kind::Invalid`] where there never is.
+/// [`Kind::RateLimited`] where there is no room, [`Kind::Invalid`] where there never is, or where nobody can tell.
+pub(crate) async fn admit_body(caller: &Caller, route: Route, body: &Bytes) -> Result<(), Problem> {
+    let Some(key) = caller.key.as_ref().filter(|key| key.limits.has_budget()) else { return Ok(()) };
+    let (limits, body) = (key.limits.clone(), body.clone());
+    let read = beside(body.len(), move || Estimate::of(&limits, route, &body)).await?;
+    read.map_or(Ok(()), |estimate| reserve(caller, key, &estimate))
+}
+
+/// The same for a request whose body is none that is read here.
+///
+/// # Errors
+/// As [`admit_body`].
 pub(crate) fn admit(caller: &Caller, route: Route, body: &[u8]) -> Result<(), Problem> {
     let Some(key) = caller.key.as_ref().filter(|key| key.limits.has_budget()) else { return Ok(()) };
-    let limits = &key.limits;
-    let estimate = match route {
-        Route::Infer => Estimate::default(),
-        route if Route::BUSY.contains(&route) && (limits.tokens_per_minute.or(limits.max_streams)).is_some() => {
-            Estimate::read(route, body)
-        }
-        route if Route::BUSY.contains(&route) => Estimate::default(),
-        _ => return Ok(()), // no model runs for it
-    };
-    let tokens = limits.tokens_per_minute().map_or(0, |limit| estimate.tokens(limit));
-    take(caller, key, Wants { requests: 1, tokens, stream: estimate.stream }).map_err(|exceeded| {
-        let problem = refusal(key, tokens, exceeded);
+    Estimate::of(&key.limits, route, body)?.map_or(Ok(()), |estimate| reserve(caller, key, &estimate))
+}
+
+fn reserve(caller: &Caller, key: &Arc<ApiKey>, estimate: &Estimate) -> Result<(), Problem> {
+    let reserved = key.limits.tokens_per_minute().map(|limit| estimate.reserve(limit)).unwrap_or_default();
+    let wants = Wants { requests: 1, tokens: reserved.tokens, stream: estimate.stream };
+    let given = key.door.budget.admit(&key.limits, wants, Instant::now()).map_err(|exceeded| {
+        let problem = refusal(key, reserved.tokens, exceeded);
         match exceeded {
             Exceeded::Never(_) if estimate.longest.is_some() => problem.with_param("max_tokens"),
             _ => problem,
         }
-    })
+    })?;
+    caller.account.meter().admitted(key, given);
+    caller.account.meter().reserved(reserved);
+    Ok(())
 }
 
 /// Takes the place of a stream of requests; it is given back when the meter is dropped.
@@ -135,12 +148,6 @@ pub(crate) fn enter(key: Option<&Arc<ApiKey>>) -> Result<Meter, Problem> {
         meter.admitted(key, given.map_err(|exceeded| refusal(key, 0, exceeded))?);
     }
     Ok(meter)
-}
-
-fn take(caller: &Caller, key: &Arc<ApiKey>, wants: Wants) -> Result<(), Exceeded> {
-    let given = key.door.budget.admit(&key.limits, wants, Instant::now())?;
-    caller.account.meter().admitted(key, given);
-    Ok(())
 }
 
 /// What a client hears of a limit that it has reached.
@@ -180,7 +187,7 @@ fn refusal(key: &ApiKey, wanted: u64, exceeded: Exceeded) -> Problem {
         Exceeded::Never(limit) => {
             metrics::limited("tokens");
             let message = format!(
-                "the request wants {wanted} tokens, prompt (about a token for four bytes) and answers, and the key \
+                "the request wants {wanted} tokens, prompt (about a token for four letters) and answers, and the key \
                  `{name}` may use {limit} per minute; lower `max_tokens` or `n`, or send less at once"
             );
             Problem::new(Kind::Invalid, message)

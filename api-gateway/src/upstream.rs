@@ -5,7 +5,7 @@
 //! * [`view`]: the last known fleet, for when the controller does not answer; [`peer`]: its workers.
 //! * [`wire`]: HTTP to workers, driven by whoever waits for the answer.
 //! * [`passthrough`] and [`relay`]: workers that speak OpenAI's API, whose answers go on as they are.
-//! * [`native`]: workers that speak our own protocol; [`answer`]: token events, from as many workers as it takes;
+//! * [`native`]: workers that speak our own protocol; [`generate`]: texts; [`answer`]: token events, from as many workers as it takes;
 //!   [`call`]: what is answered in one message.
 //! * [`fastchat`]: workers that speak FastChat's protocol.
 //! * [`tensor`]: models as plain graphs, over the Open Inference Protocol.
@@ -15,6 +15,7 @@
 pub(crate) mod answer;
 pub(crate) mod call;
 pub(crate) mod fastchat;
+mod generate;
 mod hedge;
 pub(crate) mod job;
 mod kept;
@@ -34,7 +35,6 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use axum::http::HeaderValue;
-use futures_util::StreamExt as _;
 use futures_util::future::BoxFuture;
 use hyper::Response;
 use muster_shared::client::{ClientError, ControllerClient, Timeouts, fleet_client};
@@ -51,17 +51,15 @@ use tokio_util::sync::CancellationToken;
 use tower::retry::budget::TpsBudget;
 
 use crate::Config;
-use crate::cache::{Cache, Place};
+use crate::cache::Cache;
 use crate::endpoints;
 use crate::keys::check_model;
 use crate::keys::ring::Keyring;
 use crate::observe::Route;
 use crate::outgoing::Outgoing;
 use crate::state::Caller;
-use answer::{Answer, Events};
 use fastchat::FastChatClient;
 use job::{Job, Limits, Verdict};
-use kept::Recording;
 use link::{Away, ControllerLink};
 use passthrough::{Cost, Passed, Raw};
 use peer::{Peer, Peers};
@@ -317,56 +315,6 @@ impl Upstream {
         matches!(tokio::time::timeout(patience, self.0.link.look()).await, Ok(Ok(())))
     }
 
-    /// Continues a prompt. Resolves when a worker has accepted it.
-    ///
-    /// # Errors
-    /// Why no worker did, in words for the client.
-    pub(crate) async fn generate(
-        &self,
-        question: &mut impl Question<Ours = GenerateRequest>,
-        mut job: Job,
-    ) -> Result<Begun<Answer>, Problem> {
-        let place = match question.raw() {
-            Some(_) => None,
-            None => self.place_of_text(&job, &question.read().await?).await,
-        };
-        if let Some(kept) = place.as_ref().and_then(Place::look) {
-            let request = question.read().await?;
-            return Ok(Begun::Ours(Answer::again(self.clone(), request, job, &kept)));
-        }
-        let asked = Arc::clone(&job.model);
-        match Box::pin(self.begin(question, &mut job, self.opener())).await? {
-            Opened::Passed(passed, ticket) => Ok(Begun::Passed(self.passed(*passed, job, ticket))),
-            Opened::Ours(events, ticket) => {
-                let request = question.read().await?;
-                let answer = Answer::new(self.clone(), request, job, (events, ticket));
-                Ok(Begun::Ours(answer.recorded(place.map(|place| Recording::new(place, &asked)))))
-            }
-        }
-    }
-
-    /// The same for what is already in our words.
-    pub(crate) async fn generate_read(&self, request: GenerateRequest, mut job: Job) -> Result<Answer, Problem> {
-        let request = Arc::new(request);
-        job.transports = TRANSLATED;
-        let place = self.place_of_text(&job, &request).await;
-        if let Some(kept) = place.as_ref().and_then(Place::look) {
-            return Ok(Answer::again(self.clone(), request, job, &kept));
-        }
-        let asked = Arc::clone(&job.model);
-        let running = self.start(&request, &mut job).await?;
-        let answer = Answer::new(self.clone(), request, job, running);
-        Ok(answer.recorded(place.map(|place| Recording::new(place, &asked))))
-    }
-
-    /// Finds a worker that accepts the request, and opens its stream of events.
-    async fn start(&self, request: &Arc<GenerateRequest>, job: &mut Job) -> Result<(Events, Ticket), Problem> {
-        match self.begin(&mut Read(Arc::clone(request)), job, self.opener()).await? {
-            Opened::Ours(events, ticket) => Ok((events, ticket)),
-            Opened::Passed(..) => Err(Problem::new(Kind::Bug, "a part of a request went to a worker as it is")),
-        }
-    }
-
     /// Makes attempts, until a worker begins to answer.
     async fn begin<Q: Question, T: Send>(
         &self,
@@ -430,38 +378,6 @@ impl Upstream {
                 passthrough::relay(self, (head, answer, check, first), job, ticket)
             }
         }
-    }
-
-    /// How a stream of events is opened: where a second attempt may overtake it, it must have begun.
-    fn opener(&self) -> Open<GenerateRequest, Events> {
-        if self.0.config.hedge_after.is_some() { hedge::open_begun } else { Self::open_events }
-    }
-
-    fn open_events(
-        self,
-        peer: Arc<Peer>,
-        request: Arc<GenerateRequest>,
-        filled: Filled,
-    ) -> BoxFuture<'static, Result<Events, ClientError>> {
-        Box::pin(async move {
-            let limit = self.0.config.first_token_timeout;
-            let opened = async {
-                match peer.transport {
-                    Transport::Http => {
-                        native::generate(&peer, (self.authorization(), filled.trace.as_ref()), &filled.fill(&request))
-                            .await
-                    }
-                    Transport::FastChat => self.0.fastchat.generate(&peer.address, &filled.named(&request)).await,
-                    Transport::Grpc => {
-                        let worker = self.grpc(&peer.address, limit.max(self.0.config.inter_token_timeout));
-                        let worker = worker.traced(filled.trace.clone());
-                        Ok(worker.generate(&filled.fill(&request)).await?.boxed())
-                    }
-                    Transport::OpenAi => Err(untranslated(&peer)),
-                }
-            };
-            tokio::time::timeout(limit, opened).await.unwrap_or_else(|_| Err(job::silent(peer.address.clone())))
-        })
     }
 
     /// A worker that speaks gRPC, given up after so much silence.

@@ -2,9 +2,10 @@
 
 mod peers;
 
+use std::num::NonZeroU32;
 use std::time::Duration;
 
-use muster_gateway::ApiKey;
+use muster_gateway::{ApiKey, KeyLimits};
 use muster_shared::control::Dispatch;
 use muster_shared::problem::{Kind, Problem};
 use muster_shared::secret::Secret;
@@ -52,6 +53,26 @@ async fn every_attempt_names_the_key_and_the_time_that_is_left() {
         let left = left.expect("the client has said it");
         assert!(left <= last && left > 200_000, "{left}");
         last = left;
+    }
+}
+
+#[tokio::test]
+async fn attempts_of_which_nothing_came_cost_nothing() {
+    let broken = worker(Deed::Break(&[])).await.0;
+    let controller = Controller::start(vec![Ok::<_, Problem>(broken); 8]).await;
+    let limits = KeyLimits { tokens_per_minute: NonZeroU32::new(5000), ..KeyLimits::default() };
+    let key = ApiKey::named("bob", Secret::new("key of bob"), 0).expect("a name").with_limits(limits);
+    let gateway = Gateway::start(&controller.address, |config| config.keys = vec![key]).await;
+    for stream in [false, true] {
+        let response = ask(&gateway, "key of bob", CHAT, &chat(stream), &[]).await;
+        let text = response.text().await.expect("an answer");
+        assert!(text.contains("the worker that ran this request failed"), "{text}");
+        let url = format!("{}/v1/models", gateway.address);
+        let left = async || {
+            let response = reqwest::Client::new().get(&url).bearer_auth("key of bob").send().await.expect("an answer");
+            response.headers()["x-ratelimit-remaining-tokens"].to_str().expect("a number").to_owned()
+        };
+        in_time(async { while left().await != "5000" {} }).await;
     }
 }
 

@@ -3,7 +3,7 @@
 use std::convert::Infallible;
 use std::fmt;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use muster_shared::watch::{Sight, Watch};
@@ -51,21 +51,18 @@ impl fmt::Debug for Reload {
 /// Follows the file, for ever; without one, rests.
 pub(crate) async fn follow(ring: &Keyring, reload: Option<&Reload>) -> Infallible {
     let Some(Reload { path, text, read }) = reload else { return std::future::pending().await };
-    let mut watch = Watch::new(path.clone(), text.clone());
+    let watch = Arc::new(Mutex::new(Watch::new(path.clone(), text.clone())));
     let mut ticks = tokio::time::interval(LOOK);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         ticks.tick().await;
-        let mut sight;
-        (watch, sight) = look(watch).await;
+        let mut sight = look(&watch).await;
         for _ in 0..RESTLESS {
             if sight == Sight::Same {
                 break;
             }
             tokio::time::sleep(REST).await; // it may be half written
-            let next;
-            (watch, next) = look(watch).await;
-            match next {
+            match look(&watch).await {
                 Sight::Same => break,
                 next => sight = next,
             }
@@ -92,11 +89,8 @@ fn take(ring: &Keyring, file: &str, sight: Sight, read: &Arc<Read>) {
 }
 
 /// Looks once, off the threads of the runtime: the file may lie on a network that is slow.
-async fn look(mut watch: Watch) -> (Watch, Sight) {
-    let before = watch.clone();
-    let look = tokio::task::spawn_blocking(move || {
-        let sight = watch.look();
-        (watch, sight)
-    });
-    look.await.unwrap_or((before, Sight::Same))
+async fn look(watch: &Arc<Mutex<Watch>>) -> Sight {
+    let watch = Arc::clone(watch);
+    let look = move || watch.lock().unwrap_or_else(PoisonError::into_inner).look();
+    tokio::task::spawn_blocking(look).await.unwrap_or(Sight::Same)
 }

@@ -37,13 +37,24 @@ impl Keyring {
         ring
     }
 
-    /// Puts others in force. What a key of the same name has used, it has used.
+    /// Puts others in force. What a key with the same secret has used, it has used; else what one of the same name has,
+    /// where that name was given to it.
     pub(crate) fn change(&self, keys: Vec<ApiKey>) -> Changes {
         let mut held = self.keys.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut old: HashMap<String, ApiKey> = held.drain(..).map(|key| (key.name.clone(), key)).collect();
+        let mut old: HashMap<String, ApiKey> =
+            held.drain(..).map(|key| (key.secret.expose().to_owned(), key)).collect();
+        let same: Vec<_> = keys.iter().map(|key| old.remove(key.secret.expose())).collect();
+        let mut named: HashMap<String, ApiKey> = old.into_values().map(|key| (key.name.clone(), key)).collect();
         let mut changes = Changes::default();
-        for mut key in keys {
-            let before = old.remove(&key.name);
+        for (mut key, same) in keys.into_iter().zip(same) {
+            let before = same.or_else(|| {
+                let other = named.remove(&key.name)?;
+                if key.is_named && other.is_named {
+                    return Some(other);
+                }
+                named.insert(key.name.clone(), other);
+                None
+            });
             match &before {
                 None => changes.new += 1,
                 Some(before) if !is_same(before, &key) => changes.changed += 1,
@@ -52,13 +63,16 @@ impl Keyring {
             key.door = self.door(&key, before);
             held.push(key);
         }
-        changes.gone = old.len();
+        changes.gone = named.len();
         self.generation.fetch_add(1, Ordering::Release);
         changes
     }
 
     fn door(&self, key: &ApiKey, before: Option<ApiKey>) -> Door {
-        let mut door = before.map_or_else(Door::default, |before| before.door);
+        let mut door = before.map_or_else(Door::default, |before| {
+            let same_secret = before.secret.expose() == key.secret.expose();
+            before.door.passed_on(before.name == key.name, same_secret)
+        });
         let limit = match key.limits.rate {
             KeyRate::Usual => self.rate,
             KeyRate::Off => None,
@@ -72,7 +86,8 @@ impl Keyring {
 }
 
 fn is_same(one: &ApiKey, other: &ApiKey) -> bool {
-    let parts = |key: &ApiKey| (key.priority, key.models.clone(), key.limits.clone());
+    let name = |key: &ApiKey| key.is_named.then(|| key.name.clone());
+    let parts = |key: &ApiKey| (name(key), key.priority, key.models.clone(), key.limits.clone());
     one.secret.expose() == other.secret.expose() && parts(one) == parts(other)
 }
 
@@ -143,6 +158,45 @@ mod tests {
         assert_eq!((admit(&threads[1], "a"), admit(&threads[0], "a")), (Some(true), Some(false)), "one more of two");
         assert_eq!((admit(&threads[0], "b"), admit(&threads[0], "c")), (None, Some(true)));
         assert_eq!(ring.change(vec![key("a", 2), key("c", 1)]), Changes::default());
+    }
+
+    #[test]
+    fn keys_without_a_name_are_known_by_themselves_wherever_they_stand() {
+        let unnamed = |secret: &str, place| {
+            let limits = KeyLimits { requests_per_minute: NonZeroU32::new(1), ..KeyLimits::default() };
+            ApiKey::unnamed(Secret::new(secret), place).with_limits(limits)
+        };
+        let ring = Arc::new(Keyring::new(vec![unnamed("one", 1), unnamed("two", 2), unnamed("three", 3)], None));
+        let keys = Keys::new(Arc::clone(&ring));
+        let find = |secret: &str| keys.now().iter().find(|key| key.secret.expose() == secret).cloned().expect("a key");
+        let admit = |key: &ApiKey| {
+            let wants = Wants { requests: 1, ..Wants::default() };
+            key.door.budget.admit(&key.limits, wants, std::time::Instant::now()).is_ok()
+        };
+        let owner = find("two").owner();
+        assert!(admit(&find("two")));
+        let changes = ring.change(vec![unnamed("two", 1), unnamed("three", 2)]);
+        assert_eq!(changes, Changes { gone: 1, ..Changes::default() }, "the others have only moved");
+        assert_eq!((find("two").name.as_str(), find("two").owner()), ("key-1", owner));
+        assert_eq!((admit(&find("two")), admit(&find("three"))), (false, true));
+        let changes = ring.change(vec![unnamed("four", 1), unnamed("three", 2)]);
+        assert_eq!(changes, Changes { new: 1, changed: 0, gone: 1 });
+        assert!(admit(&find("four")), "it has nothing of the one in whose place it stands");
+    }
+
+    #[test]
+    fn a_name_keeps_its_budget_under_another_secret_and_belongs_to_another() {
+        let ring = Arc::new(Keyring::new(vec![key("a", 1)], None));
+        let keys = Keys::new(Arc::clone(&ring));
+        let budget = || Arc::clone(&keys.now()[0].door.budget);
+        let (used, owner) = (budget(), keys.now()[0].owner());
+        ring.change(vec![ApiKey { secret: Secret::new("another"), ..key("a", 1) }]);
+        assert!(Arc::ptr_eq(&used, &budget()));
+        assert_ne!(keys.now()[0].owner(), owner);
+        let owner = keys.now()[0].owner();
+        ring.change(vec![ApiKey { secret: Secret::new("another"), ..key("b", 1) }]);
+        assert!(Arc::ptr_eq(&used, &budget()), "the same key under another name");
+        assert_eq!(keys.now()[0].owner(), owner);
     }
 
     #[test]

@@ -5,6 +5,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
 use super::budget::Given;
+use super::estimate::Reserved;
 use crate::keys::ApiKey;
 
 /// The meter of one request. Its numbers are touched by one thread at a time, so that counting a token is an addition.
@@ -18,6 +19,12 @@ pub(crate) struct Meter {
     vague: AtomicU32,
     /// Whether usage in answers that pass through is of interest.
     reads_usage: AtomicBool,
+    /// What was reserved for the prompt.
+    prompt: AtomicU64,
+    /// Tokens that each answer may have; 0 where nobody counts them.
+    longest: AtomicU32,
+    /// Whether a server may be left to find that in the request.
+    is_said: AtomicBool,
 }
 
 #[derive(Debug)]
@@ -34,6 +41,28 @@ impl Meter {
         if let Err(twice) = self.permit.set(Permit { key: Arc::clone(key), given }) {
             twice.key.door.budget.settle(given, 0, Instant::now());
         }
+    }
+
+    /// So much was reserved for it.
+    pub(super) fn reserved(&self, reserved: Reserved) {
+        self.prompt.store(reserved.prompt, Ordering::Relaxed);
+        self.longest.store(u32::try_from(reserved.longest).unwrap_or(u32::MAX), Ordering::Relaxed);
+        self.is_said.store(reserved.is_said, Ordering::Relaxed);
+    }
+
+    /// What was reserved for the prompt.
+    pub(crate) fn prompt(&self) -> u64 {
+        self.prompt.load(Ordering::Relaxed)
+    }
+
+    /// Where each answer must end, so that none costs more than was reserved for it.
+    pub(crate) fn longest(&self) -> Option<u32> {
+        Some(self.longest.load(Ordering::Relaxed)).filter(|longest| *longest > 0)
+    }
+
+    /// The same, where the request does not say so itself in words that every server knows.
+    pub(crate) fn unsaid(&self) -> Option<u32> {
+        self.longest().filter(|_| !self.is_said.load(Ordering::Relaxed))
     }
 
     /// So many tokens more.

@@ -13,7 +13,9 @@ use governor::{DefaultDirectRateLimiter, Quota, RateLimiter};
 
 /// Clients that are told apart before any that are done with are forgotten.
 const FEW: usize = 4096;
-/// Clients that are told apart at most; further ones share as many buckets as are left for the crowd.
+/// Clients that are told apart at most; further ones share as many buckets as are left for the crowd. Whoever has so many
+/// networks (a /48 of version 6 has as many) can empty those, and who comes anew meanwhile is refused with them: memory is
+/// bounded, fairness among strangers is not. Keys have buckets of their own.
 const MANY: usize = 65_536;
 /// Buckets of the crowd.
 const CROWD: u64 = 4096;

@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 
 use bytes::Bytes;
-use serde::Deserialize;
+use serde::{Deserialize, Deserializer};
 use serde_json::value::RawValue;
 
 /// What a request must say before a worker is sought.
@@ -56,12 +56,37 @@ pub(crate) fn with_model(body: &[u8], model: &str) -> Option<Bytes> {
         model: &'a RawValue,
     }
     let Named { model: old } = serde_json::from_slice(body).ok()?;
-    // It borrows from the body, so where it begins there is a difference of addresses.
+    replaced(body, old, &serde_json::to_vec(model).ok()?)
+}
+
+/// The same body with an end to its answers: in place of what is there as `max_tokens`, or behind all else. `None` where it
+/// is no object with something in it, or has two.
+pub(crate) fn with_max_tokens(body: &[u8], tokens: u32) -> Option<Bytes> {
+    #[derive(Deserialize)]
+    struct Told<'a> {
+        #[serde(default, borrow, deserialize_with = "also_null")]
+        max_tokens: Option<&'a RawValue>,
+    }
+    fn also_null<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<&'de RawValue>, D::Error> {
+        Deserialize::deserialize(deserializer).map(Some)
+    }
+    let Told { max_tokens } = serde_json::from_slice(body).ok()?;
+    match max_tokens {
+        Some(old) => replaced(body, old, tokens.to_string().as_bytes()),
+        None => {
+            let open = body.trim_ascii_end().strip_suffix(b"}")?;
+            Some([open, format!(",\"max_tokens\":{tokens}}}").as_bytes()].concat().into())
+        }
+    }
+}
+
+/// A body with another value in place of one that borrows from it.
+fn replaced(body: &[u8], old: &RawValue, new: &[u8]) -> Option<Bytes> {
+    // So where it begins there is a difference of addresses.
     let start = (old.get().as_ptr() as usize).checked_sub(body.as_ptr() as usize)?;
     let (before, rest) = body.split_at_checked(start)?;
     let after = rest.strip_prefix(old.get().as_bytes())?;
-    let new = serde_json::to_vec(model).ok()?;
-    Some([before, &new, after].concat().into())
+    Some([before, new, after].concat().into())
 }
 
 #[cfg(test)]
@@ -86,6 +111,21 @@ mod tests {
         }
         let quoted = with_model(br#"{"model":"m"}"#, "a\"b\\c\u{7}").expect("a request");
         assert_eq!(model(&quoted).as_deref(), Some("a\"b\\c\u{7}"));
+    }
+
+    #[test]
+    fn an_end_is_put_in_place_of_what_is_there_or_behind_all_else() {
+        for (body, expected) in [
+            (r#"{"model":"m"}"#, r#"{"model":"m","max_tokens":7}"#),
+            ("{\"x\":{\"max_tokens\":1}}\n", "{\"x\":{\"max_tokens\":1},\"max_tokens\":7}"),
+            (r#"{"max_tokens" : null, "model":"m"}"#, r#"{"max_tokens" : 7, "model":"m"}"#),
+            (r#"{"max\u005ftokens":9e9}"#, r#"{"max\u005ftokens":7}"#),
+        ] {
+            assert_eq!(with_max_tokens(body.as_bytes(), 7).as_deref(), Some(expected.as_bytes()), "{body}");
+        }
+        for body in ["", "[]", r#"{"max_tokens":1,"max_tokens":1}"#, r#"{"model":"m"} x"#] {
+            assert_eq!(with_max_tokens(body.as_bytes(), 7), None, "{body}");
+        }
     }
 
     #[test]
@@ -139,7 +179,7 @@ mod tests {
 
         #[test]
         fn no_bytes_make_it_panic(body: Vec<u8>, text: String) {
-            let _ = (with_model(&body, "m"), with_model(text.as_bytes(), "m"), Peek::parse(&body), model(&body));
+            let _ = (with_max_tokens(&body, 1), with_max_tokens(text.as_bytes(), 1), with_model(&body, "m"), with_model(text.as_bytes(), "m"), Peek::parse(&body), model(&body));
         }
     }
 

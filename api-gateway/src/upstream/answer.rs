@@ -155,7 +155,11 @@ impl Answer {
                     return Some(Err(job::stopping()));
                 }
             };
+            let is_begun = !self.progress.is_empty();
             if let Err(problem) = self.go_on_elsewhere(&error).await {
+                if !is_begun {
+                    self.uncount(); // nothing has come of it, and nothing is charged
+                }
                 return Some(Err(problem));
             }
         }

@@ -173,6 +173,11 @@ impl Job {
         self.in_time(tokio::time::sleep(pause)).await
     }
 
+    /// The last attempt was refused for what we have asked beyond the client's words: it does not count.
+    pub(super) fn refund(&mut self) {
+        self.attempts_left += 1;
+    }
+
     /// An answer that has begun and broke off shall go on at another worker, by then at the latest.
     pub(super) fn resume(&mut self, transports: &'static [Transport], deadline: Instant) {
         self.resumes = true;

@@ -114,6 +114,13 @@ pub(super) enum Passed {
     Begun(hyper::http::response::Parts, Answer, Check, Bytes),
 }
 
+impl Passed {
+    /// Whether it says that the request is wrong.
+    fn is_refusal(&self) -> bool {
+        matches!(self, Self::Whole(response, _) if response.status() == StatusCode::BAD_REQUEST)
+    }
+}
+
 /// Sends a request to the worker of a ticket.
 ///
 /// # Errors
@@ -134,13 +141,32 @@ pub(super) async fn pass(
         }
     };
     let reads_usage = job.account.meter().reads_usage();
-    let asked = Box::pin(exchange(upstream, raw, (body, reads_usage), ticket)); // boxed, as it is large, and moved with all that holds it
+    let longest = job.account.meter().unsaid();
+    // Boxed, as it is large, and moved with all that holds it.
+    let asked = Box::pin(async {
+        let Some(longest) = longest else { return Ok(exchange(upstream, raw, (body, reads_usage), ticket).await) };
+        let bounded = bounded(body.clone(), longest).await?;
+        let answered = exchange(upstream, raw, (bounded, reads_usage), ticket).await;
+        if !answered.as_ref().is_ok_and(Passed::is_refusal) {
+            return Ok(answered);
+        }
+        // Perhaps it has less room than that, which is end enough; else it says what is wrong once more.
+        Ok(exchange(upstream, raw, (body, reads_usage), ticket).await)
+    });
     match job.watch.run(asked).await {
-        Ok(answered) => Ok(answered),
+        Ok(answered) => answered,
         Err(Lapse::Stopping) => Err(job::stopping()),
         Err(Lapse::Late) if job.is_late() => Err(job::late()),
         Err(Lapse::Late) => Ok(Err(job::silent(ticket.peer().address.clone()))),
     }
+}
+
+/// A request's body whose answers end after so many tokens.
+async fn bounded(body: Bytes, longest: u32) -> Result<Bytes, Problem> {
+    let length = body.len();
+    beside(length, move || Ok(peek::with_max_tokens(&body, longest)))
+        .await?
+        .ok_or_else(|| Problem::invalid("max_tokens", "'max_tokens' must be given once, or be left out"))
 }
 
 /// The body of an answer that goes on as it comes.

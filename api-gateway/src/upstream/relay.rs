@@ -36,6 +36,9 @@ pub(crate) struct Relay {
     view: Arc<View>,
     begun: Instant,
     last: Option<Instant>,
+    /// What the meter was told of it: the prompt, and a token for each event, until it says itself what it has cost.
+    counted: u64,
+    events: u32,
     /// Longest time between two pieces.
     silence: Duration,
 }
@@ -51,8 +54,10 @@ impl Relay {
         silence: Duration,
     ) -> Self {
         let begun = Instant::now();
+        let counted = job.account.meter().prompt();
         job.account.meter().vague(); // until it has told what it has cost
-        Self { answer: Some(answer), check, first, ticket, job, view, begun, last: None, silence }
+        job.account.meter().spend(counted);
+        Self { answer: Some(answer), check, first, ticket, job, view, begun, last: None, counted, events: 0, silence }
     }
 
     /// What may be sent now; `None` after the end.
@@ -131,6 +136,7 @@ impl Relay {
 
     fn end(&mut self, outcome: Outcome) {
         if let Some(usage) = self.check.usage.take() {
+            self.job.account.meter().take_back(std::mem::take(&mut self.counted));
             self.job.account.usage(&usage);
             self.job.account.meter().told();
         }
@@ -147,6 +153,9 @@ impl Relay {
         self.job.watch.set(now + if self.check.end == End::Open { self.silence } else { LETTING_GO });
         self.ticket.tokens(0, now - self.begun);
         self.job.account.tokens(0, now);
+        let more = u64::from(self.check.events - std::mem::replace(&mut self.events, self.check.events));
+        self.counted += more;
+        self.job.account.meter().spend(more);
         metrics::token(self.begun, self.last.replace(now), now);
     }
 }

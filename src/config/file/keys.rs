@@ -14,7 +14,11 @@
 //!   - key: another
 //! ```
 //!
-//! A key without a name is called by its place, first those of the file, then those of flags: `another` is `key-2`.
+//! A key without a name is called by its place, first those of the file, then those of flags: `another` is `key-2`. When the
+//! file changes, a key is known by itself wherever it stands then; another key under a name that was given is known by that.
+//!
+//! Where tokens are limited, a request that does not say how long its answers may be (`max_tokens`) gets answers of 1024
+//! tokens at most, or of as many as fit into a minute: what is reserved for it is where they end.
 
 mod limits;
 
