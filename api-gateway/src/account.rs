@@ -145,7 +145,7 @@ impl Account {
     }
 
     /// Its connection comes from there.
-    pub(crate) fn from(&self, client: Option<IpAddr>) {
+    pub(crate) fn came_from(&self, client: Option<IpAddr>) {
         self.entry().client = client;
     }
 

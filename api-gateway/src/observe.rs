@@ -156,7 +156,7 @@ impl Observed {
 pub(crate) async fn observe(request: Request, next: Next) -> Response {
     let route = Route::of(request.extensions().get::<MatchedPath>());
     let observed = Observed::begin(route, request.headers());
-    observed.account.from(request.extensions().get::<Peer>().map(|peer| peer.0));
+    observed.account.came_from(request.extensions().get::<Peer>().map(|peer| peer.0));
     let mut response = next.run(request).instrument(observed.span.clone()).await;
     observed.finish(&mut response, false);
     response

@@ -78,10 +78,10 @@ impl TracesSection {
 /// What OpenTelemetry's variables say: whether whoever asks decides for its own requests, and the part of the others.
 fn sampler(name: Option<String>, argument: Option<String>) -> anyhow::Result<(bool, f64)> {
     let said = |text: Option<String>| text.map(|text| text.trim().to_owned()).filter(|text| !text.is_empty());
-    let ratio = |heeds_parents| {
+    let ratio = |heeds_parents: bool| -> anyhow::Result<(bool, f64)> {
         let Some(text) = said(argument) else { return Ok((heeds_parents, 1.0)) };
         let ratio =
-            text.parse().map_err(|_| anyhow::anyhow!("{ARGUMENT} is `{text}`; it must be a number from 0 to 1"));
+            text.parse::<f64>().map_err(|_| anyhow::anyhow!("{ARGUMENT} is `{text}`; it must be a number from 0 to 1"));
         Ok((heeds_parents, in_range(ARGUMENT, ratio?)?))
     };
     match said(name).map(|name| name.to_ascii_lowercase()).as_deref() {
