@@ -42,6 +42,13 @@ pub(crate) async fn run(args: Box<AttachArgs>, file: File) -> anyhow::Result<()>
     for target in config.targets.clone() {
         servers.spawn(attach(target, config.clone(), http.clone(), stop.clone()));
     }
+    tokio::select! {
+        result = all_end(servers) => result,
+        never = config.tls.keep() => match never {},
+    }
+}
+
+async fn all_end(mut servers: JoinSet<()>) -> anyhow::Result<()> {
     while let Some(ended) = servers.join_next().await {
         ended.context("attach: a fault in muster; the servers' leases end by themselves")?;
     }

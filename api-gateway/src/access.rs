@@ -21,6 +21,8 @@ const MOST: usize = 1 << 16;
 const GATHER: Duration = Duration::from_millis(2);
 /// Longest part of a request's body that is told, in bytes.
 const PROMPT: usize = 4 << 10;
+/// Bytes of bodies that may wait to be written.
+const PROMPTS: usize = 16 << 20;
 /// Longest wait for a reader of the log when the gateway ends.
 const LAST: Duration = Duration::from_secs(5);
 
@@ -42,6 +44,8 @@ pub(crate) struct Log {
 #[derive(Debug, Default)]
 struct Queue {
     lines: Vec<Line>,
+    /// Bytes of bodies in those.
+    prompts: usize,
     /// Lines that were not kept since the last that was written.
     lost: u64,
     /// Whether the writer has lines in its hands.
@@ -81,7 +85,12 @@ pub(crate) fn log() -> Option<&'static Log> {
 
 /// A request's body as far as it may be told: nothing unless that was asked for when the gateway was started.
 pub(crate) fn prompt(body: &Bytes) -> Option<Bytes> {
-    LOG.get().filter(|log| log.prompts).map(|_| body.slice(..body.len().min(PROMPT)))
+    LOG.get().filter(|log| log.prompts).map(|_| beginning(body))
+}
+
+/// A copy: a part of the body itself would keep all of it.
+fn beginning(body: &Bytes) -> Bytes {
+    Bytes::copy_from_slice(&body[..body.len().min(PROMPT)])
 }
 
 /// Waits until what was told is written.
@@ -94,11 +103,13 @@ pub(crate) fn flush() {
 impl Log {
     /// Has a line written soon.
     pub(crate) fn tell(&self, line: Line) {
+        let prompt = line.entry.prompt.as_ref().map_or(0, Bytes::len);
         let mut queue = self.lock();
-        if queue.lines.len() >= MOST {
+        if queue.lines.len() >= MOST || queue.prompts + prompt > PROMPTS {
             queue.lost += 1;
             return;
         }
+        queue.prompts += prompt;
         queue.lines.push(line);
         if queue.lines.len() == 1 && !queue.writes {
             self.come.notify_one(); // otherwise it will look by itself
@@ -132,6 +143,7 @@ impl Log {
             queue = self.come.wait_timeout(queue, left).unwrap_or_else(PoisonError::into_inner).0;
         }
         std::mem::swap(&mut queue.lines, lines);
+        queue.prompts = 0;
         std::mem::take(&mut queue.lost)
     }
 
@@ -159,6 +171,7 @@ impl Line {
             target: "muster::access",
             request_id = %id,
             route = route.name(),
+            client = entry.client.as_ref().map(tracing::field::display),
             key = entry.key.as_ref().map(|key| key.name.as_str()),
             model = entry.model.as_deref(),
             worker = entry.worker.as_ref().map(tracing::field::display),
@@ -202,6 +215,27 @@ mod tests {
         assert_eq!(log.wait(&mut lines), 3);
         let queue = log.lock();
         assert_eq!((lines.len(), queue.lines.len(), queue.lost), (MOST, 0, 0));
+    }
+
+    #[test]
+    fn bodies_are_told_in_part_and_the_rest_of_them_is_let_go() {
+        let body = Bytes::from(vec![b'a'; 1 << 20]);
+        let told = beginning(&body);
+        assert!(told.len() == PROMPT && body.is_unique());
+        assert_eq!(beginning(&Bytes::from_static(b"short")), "short");
+    }
+
+    #[test]
+    fn bodies_that_nobody_writes_are_bounded_in_bytes() {
+        let log = Log::default();
+        let prompt = Some(Bytes::from(vec![b'a'; PROMPT]));
+        let line = || Line { entry: Entry { prompt: prompt.clone(), ..Entry::default() }, ..line() };
+        (0..PROMPTS / PROMPT + 3).for_each(|_| log.tell(line()));
+        let mut lines = Vec::new();
+        assert_eq!((log.wait(&mut lines), lines.len()), (3, PROMPTS / PROMPT));
+        log.tell(line());
+        let queue = log.lock();
+        assert_eq!((queue.lines.len(), queue.lost), (1, 0), "there is room again");
     }
 
     #[test]

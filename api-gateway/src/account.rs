@@ -3,6 +3,7 @@
 //! Whoever works on a request holds its [`Account`]; when the last of them lets go, it is closed: after the last byte of a
 //! streamed answer, or when a client goes away.
 
+use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -51,6 +52,8 @@ pub(crate) enum Outcome {
 /// What is known of a request.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Entry {
+    /// Where its connection comes from.
+    pub(crate) client: Option<IpAddr>,
     /// The key that it came with.
     pub(crate) key: Option<Arc<ApiKey>>,
     /// The model that was asked for, where the fleet has one of that name: a client may say anything.
@@ -139,6 +142,11 @@ impl Account {
     /// The key that it came with.
     pub(crate) fn key(&self) -> Option<Arc<ApiKey>> {
         self.entry().key.clone()
+    }
+
+    /// Its connection comes from there.
+    pub(crate) fn came_from(&self, client: Option<IpAddr>) {
+        self.entry().client = client;
     }
 
     /// It came with that key.

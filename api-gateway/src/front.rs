@@ -99,6 +99,7 @@ where
     B::Error: Into<BoxError>,
 {
     let observed = Observed::begin(route, request.headers());
+    observed.account.came_from(peer);
     let (account, span) = (observed.account.clone(), observed.span.clone());
     let coding = encoding::negotiate(request.headers());
     let handled =

@@ -11,6 +11,7 @@ use tracing::Instrument as _;
 use uuid::Uuid;
 
 use crate::account::Account;
+use crate::auth::Peer;
 use crate::metrics;
 use crate::state::RequestId;
 
@@ -155,6 +156,7 @@ impl Observed {
 pub(crate) async fn observe(request: Request, next: Next) -> Response {
     let route = Route::of(request.extensions().get::<MatchedPath>());
     let observed = Observed::begin(route, request.headers());
+    observed.account.came_from(request.extensions().get::<Peer>().map(|peer| peer.0));
     let mut response = next.run(request).instrument(observed.span.clone()).await;
     observed.finish(&mut response, false);
     response

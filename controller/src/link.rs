@@ -17,7 +17,6 @@ use muster_shared::control::Held;
 use muster_shared::id::GatewayId;
 use muster_shared::link::{Ask, Link, PROTOCOL, Process, Tell};
 use muster_shared::problem::{Kind, Problem, chain};
-use muster_shared::trace::Span;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
@@ -119,8 +118,7 @@ async fn serve(service: Arc<Service>, mut link: Link<Stream>) {
     link.queue(&Tell::Fleet { fleet: Box::new(service.fleet()), unknown });
 
     let (sender, answers) = mpsc::channel(ANSWERS);
-    let mut session =
-        Session { service, gateway, link, sender, answers, waiting: HashMap::new(), spans: HashMap::new() };
+    let mut session = Session { service, gateway, link, sender, answers, waiting: HashMap::new() };
     if let Some(Err(error)) = end.wanted.run_until_cancelled(session.run()).await {
         tracing::debug!(%gateway, %error, "a gateway's link ended");
     }
@@ -151,8 +149,6 @@ struct Session {
     answers: mpsc::Receiver<(u32, Answer)>,
     /// Those who wait for room and since when, by the number of their question.
     waiting: HashMap<u32, (Place, Instant)>,
-    /// Spans of dispatches that are traced, by the number of their question.
-    spans: HashMap<u32, Span>,
 }
 
 impl Session {
@@ -201,16 +197,15 @@ impl Session {
         let holder = Holder::Gateway(self.gateway);
         match ask {
             Ask::Dispatch { id, dispatch } => {
-                self.spans.extend(service::span(&dispatch).map(|span| (id, span)));
+                let span = service::span(&dispatch).map(Box::new);
                 let (mut asker, patience) = question(dispatch);
                 asker.holder = holder;
-                let way = Way::Link { id, answers: self.sender.clone() };
+                let way = Way::Link { id, answers: self.sender.clone(), span };
                 if let Some(place) = desk.ask(asker, patience, Reply { holder, way }, now) {
                     self.waiting.insert(id, (place, now));
                 }
             }
             Ask::Abandon { id } => {
-                self.spans.remove(&id);
                 if let Some((place, _)) = self.waiting.remove(&id) {
                     metrics::dispatch_cancelled();
                     desk.abandon(&place);
@@ -227,9 +222,6 @@ impl Session {
     fn tell(&mut self, id: u32, answer: Answer) {
         let waited = self.waiting.remove(&id).map(|(_, since)| since.elapsed());
         metrics::dispatched(&answer, waited.unwrap_or_default());
-        if let Some(span) = self.spans.remove(&id) {
-            service::end_span(span, &answer);
-        }
         match answer {
             Ok(grant) => self.link.queue(&Tell::Grant { id, grant }),
             Err(problem) => self.link.queue(&Tell::Refusal { id, problem }),

@@ -68,8 +68,8 @@ pub(crate) struct Reply {
 pub(crate) enum Way {
     /// To the handler of a call that waits.
     Call(oneshot::Sender<Answer>),
-    /// Over a gateway's link, with the number of the question.
-    Link { id: u32, answers: mpsc::Sender<(u32, Answer)> },
+    /// Over a gateway's link, with the number of the question. Its span ends with the answer, whether that arrives or not.
+    Link { id: u32, answers: mpsc::Sender<(u32, Answer)>, span: Option<Box<Span>> },
 }
 
 impl Reply {
@@ -77,10 +77,15 @@ impl Reply {
     pub(crate) fn send(self, answer: Answer) -> Option<(Holder, TicketId)> {
         let undelivered = match self.way {
             Way::Call(sender) => sender.send(answer).err()?,
-            Way::Link { id, answers } => match answers.try_send((id, answer)) {
-                Ok(()) => return None,
-                Err(TrySendError::Full((_, answer)) | TrySendError::Closed((_, answer))) => answer,
-            },
+            Way::Link { id, answers, span } => {
+                if let Some(span) = span {
+                    end_span(*span, &answer);
+                }
+                match answers.try_send((id, answer)) {
+                    Ok(()) => return None,
+                    Err(TrySendError::Full((_, answer)) | TrySendError::Closed((_, answer))) => answer,
+                }
+            }
         };
         Some((self.holder, undelivered.ok()?.ticket))
     }

@@ -32,6 +32,8 @@ use crate::secret::Secret;
 
 const TRACEPARENT: &str = "traceparent";
 const TRACESTATE: &str = "tracestate";
+/// Longest `tracestate` that is told on, in bytes: W3C asks for no more, and whoever is called bounds its headers.
+const STATE: usize = 512;
 /// Longest time that sending the last spans may take.
 const LAST: Duration = Duration::from_secs(5);
 /// Longest time that one batch may take.
@@ -54,8 +56,10 @@ pub struct Settings {
     pub headers: Vec<(String, Secret)>,
     /// What the process is called.
     pub service: String,
-    /// The part of the requests that is traced where whoever asks does not say, from 0 to 1.
+    /// The part of the requests that is traced, from 0 to 1.
     pub ratio: f64,
+    /// Whether it is for those alone whose asker does not say whether it is traced.
+    pub heeds_parents: bool,
 }
 
 /// Begins to trace; a second call does nothing.
@@ -63,28 +67,32 @@ pub struct Settings {
 /// # Errors
 /// Why these settings cannot be used.
 pub fn open(settings: Settings) -> Result<(), String> {
-    let headers = settings.headers.iter().map(|(name, value)| (name.clone(), value.expose().to_owned())).collect();
+    let sender = sender::Sender::new(SEND, &settings.headers)?;
     let exporter = SpanExporter::builder()
         .with_http()
         .with_protocol(Protocol::HttpBinary)
         .with_endpoint(&settings.endpoint)
-        .with_headers(headers)
         .with_timeout(SEND)
-        .with_http_client(sender::Sender::new(SEND))
+        .with_http_client(sender)
         .build()
         .map_err(|error| error.to_string())?;
     let resource = Resource::builder()
-        .with_service_name(settings.service)
+        .with_service_name(settings.service.clone())
         .with_attribute(KeyValue::new("service.version", env!("CARGO_PKG_VERSION")))
         .build();
     let provider = SdkTracerProvider::builder()
-        .with_sampler(Sampler::ParentBased(Box::new(Sampler::TraceIdRatioBased(settings.ratio))))
+        .with_sampler(sampler(&settings))
         .with_resource(resource)
         .with_span_processor(BatchSpanProcessor::builder(exporter).build())
         .build();
     let tracer = provider.tracer("muster");
     let _ = TRACES.set(Traces { provider, tracer });
     Ok(())
+}
+
+fn sampler(settings: &Settings) -> Sampler {
+    let ratio = Sampler::TraceIdRatioBased(settings.ratio);
+    if settings.heeds_parents { Sampler::ParentBased(Box::new(ratio)) } else { ratio }
 }
 
 /// Sends what has not been sent. Blocks, for some seconds at most.
@@ -130,19 +138,41 @@ pub fn serve(name: impl Into<Cow<'static, str>>, headers: &HeaderMap) -> Option<
     Some(traces.begin(SpanBuilder::from_name(name), Side::Server, Context::of(headers).as_ref()))
 }
 
-/// Tells of a piece of work that is over.
-pub fn past(
-    name: &'static str,
-    parent: &Context,
-    (begun, ended): (Instant, Instant),
-    attributes: &[(&'static str, i64)],
-) {
-    let Some(traces) = TRACES.get() else { return };
-    let (now, clock) = (Instant::now(), SystemTime::now());
-    let told = |instant: Instant| clock - now.saturating_duration_since(instant);
-    let attributes = attributes.iter().map(|&(name, value)| KeyValue::new(name, value));
-    let builder = SpanBuilder::from_name(name).with_start_time(told(begun)).with_attributes(attributes);
-    traces.begin(builder, Side::Work, Some(parent)).0.end_with_timestamp(told(ended));
+/// A moment by both clocks. What follows upon each other must be told by one: two of them differ by what passes between
+/// looking at the one clock and at the other.
+#[derive(Debug, Clone, Copy)]
+pub struct Clock {
+    now: Instant,
+    told: SystemTime,
+}
+
+impl Clock {
+    /// This moment.
+    pub fn now() -> Self {
+        Self { now: Instant::now(), told: SystemTime::now() }
+    }
+
+    /// Tells of a piece of work that is over.
+    pub fn past(
+        self,
+        name: &'static str,
+        parent: &Context,
+        (begun, ended): (Instant, Instant),
+        attributes: &[(&'static str, i64)],
+    ) {
+        let Some(traces) = TRACES.get() else { return };
+        let attributes = attributes.iter().map(|&(name, value)| KeyValue::new(name, value));
+        let builder = SpanBuilder::from_name(name).with_start_time(self.tell(begun)).with_attributes(attributes);
+        traces.begin(builder, Side::Work, Some(parent)).0.end_with_timestamp(self.tell(ended));
+    }
+
+    /// What a clock on the wall showed then.
+    fn tell(self, then: Instant) -> SystemTime {
+        match self.now.checked_duration_since(then) {
+            Some(before) => self.told - before,
+            None => self.told + (then - self.now),
+        }
+    }
 }
 
 impl Traces {
@@ -224,11 +254,18 @@ impl Context {
         if let Ok(parent) = HeaderValue::try_from(self.parent()) {
             headers.insert(TRACEPARENT, parent);
         }
-        match HeaderValue::try_from(self.0.trace_state().header()) {
+        match HeaderValue::try_from(short(&self.0.trace_state().header())) {
             Ok(state) if !state.is_empty() => drop(headers.insert(TRACESTATE, state)),
             _ => drop(headers.remove(TRACESTATE)),
         }
     }
+}
+
+/// As many whole members of a `tracestate` as are told on, the latest ones, which stand first.
+fn short(state: &str) -> &str {
+    let Some(bytes) = state.as_bytes().get(..=STATE) else { return state };
+    let end = bytes.iter().rposition(|&byte| byte == b',').unwrap_or(0);
+    &state[..end]
 }
 
 /// Whether a `traceparent` has the parts that W3C wants, each of its length, in lower case.
@@ -282,6 +319,33 @@ mod tests {
         context.write(&mut sent);
         assert_eq!(sent, headers);
         assert_eq!(Context::parse(PARENT).expect("a context").parent(), PARENT);
+    }
+
+    #[test]
+    fn of_a_long_state_whole_members_are_told_on_and_others_do_without() {
+        let told = |state: &str| {
+            let mut headers = HeaderMap::new();
+            headers.insert(TRACEPARENT, HeaderValue::from_static(PARENT));
+            headers.insert(TRACESTATE, HeaderValue::try_from(state).expect("a header"));
+            let mut sent = HeaderMap::new();
+            Context::of(&headers).expect("a context").write(&mut sent);
+            sent.get(TRACESTATE).map(|state| state.to_str().expect("text").to_owned())
+        };
+        let members = |count: usize| (0..count).map(|n| format!("m{n:03}={}", "v".repeat(250))).collect::<Vec<_>>();
+        assert_eq!(told(&members(2).join(",")), Some(members(2).join(",")), "511 bytes");
+        assert_eq!(told(&members(32).join(",")), Some(members(2).join(",")));
+        let exact = format!("a={},b=1", "v".repeat(STATE - 2));
+        assert_eq!(told(&exact), Some(exact[..STATE].to_owned()));
+        assert_eq!(told(&format!("a={}", "v".repeat(STATE - 1))), None);
+    }
+
+    #[test]
+    fn times_of_one_clock_are_as_far_apart_as_they_were() {
+        let (clock, gap) = (Clock::now(), Duration::from_nanos(1_234_567));
+        for begun in [clock.now - gap * 3, clock.now - gap / 2, clock.now + gap] {
+            assert_eq!(clock.tell(begun + gap).duration_since(clock.tell(begun)).ok(), Some(gap));
+        }
+        assert_eq!(clock.tell(clock.now), clock.told);
     }
 
     #[test]

@@ -9,6 +9,8 @@ use super::or;
 
 /// Where the OTLP endpoint takes traces.
 const TRACES: &str = "/v1/traces";
+/// The part of the requests that is traced, with the samplers that take one.
+const ARGUMENT: &str = "OTEL_TRACES_SAMPLER_ARG";
 
 /// Whether and where requests are traced. The variables are OpenTelemetry's own.
 #[derive(Debug, Clone, Default, Args, Serialize, Deserialize)]
@@ -16,7 +18,7 @@ const TRACES: &str = "/v1/traces";
 #[command(next_help_heading = "Traces")]
 pub(crate) struct TracesSection {
     /// Send traces of requests to this collector, by OTLP as protobuf over HTTP: http://HOST:4318. Off unless set.
-    #[arg(long, global = true, env = "OTEL_EXPORTER_OTLP_ENDPOINT", value_name = "URL")]
+    #[arg(long, global = true, env = "OTEL_EXPORTER_OTLP_ENDPOINT", hide_env_values = true, value_name = "URL")]
     pub(crate) otlp_endpoint: Option<String>,
     /// Headers sent along, such as a key: `name=value,name=value`, values percent-encoded.
     #[arg(
@@ -30,8 +32,9 @@ pub(crate) struct TracesSection {
     /// What the process is called in traces; `muster-gateway` and so on unless set.
     #[arg(long, global = true, env = "OTEL_SERVICE_NAME", value_name = "NAME")]
     pub(crate) service_name: Option<String>,
-    /// Part of the requests that is traced, from 0 to 1; a client that is traced itself decides for its own. All unless set.
-    #[arg(long, global = true, env = "OTEL_TRACES_SAMPLER_ARG", value_name = "RATIO")]
+    /// Part of the requests that is traced, from 0 to 1; a client that is traced itself decides for its own. Unless set,
+    /// OTEL_TRACES_SAMPLER and OTEL_TRACES_SAMPLER_ARG decide, and where they do not either, all are traced.
+    #[arg(long, global = true, value_name = "RATIO")]
     pub(crate) trace_ratio: Option<f64>,
 }
 
@@ -43,30 +46,75 @@ impl TracesSection {
 
     /// Begins to trace, if that is wanted. `service`: what the process is called unless said otherwise.
     pub(crate) fn open(&self, service: &str) -> anyhow::Result<()> {
-        match self.settings(service)? {
+        match self.settings(service, |name| std::env::var_os(name)?.into_string().ok())? {
             Some(settings) => trace::open(settings).map_err(|error| anyhow::anyhow!("otlp_endpoint: {error}")),
             None => Ok(()),
         }
     }
 
-    fn settings(&self, service: &str) -> anyhow::Result<Option<Settings>> {
+    /// `variable`: what a variable of the environment says. Only who traces looks at them: they may be meant for others.
+    fn settings(&self, service: &str, variable: impl Fn(&str) -> Option<String>) -> anyhow::Result<Option<Settings>> {
         let Some(endpoint) = self.otlp_endpoint.as_deref().filter(|endpoint| !endpoint.is_empty()) else {
             return Ok(None);
         };
-        let ratio = self.trace_ratio.unwrap_or(1.0);
-        anyhow::ensure!((0.0..=1.0).contains(&ratio), "trace_ratio is {ratio}; it must be from 0 to 1");
+        if variable("OTEL_SDK_DISABLED").is_some_and(|text| text.trim().eq_ignore_ascii_case("true")) {
+            tracing::warn!("OTEL_SDK_DISABLED is true: nothing is traced, though there is an endpoint for traces");
+            return Ok(None);
+        }
+        let (heeds_parents, ratio) = match self.trace_ratio {
+            Some(ratio) => (true, in_range("trace_ratio", ratio)?),
+            None => sampler(variable("OTEL_TRACES_SAMPLER"), variable("OTEL_TRACES_SAMPLER_ARG"))?,
+        };
         Ok(Some(Settings {
             endpoint: endpoint_of(endpoint)?,
             headers: self.otlp_headers.as_ref().map_or_else(|| Ok(Vec::new()), headers)?,
             service: self.service_name.clone().unwrap_or_else(|| service.to_owned()),
             ratio,
+            heeds_parents,
         }))
     }
+}
+
+/// What OpenTelemetry's variables say: whether whoever asks decides for its own requests, and the part of the others.
+fn sampler(name: Option<String>, argument: Option<String>) -> anyhow::Result<(bool, f64)> {
+    let said = |text: Option<String>| text.map(|text| text.trim().to_owned()).filter(|text| !text.is_empty());
+    let ratio = |heeds_parents: bool| -> anyhow::Result<(bool, f64)> {
+        let Some(text) = said(argument) else { return Ok((heeds_parents, 1.0)) };
+        let ratio =
+            text.parse::<f64>().map_err(|_| anyhow::anyhow!("{ARGUMENT} is `{text}`; it must be a number from 0 to 1"));
+        Ok((heeds_parents, in_range(ARGUMENT, ratio?)?))
+    };
+    match said(name).map(|name| name.to_ascii_lowercase()).as_deref() {
+        None | Some("parentbased_traceidratio") => ratio(true),
+        Some("traceidratio") => ratio(false),
+        Some("parentbased_always_on") => Ok((true, 1.0)),
+        Some("parentbased_always_off") => Ok((true, 0.0)),
+        Some("always_on") => Ok((false, 1.0)),
+        Some("always_off") => Ok((false, 0.0)),
+        Some(other) => {
+            tracing::warn!(
+                "OTEL_TRACES_SAMPLER is `{other}`, which muster does not have; all requests are traced, as with \
+                 `parentbased_always_on`"
+            );
+            Ok((true, 1.0))
+        }
+    }
+}
+
+fn in_range(name: &str, ratio: f64) -> anyhow::Result<f64> {
+    anyhow::ensure!((0.0..=1.0).contains(&ratio), "{name} is {ratio}; it must be from 0 to 1");
+    Ok(ratio)
 }
 
 /// Where traces are posted.
 fn endpoint_of(text: &str) -> anyhow::Result<String> {
     let url = reqwest::Url::parse(text).ok().filter(|url| matches!(url.scheme(), "http" | "https") && url.has_host());
+    // Whatever stands before an `@` may be a password: no error shows it, nor may the address that is printed and logged.
+    anyhow::ensure!(
+        !text.contains('@'),
+        "otlp_endpoint holds a user's name or an `@`; write http://HOST:4318, and say who you are with --otlp-headers: \
+         authorization=Basic%20..."
+    );
     anyhow::ensure!(url.is_some(), "otlp_endpoint `{text}` is no URL; write http://HOST:4318");
     let text = text.trim_end_matches('/');
     Ok(if text.ends_with(TRACES) { text.to_owned() } else { format!("{text}{TRACES}") })
@@ -115,6 +163,11 @@ mod tests {
         ] {
             assert_eq!(endpoint_of(given).expect(given), posted);
         }
+        for given in ["http://user:hunter2@c:4318", "https://hunter2@c", "htp://user:hunter2@c", "user:hunter2@c:4318"]
+        {
+            let error = endpoint_of(given).expect_err(given).to_string();
+            assert!(!error.contains("hunter2") && error.contains("--otlp-headers"), "{error}");
+        }
         for given in ["c:4318", "grpc://c:4317", "http://", ""] {
             assert!(endpoint_of(given).is_err(), "{given}");
         }
@@ -135,11 +188,48 @@ mod tests {
     #[test]
     fn nothing_is_traced_without_an_endpoint_and_ratios_are_checked() {
         let section = TracesSection { trace_ratio: Some(2.0), ..TracesSection::default() };
-        assert!(section.settings("s").expect("off").is_none());
+        assert!(section.settings("s", |_| None).expect("off").is_none());
         let section = TracesSection { otlp_endpoint: Some("http://c".to_owned()), ..section };
-        assert!(section.settings("s").expect_err("a ratio").to_string().contains("from 0 to 1"));
+        assert!(section.settings("s", |_| None).expect_err("a ratio").to_string().contains("from 0 to 1"));
         let section = TracesSection { trace_ratio: None, ..section };
-        let settings = section.settings("s").expect("fine").expect("on");
+        let settings = section.settings("s", |_| None).expect("fine").expect("on");
         assert_eq!((settings.ratio, settings.service.as_str()), (1.0, "s"));
+    }
+
+    #[test]
+    fn opentelemetrys_own_variables_are_heeded_where_something_is_traced_and_only_there() {
+        let section = TracesSection { otlp_endpoint: Some("http://c".to_owned()), ..TracesSection::default() };
+        let read = |section: &TracesSection, name: &str, argument: &str| {
+            let said = |variable: &str| match variable {
+                "OTEL_TRACES_SAMPLER" => Some(name.to_owned()),
+                "OTEL_TRACES_SAMPLER_ARG" => Some(argument.to_owned()),
+                _ => None,
+            };
+            Ok::<_, anyhow::Error>(section.settings("s", said)?.map(|found| (found.heeds_parents, found.ratio)))
+        };
+        let foreign = "endpoint=http://localhost:14250,pollingIntervalMs=5000";
+        for (name, argument, right) in [
+            ("", "", (true, 1.0)),
+            ("", "0.25", (true, 0.25)),
+            ("parentbased_traceidratio", "0.25", (true, 0.25)),
+            ("TraceIdRatio", " 0.25 ", (false, 0.25)),
+            ("traceidratio", "", (false, 1.0)),
+            ("always_on", "0.25", (false, 1.0)),
+            ("always_off", "", (false, 0.0)),
+            ("parentbased_always_on", foreign, (true, 1.0)),
+            ("parentbased_always_off", "", (true, 0.0)),
+            ("jaeger_remote", foreign, (true, 1.0)),
+        ] {
+            assert_eq!(read(&section, name, argument).expect(name), Some(right), "{name} {argument}");
+        }
+        for (name, argument) in [("", foreign), ("traceidratio", "2"), ("parentbased_traceidratio", "NaN")] {
+            let error = read(&section, name, argument).expect_err(argument).to_string();
+            assert!(error.contains("OTEL_TRACES_SAMPLER_ARG") && error.contains("from 0 to 1"), "{error}");
+        }
+        let flag = TracesSection { trace_ratio: Some(0.5), ..section.clone() };
+        assert_eq!(read(&flag, "always_off", foreign).expect("the flag prevails"), Some((true, 0.5)));
+        assert_eq!(read(&TracesSection::default(), "", foreign).expect("nothing is traced"), None);
+        let disabled = section.settings("s", |name| (name == "OTEL_SDK_DISABLED").then(|| "True".to_owned()));
+        assert!(disabled.expect("fine").is_none());
     }
 }

@@ -32,8 +32,8 @@ class Muster:
         self._address_known = threading.Event()
 
     def __enter__(self) -> "Muster":
-        # What the developer's shell says about muster or OpenAI is not meant for this fleet.
-        ours = ("MUSTER_", "FASTCHAT_", "OPENAI_", "RUST_LOG")
+        # What the developer's shell says about muster, OpenAI or traces is not meant for this fleet.
+        ours = ("MUSTER_", "FASTCHAT_", "OPENAI_", "RUST_LOG", "OTEL_")
         environment = {name: value for name, value in os.environ.items() if not name.startswith(ours)}
         with self.log.open("w") as log:
             self.process = subprocess.Popen(

@@ -131,3 +131,40 @@ async fn whoever_is_trusted_no_more_is_refused_though_it_was_known() {
     eventually("the new ones may call", async || answers(&new).await).await;
     assert!(!answers(&old).await);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn servers_stay_attached_when_all_certificates_are_of_another_authority() {
+    let (ours, other) = (Authority::new("ours"), Authority::new("other"));
+    ["service", "client"].iter().for_each(|name| drop(ours.make(name, &HERE)));
+    ["attach", "client"].iter().for_each(|name| drop(other.make(name, &HERE)));
+    ours.make("attach", &HERE);
+    std::fs::copy(ours.path("ca.pem"), ours.path("clients.pem")).expect("it can be copied");
+    let start = |port: &str| {
+        let files = [ours.open_flags("service"), vec!["--tls-client-ca".to_owned(), ours.text("clients.pem")]].concat();
+        let files: Vec<&str> = files.iter().map(String::as_str).collect();
+        Process::start(&[&["controller", "--heartbeat", "300ms", "--port", port], &files[..]].concat())
+    };
+    let mut controller = start("0");
+    let address = controller.address.clone();
+    let server = Process::start(&["up", "--port", "0", "--model", "fake"]);
+    let files = ours.open_flags("attach");
+    let files: Vec<&str> = files.iter().map(String::as_str).collect();
+    let flags = ["attach", &server.address, "--id", "other", "--probe", "50ms", "--controller-address", &address];
+    let attach = Process::start(&[&flags, &files[..]].concat());
+    let is_known = async |tls: &Tls| {
+        let client = fleet_client(tls, Timeouts::default());
+        let Ok(answer) = client.get(format!("{address}/fleet")).send().await else { return false };
+        answer.text().await.is_ok_and(|text| text.contains("\"other\"") && text.contains("\"ready\""))
+    };
+    let [old, new] = [&ours, &other].map(|authority| ours.client(Some((authority, "client"))));
+    eventually("it is attached", async || is_known(&old).await).await;
+
+    controller.kill();
+    for (from, to) in [("ca.pem", "clients.pem"), ("attach.pem", "attach.pem"), ("attach.key", "attach.key")] {
+        std::fs::copy(other.path(from), ours.path(to)).expect("it can be copied");
+    }
+    let port = address.rsplit(':').next().expect("a port");
+    let _controller = start(port);
+    eventually("it is attached again", async || is_known(&new).await).await;
+    assert!(attach.errors().contains("changed TLS files are in force"), "{}", attach.errors());
+}

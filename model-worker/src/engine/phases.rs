@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use muster_shared::trace::{self, Context};
+use muster_shared::trace::{Clock, Context};
 
 /// The times of a sequence; where it is traced, they become spans when it is dropped, however it ended.
 #[derive(Debug)]
@@ -42,11 +42,11 @@ impl Phases {
 impl Drop for Phases {
     fn drop(&mut self) {
         let Some(trace) = &self.trace else { return };
-        let now = Instant::now();
-        trace::past("queue", trace, (self.arrived, self.admitted.unwrap_or(now)), &[]);
+        let (now, clock) = (Instant::now(), Clock::now());
+        clock.past("queue", trace, (self.arrived, self.admitted.unwrap_or(now)), &[]);
         let Some(admitted) = self.admitted else { return };
-        trace::past("prefill", trace, (admitted, self.first.unwrap_or(now)), &[]);
+        clock.past("prefill", trace, (admitted, self.first.unwrap_or(now)), &[]);
         let Some(first) = self.first else { return };
-        trace::past("decode", trace, (first, now), &[("muster.tokens", self.tokens)]);
+        clock.past("decode", trace, (first, now), &[("muster.tokens", self.tokens)]);
     }
 }

@@ -177,13 +177,16 @@ impl Service<Request<Body>> for Connection {
     }
 
     fn call(&mut self, request: Request<Body>) -> Self::Future {
-        let (answer, end) = (self.sender.send_request(request), self.end.clone());
+        let (answer, sender, end) = (self.sender.send_request(request), self.sender.clone(), self.end.clone());
         Box::pin(async move {
             let error = match answer.await {
                 Ok(answer) => return Ok(answer),
                 Err(error) => error,
             };
-            // It ends in this moment, if it has not yet.
+            if !error.is_canceled() && !sender.is_closed() {
+                return Err(error.into()); // the other side gave up this call alone, and said so
+            }
+            // The connection ends in this moment, if it has not yet.
             let end = tokio::time::timeout(LAST_WORDS, end).await;
             Err(end.ok().flatten().map_or_else(|| BoxError::from(error), |reason| Ended(reason).into()))
         })

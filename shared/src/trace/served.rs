@@ -6,6 +6,7 @@ use std::task::{Context as Task, Poll};
 use axum::extract::MatchedPath;
 use futures_util::future::BoxFuture;
 use http_body::{Body, Frame, SizeHint};
+use hyper::HeaderMap;
 use hyper::http::{Request, Response};
 use tower::{Layer, Service};
 
@@ -60,14 +61,19 @@ where
                 if answer.status().is_server_error() {
                     span.fail("server_error");
                 }
-                let refused = answer.headers().get("grpc-status").and_then(|status| status.to_str().ok()?.parse().ok());
-                if let Some(status @ 1_i64..) = refused {
-                    span.set("rpc.grpc.status_code", status);
-                    span.fail("grpc_error");
-                }
+                refuse(span, answer.headers());
             }
-            Ok(answer.map(|body| Spanned { body, span }))
+            Ok(answer.map(|body| Spanned { body, open: Open(span) }))
         })
+    }
+}
+
+/// Fails a span whose answer has, at its end, a status of gRPC other than 0.
+fn refuse(span: &mut Span, headers: &HeaderMap) {
+    let status = headers.get("grpc-status").and_then(|status| status.to_str().ok()?.parse().ok());
+    if let Some(status @ 1_i64..) = status {
+        span.set("rpc.grpc.status_code", status);
+        span.fail("grpc_error");
     }
 }
 
@@ -86,7 +92,19 @@ fn span<B>(request: &Request<B>) -> Option<Span> {
 #[derive(Debug)]
 pub struct Spanned<R> {
     body: R,
-    span: Option<Span>,
+    open: Open,
+}
+
+/// A span whose call has not ended.
+#[derive(Debug)]
+struct Open(Option<Span>);
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        if let Some(span) = &mut self.0 {
+            span.set("error.type", "cancelled"); // whoever asked went away
+        }
+    }
 }
 
 impl<R: Body + Unpin> Body for Spanned<R> {
@@ -95,8 +113,19 @@ impl<R: Body + Unpin> Body for Spanned<R> {
 
     fn poll_frame(mut self: Pin<&mut Self>, task: &mut Task<'_>) -> Poll<Option<Result<Frame<R::Data>, R::Error>>> {
         let polled = Pin::new(&mut self.body).poll_frame(task);
-        if matches!(polled, Poll::Ready(None | Some(Err(_)))) {
-            self.span = None; // the end is now, whenever the body is dropped
+        let has_ended = match (&polled, &mut self.open.0) {
+            (Poll::Ready(Some(Err(_))), Some(span)) => {
+                span.fail("broken");
+                true
+            }
+            (Poll::Ready(Some(Ok(frame))), Some(span)) => {
+                frame.trailers_ref().map(|trailers| refuse(span, trailers)).is_some() || self.body.is_end_stream()
+            }
+            (Poll::Ready(None), _) => true,
+            _ => false,
+        };
+        if has_ended {
+            drop(self.open.0.take()); // the end is now, whenever the body is dropped
         }
         polled
     }
@@ -107,5 +136,88 @@ impl<R: Body + Unpin> Body for Spanned<R> {
 
     fn size_hint(&self) -> SizeHint {
         self.body.size_hint()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::VecDeque;
+    use std::sync::{Arc, Mutex};
+    use std::time::Duration;
+
+    use hyper::http::HeaderValue;
+    use opentelemetry::trace::{Status, Tracer as _, TracerProvider as _};
+    use opentelemetry_sdk::error::OTelSdkResult;
+    use opentelemetry_sdk::trace::{SdkTracerProvider, SpanData, SpanProcessor};
+
+    use super::*;
+
+    /// Keeps what has ended.
+    #[derive(Debug, Default, Clone)]
+    struct Kept(Arc<Mutex<Vec<SpanData>>>);
+
+    impl SpanProcessor for Kept {
+        fn on_start(&self, _: &mut opentelemetry_sdk::trace::Span, _: &opentelemetry::Context) {}
+
+        fn on_end(&self, span: SpanData) {
+            self.0.lock().expect("nobody panics").push(span);
+        }
+
+        fn force_flush(&self) -> OTelSdkResult {
+            Ok(())
+        }
+
+        fn shutdown_with_timeout(&self, _: Duration) -> OTelSdkResult {
+            Ok(())
+        }
+    }
+
+    /// Frames and errors, as they are taken from the front.
+    struct Scripted(VecDeque<Result<Frame<&'static [u8]>, &'static str>>);
+
+    impl Body for Scripted {
+        type Data = &'static [u8];
+        type Error = &'static str;
+
+        fn poll_frame(
+            mut self: Pin<&mut Self>,
+            _: &mut Task<'_>,
+        ) -> Poll<Option<Result<Frame<Self::Data>, Self::Error>>> {
+            Poll::Ready(self.0.pop_front())
+        }
+    }
+
+    fn trailers(status: &'static str) -> Frame<&'static [u8]> {
+        Frame::trailers(HeaderMap::from_iter([(
+            "grpc-status".parse().expect("a name"),
+            HeaderValue::from_static(status),
+        )]))
+    }
+
+    /// What becomes of the span of a body of which so many frames are read.
+    fn ended(frames: Vec<Result<Frame<&'static [u8]>, &'static str>>, reads: usize) -> (Status, Vec<String>) {
+        let kept = Kept::default();
+        let provider = SdkTracerProvider::builder().with_span_processor(kept.clone()).build();
+        let span = Span(provider.tracer("a test").start("a call"));
+        let mut body = Spanned { body: Scripted(frames.into()), open: Open(Some(span)) };
+        for _ in 0..reads {
+            let _ = Pin::new(&mut body).poll_frame(&mut Task::from_waker(std::task::Waker::noop()));
+        }
+        drop(body);
+        let spans = kept.0.lock().expect("nobody panics");
+        let [span] = &spans[..] else { panic!("one span ends: {spans:?}") };
+        (span.status.clone(), span.attributes.iter().map(|said| format!("{}={}", said.key, said.value)).collect())
+    }
+
+    #[test]
+    fn a_span_tells_how_its_stream_has_ended() {
+        let data = || Ok(Frame::data(&b"a"[..]));
+        let texts = |texts: &[&str]| texts.iter().map(|&text| text.to_owned()).collect::<Vec<_>>();
+        assert_eq!(ended(vec![data(), data()], 3), (Status::Unset, vec![]));
+        assert_eq!(ended(vec![data(), Ok(trailers("0"))], 2), (Status::Unset, vec![]));
+        assert_eq!(ended(vec![data(), Err("it broke")], 2), (Status::error("broken"), texts(&["error.type=broken"])));
+        let refused = texts(&["rpc.grpc.status_code=13", "error.type=grpc_error"]);
+        assert_eq!(ended(vec![data(), Ok(trailers("13"))], 2), (Status::error("grpc_error"), refused));
+        assert_eq!(ended(vec![data(), data()], 1), (Status::Unset, texts(&["error.type=cancelled"])));
     }
 }

@@ -269,6 +269,36 @@ fn a_worker_that_is_gone_is_unreachable_at_once_and_is_used_again_when_it_is_bac
 }
 
 #[tokio::test]
+async fn a_call_that_is_given_up_on_a_connection_that_lives_is_told_at_once() {
+    const CALLS: u32 = 20;
+    let listener = TcpListener::bind(("127.0.0.1", 0)).await.expect("a port");
+    let address = listener.local_addr().expect("an address");
+    let connections = Arc::new(AtomicUsize::new(0));
+    let counted = Arc::clone(&connections);
+    tokio::spawn(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            counted.fetch_add(1, Ordering::SeqCst);
+            // hyper resets the stream of a call whose service fails.
+            let executor = hyper_util::rt::TokioExecutor::new();
+            let builder = hyper::server::conn::http2::Builder::new(executor);
+            let fail = hyper::service::service_fn(move |request| {
+                let _: &hyper::Request<hyper::body::Incoming> = &request;
+                std::future::ready(Err::<hyper::Response<tonic::body::Body>, _>(std::io::Error::other("no")))
+            });
+            tokio::spawn(builder.serve_connection(hyper_util::rt::TokioIo::new(stream), fail));
+        }
+    });
+    let client = client(address, PATIENCE);
+    let begin = Instant::now();
+    for _ in 0..CALLS {
+        let (_, error) = ask(&client, "done").await;
+        assert!(matches!(error, Some(ClientError::Broken { source: Some(_), .. })), "{error:?}");
+    }
+    assert_eq!(connections.load(Ordering::SeqCst), 1, "it lives");
+    assert!(begin.elapsed() < Duration::from_millis(100) * CALLS, "{:?}", begin.elapsed());
+}
+
+#[tokio::test]
 async fn all_who_wait_for_a_connection_share_its_end() {
     // An address that nothing answers at; where even that is refused, the test says less.
     let pool = GrpcPool::new(SILENCE);
