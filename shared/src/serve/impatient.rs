@@ -53,6 +53,7 @@ impl Impatient {
         let patience = self.patience.stalled;
         let stalled = self.stalled.get_or_insert_with(|| Box::pin(tokio::time::sleep(patience)));
         if stalled.as_mut().poll(cx).is_ready() {
+            super::refused("unread");
             return Poll::Ready(Err(timed_out("the peer read nothing", patience)));
         }
         Poll::Pending
@@ -62,7 +63,9 @@ impl Impatient {
     fn note(&mut self, came: &[u8]) {
         let begun = self.tally.begun();
         if self.tally.is_busy() || begun != self.state.1 {
-            let talk = if self.state.0 == Talk::Frames { Talk::Frames } else { Talk::Idle };
+            // The words with which it begins may have come in pieces.
+            let many = self.state.0 == Talk::Frames || self.tally.is_many();
+            let talk = if many { Talk::Frames } else { Talk::Idle };
             (self.state, self.until) = ((talk, begun), None);
         }
         if !came.is_empty() && self.state.0 == Talk::Idle && !self.tally.is_busy() {
@@ -76,7 +79,7 @@ impl Impatient {
 
     /// Ready when the peer has taken too long.
     fn poll_late(&mut self, cx: &mut Context<'_>) -> Poll<std::io::Error> {
-        // Over HTTP/2 a client may keep a connection by its pings; others take its place if there are too many.
+        // Over HTTP/2 somebody else looks after it from its first request on: see `Tally::look_after`.
         if self.tally.is_busy() || self.state.0 == Talk::Frames && self.state.1 > 0 {
             return Poll::Pending;
         }
@@ -97,6 +100,7 @@ impl Impatient {
     /// Gives the peer up, and tells it so if it speaks HTTP/1 and takes it at once.
     fn late(&mut self, cx: &mut Context<'_>) -> std::io::Error {
         if self.state.0 == Talk::Head {
+            super::refused("head_too_slow");
             let body = self.patience.late;
             let answer = format!(
                 "HTTP/1.1 408 Request Timeout\r\nconnection: close\r\ncontent-type: application/json\r\n\
