@@ -48,16 +48,19 @@ where
     B::Error: Into<BoxError>,
 {
     let (mut first, mut more) = (Bytes::new(), BytesMut::new());
-    if body.size_hint().lower() > (limit + PATIENCE_BYTES) as u64 {
-        return Err(too_large(limit)); // who says so before has not sent it yet
+    let told = body.size_hint().lower();
+    if told > limit as u64 {
+        if told <= (limit + PATIENCE_BYTES) as u64 {
+            discarded(body).await;
+        }
+        return Err(too_large(limit)); // who says much more before has not sent it yet
     }
     loop {
         let Some(data) = next(body).await? else { break };
         let length = first.len() + more.len() + data.len();
         if length > limit {
             drop((first, more));
-            // However that ends, the answer is the same.
-            let _ = tokio::time::timeout(PATIENCE, discard(body)).await;
+            discarded(body).await;
             return Err(too_large(limit));
         }
         if length == data.len() {
@@ -152,6 +155,11 @@ pub(crate) async fn beside<T: Send + 'static>(
     worked.unwrap_or_else(|panic| Err(Problem::new(Kind::Bug, panic.to_string())))
 }
 
+/// Throws away what still comes of a body. However that ends, the answer is the same.
+async fn discarded<B: HttpBody<Data = Bytes> + Unpin>(body: &mut B) {
+    let _ = tokio::time::timeout(PATIENCE, discard(body)).await;
+}
+
 async fn discard<B: HttpBody<Data = Bytes> + Unpin>(body: &mut B) {
     let mut left = PATIENCE_BYTES;
     while let Some(Ok(frame)) = body.frame().await {
@@ -166,9 +174,14 @@ async fn discard<B: HttpBody<Data = Bytes> + Unpin>(body: &mut B) {
 #[cfg(test)]
 mod tests {
     use std::convert::Infallible;
+    use std::pin::Pin;
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+    use std::task::{Context, Poll};
 
     use axum::body::Body;
     use futures_util::{Stream, StreamExt as _, stream};
+    use http_body::{Frame, SizeHint};
 
     use super::*;
 
@@ -207,6 +220,55 @@ mod tests {
         let large = || chunks(stream::iter(["12345", "67890"]));
         assert_eq!(collect(&mut large(), 10).await.as_deref(), Ok(&b"1234567890"[..]));
         assert_eq!(collect(&mut large(), 9).await.map_err(|problem| problem.kind), Err(Kind::TooLarge));
+    }
+
+    /// Pieces that say how many of them somebody keeps.
+    struct Announced {
+        length: u64,
+        left: usize,
+        kept: Arc<AtomicUsize>,
+        most: usize,
+    }
+
+    struct Kept(Arc<AtomicUsize>);
+
+    impl AsRef<[u8]> for Kept {
+        fn as_ref(&self) -> &[u8] {
+            &[b' '; 10]
+        }
+    }
+
+    impl Drop for Kept {
+        fn drop(&mut self) {
+            self.0.fetch_sub(1, Ordering::Relaxed);
+        }
+    }
+
+    impl HttpBody for Announced {
+        type Data = Bytes;
+        type Error = Infallible;
+
+        fn poll_frame(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+            let kept = self.kept.load(Ordering::Relaxed);
+            self.most = self.most.max(kept);
+            if self.left == 0 {
+                return Poll::Ready(None);
+            }
+            self.left -= 1;
+            self.kept.fetch_add(1, Ordering::Relaxed);
+            Poll::Ready(Some(Ok(Frame::data(Bytes::from_owner(Kept(Arc::clone(&self.kept)))))))
+        }
+
+        fn size_hint(&self) -> SizeHint {
+            SizeHint::with_exact(self.length)
+        }
+    }
+
+    #[tokio::test]
+    async fn nothing_is_kept_of_a_body_that_is_announced_as_too_large() {
+        let mut body = Announced { length: 100, left: 10, kept: Arc::default(), most: 0 };
+        let problem = collect(&mut body, 99).await.expect_err("it is too large");
+        assert_eq!((problem.kind, body.left, body.most), (Kind::TooLarge, 0, 0));
     }
 
     #[tokio::test]

@@ -95,6 +95,7 @@ pub async fn run(config: Config, listeners: impl Into<Listeners>, shutdown: Canc
     metrics::describe();
     limits::metrics::describe();
     muster_shared::tls::describe();
+    muster_shared::serve::describe();
     if config.access_log {
         access::open(config.log_prompts);
     }

@@ -74,6 +74,7 @@ use service::Service;
 pub async fn run(config: Config, listener: TcpListener, shutdown: CancellationToken) {
     metrics::describe();
     tls::describe();
+    muster_shared::serve::describe();
     let service = Arc::new(Service::new(&config, shutdown.clone()));
     let reach = Reach::of(&config, &listener);
     let router = http::router(&config, reach, Arc::clone(&service));

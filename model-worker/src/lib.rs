@@ -95,6 +95,7 @@ pub async fn run(config: Config, listeners: impl Into<Listeners>, shutdown: Canc
     telemetry::init_metrics();
     metrics::describe();
     tls::describe();
+    serve::describe();
     let addresses = Addresses::new(&config, &listeners)?;
     let speed = match config.registration.as_ref().map(|registration| registration.speed) {
         Some(Speed::Stated(speed)) => speed,

@@ -1,20 +1,19 @@
 //! Serving requests, draining them, and the few answers every service gives alike.
 //!
 //! Nobody is waited for without an end: not for a head, not for a body ([`Timely`]), not for a client that does not read,
-//! and of idle connections there are so many and no more (`tally`).
+//! and of idle connections there are so many and no more (`crowd`).
 
+mod crowd;
+mod impatient;
+mod streams;
 mod tally;
-#[cfg(test)]
-mod tests;
 mod timely;
 
 use std::convert::Infallible;
-use std::io::IoSlice;
 use std::net::SocketAddr;
-use std::pin::Pin;
+use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::task::{Context, Poll};
 use std::time::Duration;
 
 use axum::body::Bytes;
@@ -25,25 +24,25 @@ use axum::response::{IntoResponse, Response};
 use axum::{Json, Router};
 use hyper::body::{Body as HttpBody, Incoming};
 use hyper::service::service_fn;
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
-use hyper_util::server::graceful::{GracefulShutdown, Watcher};
 use rustix::process::{Resource, getrlimit, setrlimit};
 use serde::de::DeserializeOwned;
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
-use tokio::time::{Instant, Sleep};
 use tokio_util::sync::CancellationToken;
 use tower::{Service, ServiceExt as _};
 
 use crate::problem::{BoxError, Kind, Problem};
 use crate::secret::Secret;
 use crate::telemetry;
-use crate::tls::{Acceptor, MaybeTls};
-use tally::{Answer, Crowd, Tally};
+use crate::tls::Acceptor;
+use crowd::{Crowd, Member};
+use impatient::Impatient;
+use streams::Streams;
+use tally::{Answer, Left, Tally};
 pub use timely::{Timely, TooSlow, too_slow};
 
 /// Longest head of a request, and bytes of an answer that are kept for a client that does not read them.
@@ -195,14 +194,15 @@ pub async fn serve_requests<S, B>(
     B: HttpBody<Data = Bytes> + Send + Unpin + 'static,
     B::Error: Into<BoxError>,
 {
-    let (graceful, mut running) = (GracefulShutdown::new(), JoinSet::new());
+    let mut running = JoinSet::new();
     tokio::select! {
         () = shutdown.cancelled() => {}
-        never = accept(&mut door, serving, patience, &graceful, &mut running) => match never {},
+        never = accept(&mut door, serving, patience, &shutdown, &mut running) => match never {},
         () = telemetry::metrics_upkeep() => {}
     }
     drop(door);
-    if tokio::time::timeout(patience.drain, graceful.shutdown()).await.is_err() {
+    let ended = async { while running.join_next().await.is_some() {} };
+    if tokio::time::timeout(patience.drain, ended).await.is_err() {
         let drain = patience.drain;
         tracing::warn!(?drain, "requests still ran when the time to drain was over; they are cut off");
     }
@@ -214,7 +214,7 @@ async fn accept<S, B>(
     door: &mut impl Accept,
     serving: impl Fn(Option<SocketAddr>) -> S,
     patience: Patience,
-    graceful: &GracefulShutdown,
+    shutdown: &CancellationToken,
     running: &mut JoinSet<()>,
 ) -> Infallible
 where
@@ -231,19 +231,22 @@ where
         };
         match accepted {
             Ok(stream) => {
-                let (counted, tally) = (Counted(door.count()), Tally::new());
-                if running.len() >= patience.connections && !crowd.close_one() {
+                let counted = Counted(door.count());
+                if !crowd.has_room(patience.connections) {
                     tracing::warn!(most = patience.connections, "a connection is refused: every other one is busy");
+                    refused("crowded");
                     continue;
                 }
+                let tally = crowd.tally();
+                let member = Member(Arc::clone(&tally));
                 let service = serving(stream.peer_addr().ok());
                 let met = (stream, door.acceptor());
-                let served = connection(met, service, patience, Arc::clone(&tally), graceful.watcher());
+                let served = connection(met, service, patience, Arc::clone(&tally), shutdown.clone());
                 let task = running.spawn(async move {
-                    let _counted = counted;
+                    let _until_it_ends = (counted, member);
                     served.await;
                 });
-                crowd.join(tally, task, running.len());
+                crowd.join(tally, task);
             }
             Err(error) => {
                 tracing::warn!(%error, "a connection could not be accepted; the open-files limit may be too low");
@@ -268,7 +271,7 @@ async fn connection<S, B>(
     service: S,
     patience: Patience,
     tally: Arc<Tally>,
-    watcher: Watcher,
+    shutdown: CancellationToken,
 ) where
     S: Service<hyper::Request<Incoming>, Response = hyper::Response<B>, Error = Infallible> + Clone + Send + 'static,
     S::Future: Send,
@@ -276,8 +279,12 @@ async fn connection<S, B>(
     B::Error: Into<BoxError>,
 {
     let _ = stream.set_nodelay(true); // small events must leave at once; a failure here costs latency only
-    let Some(stream) = acceptor.accept(stream).await else { return };
-    let mut builder = auto::Builder::new(TokioExecutor::new());
+    let met = tokio::select! {
+        met = acceptor.accept(stream) => met,
+        () = shutdown.cancelled() => None, // who has not agreed with us yet has asked nothing
+    };
+    let Some(stream) = met else { return };
+    let mut builder = auto::Builder::new(Streams);
     // `Impatient` looks after heads: this timer would run from the end of the request before.
     builder.http1().timer(TokioTimer::new()).header_read_timeout(None).max_buf_size(BUFFER);
     builder.http2().timer(TokioTimer::new()).max_header_list_size(BUFFER as u32).keep_alive_interval(PING);
@@ -286,13 +293,57 @@ async fn connection<S, B>(
         let tally = Arc::clone(&tally);
         service_fn(move |request| counted(Arc::clone(&tally), request, service.clone()))
     };
-    let serving = builder.serve_connection_with_upgrades(io, counted).into_owned();
-    tokio::select! {
-        served = watcher.watch(serving) => if let Err(error) = served {
-            tracing::debug!(error = crate::problem::chain(&*error), "a connection ended early");
-        },
-        () = tally.stalled(patience.stalled) => tracing::debug!("a client wanted nothing of its answer for too long"),
+    let mut serving = pin!(builder.serve_connection_with_upgrades(io, counted));
+    // A client that speaks HTTP/2 is told that no more of its requests will be taken, and then has time to go.
+    let (mut ends, mut told, mut idle) = (false, false, patience.idle);
+    loop {
+        tokio::select! {
+            served = serving.as_mut() => {
+                if let Err(error) = served {
+                    refused_by_hyper(&*error);
+                    tracing::debug!(error = crate::problem::chain(&*error), "a connection ended early");
+                }
+                return;
+            }
+            () = shutdown.cancelled(), if !ends => {
+                ends = true;
+                serving.as_mut().graceful_shutdown();
+            }
+            left = tally.look_after(patience.stalled, idle) => match left {
+                Left::Idle if !told => {
+                    (told, idle) = (true, patience.head);
+                    serving.as_mut().graceful_shutdown();
+                }
+                Left::Idle | Left::Unread => {
+                    tracing::debug!(?left, "a connection is given up");
+                    return;
+                }
+            },
+        }
     }
+}
+
+/// Counts a connection, or an answer on it, that is given up before a request was heard to its end.
+fn refused(reason: &'static str) {
+    metrics::counter!("muster_refused_connections_total", "reason" => reason).increment(1);
+}
+
+/// Counts what hyper answers by itself, or with nothing.
+fn refused_by_hyper(error: &(dyn std::error::Error + 'static)) {
+    let Some(error) = error.downcast_ref::<hyper::Error>() else { return };
+    if error.is_parse_too_large() {
+        refused("head_too_large");
+    } else if error.is_parse() {
+        refused("no_http");
+    }
+}
+
+/// Describes the metrics of connections.
+pub fn describe() {
+    metrics::describe_counter!(
+        "muster_refused_connections_total",
+        "Connections, and answers that nobody reads, given up without a request to tell of, by reason"
+    );
 }
 
 /// Answers a request, which counts as running until its answer has ended.
@@ -305,161 +356,14 @@ where
     S: Service<hyper::Request<Incoming>, Response = hyper::Response<B>, Error = Infallible> + Send,
     S::Future: Send,
 {
-    let mut running = tally.begin();
-    let many = request.version() == hyper::Version::HTTP_2;
+    let mut running = tally.begin(request.version() == hyper::Version::HTTP_2);
     async move {
         let response = service.oneshot(request).await?;
         if response.status() == StatusCode::SWITCHING_PROTOCOLS {
             tally.upgrade();
         }
-        if many {
-            running.watch(); // over HTTP/1 a client that wants nothing reads nothing, which is seen without
-        }
+        running.watch();
         Ok(response.map(|body| Answer { body, running }))
-    }
-}
-
-/// A connection whose peer must send requests and read what is sent to it, within a time.
-struct Impatient {
-    stream: MaybeTls,
-    patience: Patience,
-    /// Runs while the peer reads nothing.
-    stalled: Option<Pin<Box<Sleep>>>,
-    tally: Arc<Tally>,
-    /// What it was last seen to do, and of how many requests that was.
-    state: (Talk, usize),
-    /// When it must have done something else; absent while requests run, which have clocks of their own.
-    until: Option<Instant>,
-    /// Goes off at that time, or before.
-    timer: Option<Pin<Box<Sleep>>>,
-}
-
-/// What a peer does on whose requests nobody works.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Talk {
-    /// Nothing.
-    Idle,
-    /// It sends a head.
-    Head,
-    /// It speaks HTTP/2, and sends frames.
-    Frames,
-}
-
-impl Impatient {
-    fn new(stream: MaybeTls, patience: Patience, tally: Arc<Tally>) -> Self {
-        Self { stream, patience, stalled: None, tally, state: (Talk::Idle, 0), until: None, timer: None }
-    }
-
-    /// What becomes of a write: one that must wait is watched.
-    fn watch<T>(&mut self, cx: &mut Context<'_>, written: Poll<std::io::Result<T>>) -> Poll<std::io::Result<T>> {
-        if written.is_ready() {
-            self.stalled = None;
-            return written;
-        }
-        let patience = self.patience.stalled;
-        let stalled = self.stalled.get_or_insert_with(|| Box::pin(tokio::time::sleep(patience)));
-        if stalled.as_mut().poll(cx).is_ready() {
-            return Poll::Ready(Err(timed_out("the peer read nothing", patience)));
-        }
-        Poll::Pending
-    }
-
-    /// Takes note of what the peer does.
-    fn note(&mut self, came: &[u8]) {
-        let begun = self.tally.begun();
-        if self.tally.is_busy() || begun != self.state.1 {
-            let talk = if self.state.0 == Talk::Frames { Talk::Frames } else { Talk::Idle };
-            (self.state, self.until) = ((talk, begun), None);
-        }
-        if !came.is_empty() && self.state.0 == Talk::Idle && !self.tally.is_busy() {
-            let (talk, patience) = match begun == 0 && came.starts_with(b"PRI ") {
-                true => (Talk::Frames, self.patience.idle),
-                false => (Talk::Head, self.patience.head),
-            };
-            (self.state.0, self.until) = (talk, Some(Instant::now() + patience));
-        }
-    }
-
-    /// Ready when the peer has taken too long.
-    fn poll_late(&mut self, cx: &mut Context<'_>) -> Poll<std::io::Error> {
-        // Over HTTP/2 a client may keep a connection by its pings; others take its place if there are too many.
-        if self.tally.is_busy() || self.state.0 == Talk::Frames && self.state.1 > 0 {
-            return Poll::Pending;
-        }
-        let until = *self.until.get_or_insert_with(|| Instant::now() + self.patience.idle);
-        let timer = self.timer.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(until)));
-        if timer.deadline() > until {
-            timer.as_mut().reset(until);
-        }
-        while timer.as_mut().poll(cx).is_ready() {
-            if until <= Instant::now() {
-                return Poll::Ready(self.late(cx));
-            }
-            timer.as_mut().reset(until);
-        }
-        Poll::Pending
-    }
-
-    /// Gives the peer up, and tells it so if it speaks HTTP/1 and takes it at once.
-    fn late(&mut self, cx: &mut Context<'_>) -> std::io::Error {
-        if self.state.0 == Talk::Head {
-            let body = self.patience.late;
-            let answer = format!(
-                "HTTP/1.1 408 Request Timeout\r\nconnection: close\r\ncontent-type: application/json\r\n\
-                 content-length: {}\r\n\r\n{body}",
-                body.len()
-            );
-            let _ = Pin::new(&mut self.stream).poll_write(cx, answer.as_bytes());
-            return timed_out("the head of a request did not end", self.patience.head);
-        }
-        timed_out("no request came", self.patience.idle)
-    }
-}
-
-fn timed_out(what: &str, patience: Duration) -> std::io::Error {
-    let message = format!("{what} for {} seconds", patience.as_secs_f32());
-    std::io::Error::new(std::io::ErrorKind::TimedOut, message)
-}
-
-impl AsyncRead for Impatient {
-    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, into: &mut ReadBuf<'_>) -> Poll<std::io::Result<()>> {
-        let before = into.filled().len();
-        let read = Pin::new(&mut self.stream).poll_read(cx, into);
-        self.note(&into.filled()[before..]);
-        match read {
-            Poll::Ready(read) => Poll::Ready(read),
-            Poll::Pending => self.poll_late(cx).map(Err),
-        }
-    }
-}
-
-impl AsyncWrite for Impatient {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<std::io::Result<usize>> {
-        let written = Pin::new(&mut self.stream).poll_write(cx, bytes);
-        self.watch(cx, written)
-    }
-
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        pieces: &[IoSlice<'_>],
-    ) -> Poll<std::io::Result<usize>> {
-        let written = Pin::new(&mut self.stream).poll_write_vectored(cx, pieces);
-        self.watch(cx, written)
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        self.stream.is_write_vectored()
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<std::io::Result<()>> {
-        let flushed = Pin::new(&mut self.stream).poll_flush(cx);
-        // Bytes that were written wait for the peer here only where they are encrypted first.
-        if self.stream.is_secure() { self.watch(cx, flushed) } else { flushed }
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<std::io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(cx)
     }
 }
 

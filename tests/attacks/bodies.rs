@@ -12,6 +12,9 @@ const COMPLETIONS: &str = "/v1/completions";
 /// So deep that a reader without a limit would overflow its stack.
 const DEEP: usize = 1_000_000;
 
+/// Longest body that a gateway takes.
+const LIMIT: usize = 8 << 20;
+
 /// Everything that a body can be.
 pub(crate) fn cases(model: &str) -> Vec<Case> {
     [deep(model), lengths(model), texts(model), numbers(model), many(model), coded(model)]
@@ -58,6 +61,11 @@ fn lengths(model: &str) -> Vec<Case> {
     let good = format!(r#"{{"model":"{model}","prompt":"x","max_tokens":1}}"#);
     vec![
         Case::new("a gigabyte that is announced", told("1073741824"), Refused(&[413])).grows(4),
+        // It is read, since a client that sends hears nothing, but not kept.
+        Case::new("a body of the limit and a byte, announced", told(&(LIMIT + 1).to_string()), Refused(&[413]))
+            .then(Piece::Repeat(vec![b' '; 1 << 20], LIMIT >> 20))
+            .then(Piece::Bytes(b" ".to_vec()))
+            .grows(4),
         Case::new("a gigabyte in chunks", head("transfer-encoding: chunked\r\n"), Refused(&[413]))
             .then(Piece::Repeat(chunk, 16 << 10))
             .grows(64),

@@ -8,6 +8,7 @@ use super::case::Target;
 use crate::common::{CHAT, Process};
 
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+const DATA: u8 = 0;
 const HEADERS: u8 = 1;
 const RESET: u8 = 3;
 const SETTINGS: u8 = 4;
@@ -23,6 +24,56 @@ const LAST: &[u8; 8] = b"the last";
 const PATIENCE: Duration = Duration::from_secs(20);
 /// Most memory that a case may cost, in KiB.
 const GROWS: u64 = 64 << 10;
+
+/// `:status: 408`, in HPACK: a known name, and the digits in Huffman's code.
+const LATE: [u8; 5] = [0x48, 0x83, 0x68, 0x0f, 0x7f];
+
+/// Bodies that do not come, beside one that does: each is refused in its time, and the connection lives.
+pub(crate) async fn wait_for_bodies(gateway: &Process) {
+    let host = gateway.address.strip_prefix("http://").expect("an address").to_owned();
+    let waited = tokio::task::spawn_blocking(move || {
+        let begun = |id| frame(HEADERS, END_HEADERS, id, &head("POST", "/v1/completions"));
+        for (name, frames) in [
+            ("no body where one is announced", begun(1)),
+            ("half a body, then silence", [begun(1), frame(DATA, 0, 1, br#"{"model":"#)].concat()),
+        ] {
+            let mut stream = TcpStream::connect(&host).expect("it takes connections");
+            stream.set_read_timeout(Some(PATIENCE)).expect("a socket");
+            let sent = [PREFACE, &frame(SETTINGS, 0, 0, &[]), &frames].concat();
+            stream.write_all(&sent).expect("it takes frames");
+            let since = Instant::now();
+            let answer = first_answer(&mut stream);
+            let taken = since.elapsed();
+            println!("{name:<52} {:>7} {:>8}", "408", taken.as_millis());
+            assert!(answer.starts_with(&LATE), "{name}: {answer:x?}");
+            let (least, most) = (Duration::from_millis(900), Duration::from_secs(10));
+            assert!((least..most).contains(&taken), "{name}: it had a second, and took {taken:?}");
+            stream.write_all(&frame(PING, 0, 0, LAST)).expect("it takes frames");
+            assert_eq!(listen(&mut stream), End::Lives, "{name}");
+        }
+    });
+    waited.await.expect("every body is refused in time");
+}
+
+/// The head of the first answer.
+fn first_answer(stream: &mut TcpStream) -> Vec<u8> {
+    loop {
+        let (kind, _, payload) = read_frame(stream).expect("an answer");
+        if kind == HEADERS {
+            return payload;
+        }
+    }
+}
+
+/// The kind of the next frame, its flags, and what it says.
+fn read_frame(stream: &mut TcpStream) -> std::io::Result<(u8, u8, Vec<u8>)> {
+    let mut head = [0; 9];
+    stream.read_exact(&mut head)?;
+    let length = usize::from(head[0]) << 16 | usize::from(head[1]) << 8 | usize::from(head[2]);
+    let mut payload = vec![0; length];
+    stream.read_exact(&mut payload)?;
+    Ok((head[3], head[4], payload))
+}
 
 /// One flood, and whether the connection must not outlive it.
 struct Flood {
@@ -85,19 +136,15 @@ fn talk(host: &str, frames: Vec<u8>) -> End {
 }
 
 fn listen(stream: &mut TcpStream) -> End {
-    let (mut head, begun) = ([0; 9], Instant::now());
+    let begun = Instant::now();
     while begun.elapsed() < PATIENCE {
-        if let Err(error) = stream.read_exact(&mut head) {
-            let late = matches!(error.kind(), std::io::ErrorKind::WouldBlock | std::io::ErrorKind::TimedOut);
-            return if late { End::Silent } else { End::Closed };
-        }
-        let length = usize::from(head[0]) << 16 | usize::from(head[1]) << 8 | usize::from(head[2]);
-        let mut payload = vec![0; length];
-        if stream.read_exact(&mut payload).is_err() {
-            return End::Closed;
-        }
-        if (head[3], head[4], payload.as_slice()) == (PING, ACK, LAST) {
-            return End::Lives;
+        match read_frame(stream) {
+            Ok((PING, ACK, said)) if said == LAST => return End::Lives,
+            Ok(_) => {}
+            Err(error) => {
+                let late = matches!(error.kind(), std::io::ErrorKind::WouldBlock | std::io::ErrorKind::TimedOut);
+                return if late { End::Silent } else { End::Closed };
+            }
         }
     }
     End::Silent
@@ -133,9 +180,15 @@ fn floods() -> Vec<Flood> {
         [begun, frame(CONTINUATION, 0, 1, piece).repeat(pieces)].concat()
     };
     let reset = |id| [frame(HEADERS, whole, id, &ask), frame(RESET, 0, id, &8u32.to_be_bytes())].concat();
+    let body = format!(r#"{{"model":"{CHAT}","prompt":"x","max_tokens":500,"ignore_eos":true}}"#);
+    let completed = |id| {
+        let begun = frame(HEADERS, END_HEADERS, id, &head("POST", "/v1/completions"));
+        [begun, frame(DATA, END_STREAM, id, body.as_bytes()), frame(RESET, 0, id, &8u32.to_be_bytes())].concat()
+    };
     let flood = |name, frames, closed| Flood { name, frames, closed };
     vec![
         flood("10^4 requests that are reset at once", ids(10_000).flat_map(reset).collect(), false),
+        flood("10^4 completions that are reset at once", ids(10_000).flat_map(completed).collect(), false),
         flood("10^5 SETTINGS", frame(SETTINGS, 0, 0, &[0, 3, 0, 0, 0, 100]).repeat(100_000), false),
         flood("10^5 PINGs", frame(PING, 0, 0, &[0; 8]).repeat(100_000), false),
         flood("10^5 CONTINUATIONs of nothing", continued(100_000, &[]), true),
@@ -166,7 +219,7 @@ fn unread() -> Vec<u8> {
     [
         frame(SETTINGS, 0, 0, &[0, 4, 0, 0, 0, 0]), // INITIAL_WINDOW_SIZE: 0
         frame(HEADERS, END_HEADERS, 1, &head("POST", "/v1/completions")),
-        frame(0, END_STREAM, 1, body.as_bytes()),
+        frame(DATA, END_STREAM, 1, body.as_bytes()),
         // A frame of which one byte never comes swallows the ping.
         vec![0, 0, 18, 0x77, 0, 0, 0, 0, 0],
     ]
