@@ -3,11 +3,16 @@
 //!
 //! `cargo nextest run --test attacks --no-capture` prints what each case got, took and cost.
 
+#[path = "tls/authority.rs"]
+#[allow(dead_code, reason = "the tests of TLS use more of it")]
+mod authority;
 #[path = "attacks/bodies.rs"]
 mod bodies;
 #[path = "attacks/case.rs"]
 mod case;
 mod common;
+#[path = "attacks/grpc.rs"]
+mod grpc;
 #[path = "attacks/http1.rs"]
 mod http1;
 #[path = "attacks/http2.rs"]

@@ -19,7 +19,7 @@ use crate::state::State;
 /// Middleware: where keys are set, a request needs one of them.
 pub(crate) async fn require_key(Shared(state): Shared<State>, mut request: Request, next: Next) -> Response {
     let address = request.extensions().get::<Peer>().map(|peer| peer.0);
-    let key = match check(&state.keys.now(), request.headers()) {
+    let key = match key(&state, request.headers(), address) {
         Ok(key) => key,
         Err(problem) => return crate::outgoing::into_axum(error::response(&problem)),
     };
@@ -42,6 +42,19 @@ pub(crate) struct Peer(pub(crate) IpAddr);
 /// The key with which a request has passed, as an extension of it.
 #[derive(Debug, Clone)]
 pub(crate) struct Shown(pub(crate) Option<Arc<ApiKey>>);
+
+/// The key with which a request from an address may pass; see [`check`]. One that may not pass is taken out of the bucket
+/// of its address, so that nobody tries keys, or fills logs, faster than anybody else may ask. Good keys are not held up:
+/// they may come from behind the same address.
+///
+/// # Errors
+/// [`Kind::BadKey`] where there are keys and it shows none of them; [`Kind::RateLimited`] where that bucket is empty.
+pub(crate) fn key(state: &State, headers: &HeaderMap, address: Option<IpAddr>) -> Result<Option<Arc<ApiKey>>, Problem> {
+    check(&state.keys.now(), headers).or_else(|refused| {
+        limits::knock(state, None, address)?;
+        Err(refused)
+    })
+}
 
 /// The key with which a request may pass; none where none is wanted.
 ///

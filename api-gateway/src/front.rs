@@ -132,7 +132,7 @@ where
     let until = patience::of(request.headers(), account.begun());
     let mut caller = Caller { id: account.id().clone(), account, key: None, until };
     if !inference::is_open(route, request.uri().path()) {
-        caller.key = auth::check(&state.keys.now(), request.headers())?;
+        caller.key = auth::key(&state, request.headers(), peer)?;
         auth::note(Span::current, caller.key.as_deref());
         caller.key.iter().for_each(|key| caller.account.shown(key));
         limits::knock(&state, caller.key.as_deref(), peer)?;

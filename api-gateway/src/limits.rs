@@ -73,7 +73,7 @@ impl KeyLimits {
     }
 }
 
-/// Takes a request out of the bucket of a key; where no keys are wanted, out of its address's.
+/// Takes a request out of the bucket of a key; where it has none, out of its address's.
 ///
 /// # Errors
 /// [`Kind::RateLimited`] where it is empty.

@@ -110,7 +110,7 @@ async fn serve(
 }
 
 /// What clients of one thread may take their time for.
-fn patience(config: &Config) -> Patience {
+pub(crate) fn patience(config: &Config) -> Patience {
     Patience {
         drain: config.drain + LAST_WORDS,
         stalled: config.client_timeout,
@@ -118,6 +118,7 @@ fn patience(config: &Config) -> Patience {
         idle: config.idle_timeout,
         body: config.body_timeout,
         connections: serve::connections(config.max_connections.get()).div_ceil(config.threads.get()),
+        streams: serve::STREAMS,
         late: error::LATE,
     }
 }

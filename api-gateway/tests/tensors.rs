@@ -16,7 +16,7 @@ use hyper::Request;
 use hyper::body::Incoming;
 use hyper::client::conn::http2;
 use hyper_util::rt::{TokioExecutor, TokioIo};
-use muster_gateway::{ApiKey, Config, Listeners};
+use muster_gateway::{ApiKey, Config, KeyLimits, KeyRate, Listeners, RateLimit, Reload};
 use muster_shared::client::ClientError;
 use muster_shared::control::Outcome;
 use muster_shared::grpc::open_inference::proto::{self, grpc_inference_service_client::GrpcInferenceServiceClient};
@@ -34,6 +34,7 @@ use muster_shared::transport::Transport;
 use peers::{Controller, Gateway, Named, PATIENCE, in_time, nobody, serve};
 use serde_json::{Value, json};
 use tokio::net::{TcpListener, TcpStream};
+use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tower::Service;
 
@@ -460,4 +461,54 @@ async fn a_stream_answers_in_order_and_goes_on_after_an_error() {
     assert!(in_time(answers.message()).await.expect("no status").is_none(), "the stream ends with its requests");
     let status = client.trace_setting(proto::TraceSettingRequest {}).await.expect_err("there is none");
     assert!(status.message().contains("settings for traces"), "{status}");
+}
+
+/// A key whose bucket holds three requests, and no more for an hour.
+fn slow_key(secret: &str) -> ApiKey {
+    let limit =
+        RateLimit { burst: NonZeroU32::new(3).expect("3 is not 0"), ..RateLimit::new("1/h".parse().expect("a rate")) };
+    let limits = KeyLimits { rate: KeyRate::Own(limit), ..KeyLimits::default() };
+    ApiKey::named(secret, Secret::new(secret), 0).expect("a name").with_limits(limits)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_message_of_a_stream_is_let_in_by_its_key_or_not() {
+    let (worker, _) = echo().await;
+    let controller = Controller::start(vec![Ok(worker); 20]).await;
+    let file = tempfile::NamedTempFile::new().expect("a file");
+    std::fs::write(file.path(), "slow other").expect("it is written");
+    let read = |text: &str| Ok(text.split_whitespace().map(slow_key).collect());
+    let gateway = both(&controller.address, |config| {
+        config.keys = vec![slow_key("slow"), slow_key("other")];
+        config.keys_reload = Some(Reload::new(file.path().to_owned(), "slow other".to_owned(), read));
+    })
+    .await;
+    let open = async |key: &str| {
+        let origin = gateway.grpc.parse().expect("a URL");
+        let mut client = GrpcInferenceServiceClient::with_origin(connection(&gateway.grpc).await, origin);
+        let (send, messages) = tokio::sync::mpsc::channel(8);
+        let mut call = tonic::Request::new(ReceiverStream::new(messages));
+        call.metadata_mut().insert("authorization", format!("Bearer {key}").parse().expect("a header"));
+        (send, in_time(client.model_stream_infer(call)).await.expect("a stream").into_inner())
+    };
+    let message = || proto::ModelInferRequest { model_name: "m".to_owned(), ..Default::default() };
+    let (send, mut answers) = open("slow").await;
+    for is_let_in in [true, true, true, false, false] {
+        send.send(message()).await.expect("it is read");
+        let answer = in_time(answers.message()).await.expect("no status").expect("an answer for each");
+        let told = &answer.error_message;
+        assert_eq!(told.contains("rate limit exceeded: the key `slow`"), !is_let_in, "{told}");
+    }
+    let (send, mut answers) = open("other").await;
+    send.send(message()).await.expect("it is read");
+    in_time(answers.message()).await.expect("no status").expect("an answer");
+    std::fs::write(file.path(), "slow").expect("it is written");
+    let refused = async || {
+        let asked = reqwest::Client::new().get(format!("{}/v2", gateway.http)).bearer_auth("other").send().await;
+        asked.expect("an answer").status() == 401
+    };
+    in_time(async { while !refused().await {} }).await;
+    send.send(message()).await.expect("it is read");
+    let status = in_time(answers.message()).await.expect_err("whose key is gone has no stream");
+    assert_eq!(status.code(), tonic::Code::Unauthenticated, "{status}");
 }

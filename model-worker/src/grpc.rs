@@ -7,17 +7,18 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use futures_util::{Stream, StreamExt as _};
 use muster_shared::embed::EmbedRequest;
 use muster_shared::generate::GenerateRequest;
-use muster_shared::grpc::incoming;
+use muster_shared::grpc;
 use muster_shared::grpc::open_inference::proto::grpc_inference_service_server::GrpcInferenceServiceServer;
 use muster_shared::grpc::problem::to_status;
 use muster_shared::grpc::proto;
 use muster_shared::grpc::proto::worker_server::{Worker, WorkerServer};
-use muster_shared::problem::{Kind, Problem};
+use muster_shared::problem::{BoxError, Kind, Problem};
 use muster_shared::secret::Secret;
-use muster_shared::serve::check_token;
+use muster_shared::serve::{Met, Patience, check_token};
 use muster_shared::text::{ClassifyRequest, EntitiesRequest, TokenizeRequest};
 use muster_shared::tls::{Protocols, Tls};
 use muster_shared::trace::Context;
@@ -27,7 +28,6 @@ use tokio_util::sync::CancellationToken;
 use tonic::body::Body;
 use tonic::codegen::http;
 use tonic::service::interceptor::InterceptedService;
-use tonic::transport::Server;
 use tonic::{Code, Request, Response, Status};
 use tower::{Layer as _, ServiceExt};
 
@@ -38,12 +38,8 @@ use tensors::Tensors;
 
 /// Beginning of the paths of the Open Inference Protocol.
 const TENSORS: &str = "/inference.GRPCInferenceService/";
-/// Silence of a client after which it is asked whether it lives, and time it has to say so: one whose machine vanished
-/// must not keep its requests running.
-const PING: [Duration; 2] = [Duration::from_secs(20), Duration::from_secs(20)];
-/// Requests that a client may have given up before they were looked at. hyper's own limit of 20 breaks the connection of
-/// a gateway whose clients leave in a crowd.
-const GIVEN_UP: usize = 1024;
+/// Requests that run at once on one connection: a gateway has no more than one to a worker for each of its threads.
+const STREAMS: u32 = 4096;
 
 /// What callers may send, and when it ends.
 pub(crate) struct Service {
@@ -69,34 +65,28 @@ pub(crate) async fn serve(listener: TcpListener, service: Service) -> std::io::R
     let tensors = GrpcInferenceServiceServer::new(Tensors(Arc::clone(&state))).max_decoding_message_size(body_limit);
     let worker = WorkerServer::new(Calls(state)).max_decoding_message_size(body_limit);
     let both = Both { path: TENSORS, first: tensors, second: worker };
-    let guarded = InterceptedService::new(both, move |request: Request<()>| {
-        check_token(token.as_ref(), request.metadata().as_ref()).map_err(to_status)?;
+    // Strangers do not get as far as to name a span, or to send a message.
+    let token = Arc::new(token);
+    let guarded = InterceptedService::new(Traced.layer(both), move |request: Request<()>| {
+        check_token((*token).as_ref(), request.metadata().as_ref()).map_err(to_status)?;
         Ok(request)
     });
     let explain = move |response| explain_size(response, body_limit);
     let explained = ServiceExt::<http::Request<Body>>::map_response(guarded, explain);
     tracing::info!(address = %listener.local_addr()?, "gRPC is spoken");
-    let incoming = incoming(listener, tls.acceptor(Protocols::Grpc));
-    let served = Server::builder()
-        .http2_keepalive_interval(Some(PING[0]))
-        .http2_keepalive_timeout(Some(PING[1]))
-        .http2_max_pending_accept_reset_streams(Some(GIVEN_UP))
-        .serve_with_incoming_shutdown(Traced.layer(explained), incoming, closed.clone().cancelled_owned());
-    let too_late = async {
-        closed.cancelled().await;
-        tokio::time::sleep(drain).await;
-    };
-    tokio::select! {
-        result = served => result.map_err(std::io::Error::other),
-        () = too_late => {
-            tracing::warn!(?drain, "requests still ran over gRPC when the time to drain was over; they are cut off");
-            Ok(())
-        }
-    }
+    let met = Met { door: listener, acceptor: tls.acceptor(Protocols::Grpc) };
+    let patience = Patience { streams: STREAMS, ..Patience::draining(drain) };
+    grpc::serve(met, move |_| explained.clone(), closed, patience).await;
+    Ok(())
 }
 
 /// Puts our own words on tonic's refusal of a message that is too long.
-fn explain_size<B>(mut response: http::Response<B>, limit: usize) -> http::Response<B> {
+fn explain_size<B>(response: http::Response<B>, limit: usize) -> http::Response<Body>
+where
+    B: tonic::codegen::Body<Data = Bytes> + Send + 'static,
+    B::Error: Into<BoxError>,
+{
+    let mut response = response.map(Body::new);
     let refused = Status::from_header_map(response.headers()).is_some_and(|status| status.code() == Code::OutOfRange);
     if refused {
         let message = format!("the message is longer than this worker takes, {limit} bytes");

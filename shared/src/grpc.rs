@@ -5,24 +5,25 @@
 //! * [`Malformed`] and the conversions: our types to protobuf and back, without loss.
 //! * [`problem`]: a [`crate::problem::Problem`] as the status of a call.
 //! * [`open_inference`]: the same for [`crate::tensor`], as `proto/open_inference.proto` has it.
-//! * [`GrpcPool`] and [`GrpcWorkerClient`]: calling a worker; [`incoming`]: being called.
+//! * [`GrpcPool`] and [`GrpcWorkerClient`]: calling a worker; [`serve`]: being called.
 
 mod client;
 mod connection;
 mod embed;
 mod event;
-mod incoming;
+mod messages;
 mod models;
 pub mod open_inference;
 pub mod problem;
 mod request;
+mod serve;
 #[cfg(test)]
 mod tests;
 mod text;
 
 pub use client::GrpcWorkerClient;
 pub use connection::GrpcPool;
-pub use incoming::incoming;
+pub use serve::{STREAMED, serve};
 
 /// What is generated from `proto/muster.proto`.
 #[expect(missing_docs, reason = "prost makes types whose meaning stands in the definition")]

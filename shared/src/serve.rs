@@ -43,7 +43,7 @@ use crowd::{Crowd, Member};
 use impatient::Impatient;
 use streams::Streams;
 use tally::{Answer, Left, Tally};
-pub use timely::{Timely, TooSlow, too_slow};
+pub use timely::{RATE, Timely, TooSlow, too_slow};
 
 /// Longest head of a request, and bytes of an answer that are kept for a client that does not read them.
 const BUFFER: usize = 64 << 10;
@@ -52,7 +52,12 @@ const SHOWN: usize = 200;
 /// Pause after the system gave no more connections, for want of file descriptors say.
 const EXHAUSTED: Duration = Duration::from_millis(100);
 /// Time after which a client that speaks HTTP/2 is asked whether it is still there; it has twenty seconds to say so.
-const PING: Duration = Duration::from_secs(30);
+const PING: Duration = Duration::from_secs(20);
+/// Requests that a client of HTTP/2 may usually have under way on one connection.
+pub const STREAMS: u32 = 200;
+/// Requests that such a client may have given up before they were looked at: hyper's own limit of 20 breaks the
+/// connection of a gateway or a proxy whose clients leave in a crowd.
+const GIVEN_UP: usize = 1024;
 
 /// How connections are served.
 #[derive(Debug, Clone, Copy)]
@@ -70,6 +75,8 @@ pub struct Patience {
     pub body: Duration,
     /// Most connections. One more closes an older one on which no request runs, and is closed itself where there is none.
     pub connections: usize,
+    /// Most requests that may run at once on a connection that speaks HTTP/2.
+    pub streams: u32,
     /// What a client hears whose head was too slow: the body of a 408, in JSON.
     pub late: &'static str,
 }
@@ -84,6 +91,7 @@ impl Patience {
             idle: Duration::from_secs(75),
             body: Duration::from_secs(30),
             connections: connections(10_000),
+            streams: STREAMS,
             late: r#"{"kind":"too_slow","message":"the request's head did not come in time"}"#,
         }
     }
@@ -288,6 +296,7 @@ async fn connection<S, B>(
     // `Impatient` looks after heads: this timer would run from the end of the request before.
     builder.http1().timer(TokioTimer::new()).header_read_timeout(None).max_buf_size(BUFFER);
     builder.http2().timer(TokioTimer::new()).max_header_list_size(BUFFER as u32).keep_alive_interval(PING);
+    builder.http2().max_concurrent_streams(patience.streams).max_pending_accept_reset_streams(GIVEN_UP);
     let io = TokioIo::new(Impatient::new(stream, patience, Arc::clone(&tally)));
     let counted = {
         let tally = Arc::clone(&tally);

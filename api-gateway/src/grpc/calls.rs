@@ -1,5 +1,6 @@
 //! The calls.
 
+use std::net::IpAddr;
 use std::panic::AssertUnwindSafe;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -7,21 +8,21 @@ use std::sync::Arc;
 use futures_util::{FutureExt as _, Stream, StreamExt as _};
 use muster_shared::grpc::open_inference::proto::grpc_inference_service_server::GrpcInferenceService;
 use muster_shared::grpc::open_inference::{length, proto, read_request, response};
-use muster_shared::grpc::problem::to_status;
+use muster_shared::grpc::problem::{of_status, to_status};
 use muster_shared::problem::{Kind, Problem};
+use tonic::codegen::http::HeaderMap;
 use tonic::metadata::MetadataMap;
-use tonic::transport::server::TcpConnectInfo;
 use tonic::{Extensions, Request, Response, Status, Streaming};
 use tracing::Instrument as _;
 
-use crate::account::Outcome;
+use super::door;
 use crate::body::beside;
 use crate::inference::calls;
 use crate::keys::ApiKey;
 use crate::observe::{Observed, Route};
 use crate::state::{Caller, State};
 use crate::upstream::tensor::{About, Change, Found, Lookup};
-use crate::{auth, front, limits, patience, via};
+use crate::{auth, front, limits};
 
 /// Requests of one stream that run at the same time; their answers keep their order.
 const IN_FLIGHT: usize = 8;
@@ -35,27 +36,6 @@ type Answer<T> = Result<Response<T>, Status>;
 pub(super) struct Calls(pub(super) State);
 
 impl Calls {
-    /// Answers a call of whoever shows a key.
-    async fn answer<T, F>(
-        &self,
-        (metadata, extensions): (&MetadataMap, &Extensions),
-        work: impl FnOnce(Caller) -> F,
-    ) -> Answer<T>
-    where
-        F: Future<Output = Result<T, Problem>>,
-    {
-        let key = self.check(metadata, extensions).map_err(to_status)?;
-        answer(Route::Inference, metadata, key, work).await
-    }
-
-    fn check(&self, metadata: &MetadataMap, extensions: &Extensions) -> Result<Option<Arc<ApiKey>>, Problem> {
-        let key = auth::check(&self.0.keys.now(), metadata.as_ref())?;
-        let address = extensions.get::<TcpConnectInfo>().and_then(TcpConnectInfo::remote_addr);
-        limits::knock(&self.0, key.as_deref(), address.map(|address| address.ip()))?;
-        via::check(metadata.as_ref(), self.0.upstream.via())?;
-        Ok(key)
-    }
-
     async fn infer(
         &self,
         message: proto::ModelInferRequest,
@@ -66,25 +46,44 @@ impl Calls {
         self.0.upstream.infer(request, caller).await.map(response)
     }
 
-    /// One request of a stream: what is wrong with it is said in its answer, and ends nothing.
+    /// One request of a stream: what is wrong with it is said in its answer, and ends nothing; but whose key is not good
+    /// any more has no stream. `is_paid`: it has been taken out of the bucket of its key.
     async fn infer_one(
         self,
         message: proto::ModelInferRequest,
-        (metadata, key): (Arc<MetadataMap>, Option<Arc<ApiKey>>),
-    ) -> proto::ModelStreamInferResponse {
+        (metadata, peer): (Arc<MetadataMap>, Option<IpAddr>),
+        is_paid: bool,
+    ) -> Result<proto::ModelStreamInferResponse, Status> {
         let (model_name, id) = (message.model_name.clone(), message.id.clone());
+        let headers: &HeaderMap = (*metadata).as_ref();
+        let key = auth::key(&self.0, headers, peer).map_err(|problem| door::refused(headers, None, problem))?;
+        let observed = Observed::begin(Route::Infer, headers);
+        key.iter().for_each(|key| door::observe(&observed, key));
+        let caller = door::caller(&observed, headers, key);
+        let paid = if is_paid { Ok(()) } else { limits::knock(&self.0, caller.key.as_deref(), peer) };
         let work = |caller| async move { self.infer(message, &caller).await };
-        let answered = answer(Route::Infer, &metadata, key, work).await;
+        let answered = match paid {
+            Ok(()) => run(caller, Route::Infer, work).instrument(observed.span.clone()).await,
+            Err(problem) => Err(problem),
+        };
         match answered {
-            Ok(response) => proto::ModelStreamInferResponse {
-                error_message: String::new(),
-                infer_response: Some(response.into_inner()),
-            },
-            Err(status) => proto::ModelStreamInferResponse {
-                error_message: status.message().to_owned(),
-                infer_response: Some(proto::ModelInferResponse { model_name, id, ..Default::default() }),
-            },
+            Ok(response) => {
+                observed.end(200, false);
+                Ok(proto::ModelStreamInferResponse { error_message: String::new(), infer_response: Some(response) })
+            }
+            Err(problem) => {
+                door::failed(&observed, problem.kind);
+                let infer_response = Some(proto::ModelInferResponse { model_name, id, ..Default::default() });
+                let error_message = status(problem).message().to_owned();
+                Ok(proto::ModelStreamInferResponse { error_message, infer_response })
+            }
         }
+    }
+
+    /// What ends a stream whose next message cannot be read.
+    fn unread(&self, metadata: &MetadataMap, key: Option<&Arc<ApiKey>>, status: Status) -> Status {
+        let problem = door::too_long(&status, self.0.body_limit).or_else(|| of_status(&status));
+        problem.map_or(status, |problem| door::refused(metadata.as_ref(), key, problem))
     }
 
     async fn look_up(&self, caller: &Caller, name: String, version: String, about: About) -> Result<Found, Problem> {
@@ -109,34 +108,29 @@ impl Calls {
     }
 }
 
-/// Names a call, times it, counts it, and says what went wrong.
-async fn answer<T, F>(
-    route: Route,
-    metadata: &MetadataMap,
-    key: Option<Arc<ApiKey>>,
-    work: impl FnOnce(Caller) -> F,
-) -> Answer<T>
+/// Answers a call that the door has let in.
+async fn answer<T, F>(extensions: &mut Extensions, route: Route, work: impl FnOnce(Caller) -> F) -> Answer<T>
 where
     F: Future<Output = Result<T, Problem>>,
 {
-    let observed = Observed::begin(route, metadata.as_ref());
-    auth::note(|| observed.span.clone(), key.as_deref());
-    let account = observed.account.clone();
-    key.iter().for_each(|key| account.shown(key));
-    let until = patience::of(metadata.as_ref(), account.begun());
-    let caller = Caller { id: account.id().clone(), account, key, until };
-    let work = match limits::admit(&caller, route, &[]) {
-        Ok(()) => AssertUnwindSafe(work(caller).instrument(observed.span.clone())).catch_unwind().await,
-        Err(problem) => Ok(Err(problem)),
-    };
-    let answered = work.unwrap_or_else(|panic| Err(front::panicked(&*panic)));
-    let failed = answered.as_ref().err().map(|problem| problem.kind);
-    failed.into_iter().for_each(|kind| observed.account.end(Outcome::Failed(kind)));
-    observed.end(failed.map_or(200, Kind::status), false);
-    answered.map(Response::new).map_err(|problem| {
-        let message = calls::told(&problem);
-        to_status(Problem { message, ..problem })
-    })
+    let stranger = || Status::internal("a call came in beside the door");
+    let caller = extensions.remove::<Caller>().ok_or_else(stranger)?;
+    run(caller, route, work).await.map(Response::new).map_err(status)
+}
+
+/// Does what a request asks for, as far as its key may.
+async fn run<T, F>(caller: Caller, route: Route, work: impl FnOnce(Caller) -> F) -> Result<T, Problem>
+where
+    F: Future<Output = Result<T, Problem>>,
+{
+    limits::admit(&caller, route, &[])?;
+    let work = AssertUnwindSafe(work(caller)).catch_unwind().await;
+    work.unwrap_or_else(|panic| Err(front::panicked(&*panic)))
+}
+
+fn status(problem: Problem) -> Status {
+    let message = calls::told(&problem);
+    to_status(Problem { message, ..problem })
 }
 
 fn mismatched() -> Problem {
@@ -161,7 +155,7 @@ impl GrpcInferenceService for Calls {
     }
 
     async fn model_ready(&self, call: Request<proto::ModelReadyRequest>) -> Answer<proto::ModelReadyResponse> {
-        let (metadata, extensions, asked) = call.into_parts();
+        let (_, mut extensions, asked) = call.into_parts();
         let work = |caller| async move {
             match self.look_up(&caller, asked.name, asked.version, About::Ready).await {
                 Ok(Found::Ready(ready)) => Ok(proto::ModelReadyResponse { ready }),
@@ -172,110 +166,114 @@ impl GrpcInferenceService for Calls {
                 Err(problem) => Err(problem),
             }
         };
-        self.answer((&metadata, &extensions), work).await
+        answer(&mut extensions, Route::Inference, work).await
     }
 
     async fn server_metadata(
         &self,
-        call: Request<proto::ServerMetadataRequest>,
+        mut call: Request<proto::ServerMetadataRequest>,
     ) -> Answer<proto::ServerMetadataResponse> {
-        self.answer((call.metadata(), call.extensions()), |_| async { Ok(calls::server().into()) }).await
+        let work = |_| async { Ok(calls::server().into()) };
+        answer(call.extensions_mut(), Route::Inference, work).await
     }
 
     async fn model_metadata(&self, call: Request<proto::ModelMetadataRequest>) -> Answer<proto::ModelMetadataResponse> {
-        let (metadata, extensions, asked) = call.into_parts();
+        let (_, mut extensions, asked) = call.into_parts();
         let work = |caller| async move {
             match self.look_up(&caller, asked.name, asked.version, About::Metadata).await? {
                 Found::Metadata(metadata) => Ok(metadata.into()),
                 _ => Err(mismatched()),
             }
         };
-        self.answer((&metadata, &extensions), work).await
+        answer(&mut extensions, Route::Inference, work).await
     }
 
     async fn model_infer(&self, call: Request<proto::ModelInferRequest>) -> Answer<proto::ModelInferResponse> {
-        let (metadata, extensions, message) = call.into_parts();
-        let key = self.check(&metadata, &extensions).map_err(to_status)?;
-        answer(Route::Infer, &metadata, key, |caller| async move { self.infer(message, &caller).await }).await
+        let (_, mut extensions, message) = call.into_parts();
+        answer(&mut extensions, Route::Infer, |caller| async move { self.infer(message, &caller).await }).await
     }
 
-    /// A stream ends with its client's requests, when all of them are answered; or when its client leaves.
+    /// A stream ends with its client's requests, when all of them are answered; or when its client leaves, or its key is
+    /// not good any more.
     async fn model_stream_infer(
         &self,
         call: Request<Streaming<proto::ModelInferRequest>>,
     ) -> Answer<Self::ModelStreamInferStream> {
-        let (metadata, extensions, messages) = call.into_parts();
-        let key = self.check(&metadata, &extensions).map_err(to_status)?;
-        let place = limits::enter(key.as_ref()).map_err(to_status)?;
+        let (metadata, mut extensions, messages) = call.into_parts();
+        let key = extensions.remove().and_then(|auth::Shown(key)| key);
+        let peer = extensions.get().map(|auth::Peer(peer)| *peer);
+        let refuse = |problem| door::refused(metadata.as_ref(), key.as_ref(), problem);
+        let place = limits::enter(key.as_ref()).map_err(refuse)?;
         let (calls, metadata) = (self.clone(), Arc::new(metadata));
-        let answers = messages.map(move |message| {
+        let answers = messages.enumerate().map(move |(number, message)| {
             let _held = &place; // until the stream has ended, or its client has left
-            let (calls, metadata, key) = (calls.clone(), Arc::clone(&metadata), key.clone());
-            async move { Ok(calls.infer_one(message?, (metadata, key)).await) }
+            let (calls, metadata) = (calls.clone(), Arc::clone(&metadata));
+            let message = message.map_err(|status| calls.unread(&metadata, key.as_ref(), status));
+            async move { calls.infer_one(message?, (metadata, peer), number == 0).await } // the stream itself has paid
         });
         Ok(Response::new(Box::pin(answers.buffered(IN_FLIGHT))))
     }
 
     async fn model_config(&self, call: Request<proto::ModelConfigRequest>) -> Answer<proto::ModelConfigResponse> {
-        let (metadata, extensions, asked) = call.into_parts();
+        let (_, mut extensions, asked) = call.into_parts();
         let work = |caller| async move {
             match self.look_up(&caller, asked.name, asked.version, About::Config).await? {
                 Found::Config(config) => Ok(proto::ModelConfigResponse { config: Some((*config).into()) }),
                 _ => Err(mismatched()),
             }
         };
-        self.answer((&metadata, &extensions), work).await
+        answer(&mut extensions, Route::Inference, work).await
     }
 
     async fn model_statistics(
         &self,
         call: Request<proto::ModelStatisticsRequest>,
     ) -> Answer<proto::ModelStatisticsResponse> {
-        let (metadata, extensions, asked) = call.into_parts();
+        let (_, mut extensions, asked) = call.into_parts();
         let work = |caller: Caller| async move {
             let said = |text: String| (!text.is_empty()).then_some(text);
             let (model, version) = (said(asked.name), said(asked.version));
             let statistics = calls::statistics(&self.0, &caller, model.as_deref(), version.as_deref()).await?;
             Ok(proto::ModelStatisticsResponse { model_stats: statistics.into_iter().map(Into::into).collect() })
         };
-        self.answer((&metadata, &extensions), work).await
+        answer(&mut extensions, Route::Inference, work).await
     }
 
     async fn repository_index(
         &self,
         call: Request<proto::RepositoryIndexRequest>,
     ) -> Answer<proto::RepositoryIndexResponse> {
-        let (metadata, extensions, asked) = call.into_parts();
+        let (_, mut extensions, asked) = call.into_parts();
         let work = |caller: Caller| async move {
             let index = calls::index(&self.0, &caller, asked.ready).await?;
             Ok(proto::RepositoryIndexResponse { models: index.into_iter().map(Into::into).collect() })
         };
-        self.answer((&metadata, &extensions), work).await
+        answer(&mut extensions, Route::Inference, work).await
     }
 
     async fn repository_model_load(
         &self,
         call: Request<proto::RepositoryModelLoadRequest>,
     ) -> Answer<proto::RepositoryModelLoadResponse> {
-        let (metadata, extensions, asked) = call.into_parts();
+        let (_, mut extensions, asked) = call.into_parts();
         let work = |caller: Caller| async move {
             self.change(&caller, &asked.model_name, Change::Load, asked.parameters.keys().map(String::as_str)).await?;
             Ok(proto::RepositoryModelLoadResponse {})
         };
-        self.answer((&metadata, &extensions), work).await
+        answer(&mut extensions, Route::Inference, work).await
     }
 
     async fn repository_model_unload(
         &self,
         call: Request<proto::RepositoryModelUnloadRequest>,
     ) -> Answer<proto::RepositoryModelUnloadResponse> {
-        let (metadata, extensions, asked) = call.into_parts();
+        let (_, mut extensions, asked) = call.into_parts();
         let work = |caller: Caller| async move {
             self.change(&caller, &asked.model_name, Change::Unload, asked.parameters.keys().map(String::as_str))
                 .await?;
             Ok(proto::RepositoryModelUnloadResponse {})
         };
-        self.answer((&metadata, &extensions), work).await
+        answer(&mut extensions, Route::Inference, work).await
     }
 
     async fn system_shared_memory_status(

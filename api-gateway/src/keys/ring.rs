@@ -16,7 +16,7 @@ pub(crate) struct Keyring {
     keys: Mutex<Vec<ApiKey>>,
     /// Of keys that have none of their own.
     rate: Option<RateLimit>,
-    /// Of clients, where no keys are wanted.
+    /// Of clients that show no key, or a wrong one where keys are wanted.
     addresses: Option<Addresses>,
 }
 
@@ -29,9 +29,10 @@ pub(crate) struct Changes {
 }
 
 impl Keyring {
-    /// Those that are in force at the start. `rate`: of each key that has none of its own, or else of each address.
+    /// Those that are in force at the start. `rate`: of each key that has none of its own, and of each
+    /// address from which no good key comes.
     pub(crate) fn new(keys: Vec<ApiKey>, rate: Option<RateLimit>) -> Self {
-        let addresses = rate.filter(|_| keys.is_empty()).map(Addresses::new);
+        let addresses = rate.map(Addresses::new);
         let ring = Self { generation: AtomicU64::new(0), keys: Mutex::default(), rate, addresses };
         ring.change(keys);
         ring
@@ -117,7 +118,7 @@ impl Keys {
         Arc::clone(&own.1)
     }
 
-    /// The buckets of addresses, where no keys are wanted and requests are limited.
+    /// The buckets of addresses, where requests are limited.
     pub(crate) fn addresses(&self) -> Option<&Addresses> {
         self.ring.addresses.as_ref()
     }

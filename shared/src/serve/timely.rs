@@ -11,7 +11,7 @@ use tokio::time::{Instant, Sleep};
 use crate::problem::BoxError;
 
 /// Bytes a second that a body must bring on the whole; so little is no line, but somebody who holds a request open.
-const RATE: u32 = 1024;
+pub const RATE: u32 = 1024;
 
 /// Why a body was given up.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
