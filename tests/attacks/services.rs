@@ -50,7 +50,7 @@ pub(crate) fn of_a_controller() -> Vec<Case> {
 
 /// An upgrade to a gateway's link, and what is said over it.
 fn link(said: &[u8]) -> Vec<u8> {
-    let head = "GET /link HTTP/1.1\r\nhost: 127.0.0.1\r\nconnection: upgrade\r\nupgrade: muster-link-3\r\n\r\n";
+    let head = "GET /link HTTP/1.1\r\nhost: 127.0.0.1\r\nconnection: upgrade\r\nupgrade: muster-link-4\r\n\r\n";
     [head.as_bytes(), said].concat()
 }
 

@@ -488,8 +488,12 @@ async fn what_other_servers_tell_is_charged_and_where_they_do_not_what_was_reser
     silent["max_tokens"] = json!(50);
     let text = fleet.send("key one", CHATS, &silent).await.text().await.expect("a stream");
     assert!(text.ends_with("[DONE]\n\n") && !text.contains("\"usage\":{"), "{text}");
-    sum += 50 + 2; // `user` and `hi` are six bytes
-    eventually("what was reserved stays", async || fleet.charged().await == sum).await;
+    // What was reserved, where `user` and `hi` are six bytes, or as much as events have come: a few tell no token.
+    let reserved = 50 + 2;
+    eventually("it is settled", async || fleet.charged().await >= sum + reserved).await;
+    let charged = fleet.charged().await;
+    assert!(charged <= sum + reserved + 4, "{charged} after {sum}");
+    sum = charged;
     let refused = json!({ "model": "openai", "messages": [{ "role": "user", "content": "hi" }], "temperature": 99 });
     assert_eq!(fleet.ask("key one", CHATS, &refused).await.0, 400);
     assert_eq!(fleet.charged().await, sum, "what it refuses costs nothing");
