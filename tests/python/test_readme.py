@@ -129,9 +129,19 @@ def test_the_flags_and_variables_exist(binary: Path):
 
 
 def test_the_commands_of_a_fleet_are_commands(binary: Path):
-    for line in (block("sh", "muster controller") + block("sh", "muster attach")).splitlines():
+    texts = [text for text in blocks("sh") if "muster controller" in text or "muster attach" in text]
+    assert len(texts) == 3
+    for line in "".join(texts).splitlines():
         _, verb, *flags = line.split()
         shell(f"{binary} {verb} {' '.join(flags)} --help")
+
+
+def test_the_certificates_are_made_and_taken(binary: Path, tmp_path: Path):
+    shell(f"cd {tmp_path}\n" + block("sh", "openssl ecparam"))
+    for service in ("controller", "worker", "gateway"):
+        flags = f"--tls-cert {service}.pem --tls-key {service}.key --tls-client-ca ca.pem --tls-ca ca.pem"
+        printed = shell(f"cd {tmp_path}; {binary} {service} {flags} --print-config")
+        assert f"{service}.pem" in printed, printed
 
 
 def test_the_peers_file_is_one(binary: Path, tmp_path: Path):
