@@ -82,7 +82,7 @@ impl Answer {
     }
 
     /// An answer that was given before.
-    pub(super) fn again(upstream: Upstream, request: Arc<GenerateRequest>, job: Job, kept: &Vec<Event>) -> Self {
+    pub(super) fn again(upstream: Upstream, request: Arc<GenerateRequest>, job: Job, kept: &[Event]) -> Self {
         job.account.kept(&job.model);
         Self {
             upstream,

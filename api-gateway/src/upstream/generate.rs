@@ -5,7 +5,7 @@ use std::sync::Arc;
 use futures_util::StreamExt as _;
 use futures_util::future::BoxFuture;
 use muster_shared::client::ClientError;
-use muster_shared::generate::GenerateRequest;
+use muster_shared::generate::{Event, GenerateRequest};
 use muster_shared::problem::{Kind, Problem};
 use muster_shared::transport::Transport;
 
@@ -77,7 +77,7 @@ impl Upstream {
             Some(_) => None,
             None => self.place_of_text(&job, &question.read().await?).await,
         };
-        if let Some(kept) = place.as_ref().and_then(Place::look) {
+        if let Some(kept) = place.as_ref().and_then(Place::look::<Vec<Event>>) {
             let request = question.read().await?;
             return Ok(Begun::Ours(Answer::again(self.clone(), request, job, &kept)));
         }
