@@ -5,7 +5,7 @@
 //! * [`Malformed`] and the conversions: our types to protobuf and back, without loss.
 //! * [`problem`]: a [`crate::problem::Problem`] as the status of a call.
 //! * [`open_inference`]: the same for [`crate::tensor`], as `proto/open_inference.proto` has it.
-//! * [`GrpcPool`] and [`GrpcWorkerClient`]: calling a worker; [`serve`]: being called.
+//! * [`GrpcPool`] and [`GrpcWorkerClient`]: calling a worker; [`serve()`]: being called.
 
 mod client;
 mod connection;

@@ -9,7 +9,7 @@
 //! * `reload`: the same again when they have changed.
 //! * [`server`]: TLS with those who connect; [`client`]: with those who are called.
 //! * [`stream`]: a connection with or without it.
-//! * [`hint`]: what to do about an error of a connection.
+//! * [`hint()`]: what to do about an error of a connection.
 //!
 //! TLS 1.2 and 1.3 and no older ones, with the suites that rustls chooses.
 
