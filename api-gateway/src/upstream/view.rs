@@ -1,18 +1,20 @@
 //! The last known fleet, for when the controller does not answer or has just begun anew.
 
+mod model;
+
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
-use muster_shared::control::{Fleet, ModelCard, ModelKind, ModelStatus, Outcome, WorkerState, WorkerStatus};
+use muster_shared::control::{Fleet, ModelCard, ModelStatus, Outcome, WorkerState, WorkerStatus};
 use muster_shared::id::WorkerId;
 use muster_shared::transport::Transport;
 use rand::seq::{IndexedRandom as _, SliceRandom as _};
-use uuid::Uuid;
 
 use super::peer::{Peer, Peers};
-use crate::metrics::ModelMetrics;
+pub(crate) use model::Model;
+use model::answers_alike;
 
 /// Time that workers get to register with a controller that began anew: its lease, by default.
 const GRACE: Duration = Duration::from_secs(15);
@@ -40,26 +42,6 @@ pub(crate) struct View {
     /// What every request asks of the fleet, made ready.
     models: RwLock<HashMap<String, Arc<Model>>>,
     memory: Mutex<Memory>,
-}
-
-/// A model that is served, as far as the gateway must know.
-#[derive(Debug)]
-pub(crate) struct Model {
-    /// Its name.
-    pub(crate) name: Arc<str>,
-    /// What it can be asked for, where known.
-    pub(crate) kind: Option<ModelKind>,
-    /// Whether a worker takes a client's request as it is.
-    pub(crate) passes_through: bool,
-    /// Whether all of its workers speak FastChat's protocol.
-    pub(crate) only_fastchat: bool,
-    /// The card of all of its workers, in what their answers depend on; absent where one does not tell, or serves something
-    /// else.
-    revision: Option<(String, Option<u32>)>,
-    /// Changes whenever something of the above does.
-    since: Uuid,
-    /// Its tokens.
-    pub(crate) metrics: ModelMetrics,
 }
 
 #[derive(Debug, Default)]
@@ -199,15 +181,7 @@ impl View {
             let only_fastchat = spoken.contains(&Transport::FastChat) && spoken.len() == 1;
             let revision = revisions.get(name.as_str()).copied().flatten();
             let revision = revision.and_then(|card| Some((card.revision.clone()?, card.context_length)));
-            let model = Model {
-                name: name.as_str().into(),
-                kind: *kind,
-                passes_through,
-                only_fastchat,
-                revision,
-                since: Uuid::now_v7(),
-                metrics: ModelMetrics::new(name),
-            };
+            let model = Model::new(name, *kind, (passes_through, only_fastchat), revision);
             if models.get(name).is_none_or(|known| !known.is_like(&model)) {
                 models.insert(name.clone(), Arc::new(model));
             }
@@ -217,26 +191,6 @@ impl View {
     fn memory(&self) -> MutexGuard<'_, Memory> {
         self.memory.lock().unwrap_or_else(PoisonError::into_inner)
     }
-}
-
-impl Model {
-    /// By what answers of this model are kept; `None` where its next one may be another.
-    ///
-    /// It is new with every change of what the workers serve. So an answer that a new worker gave before it was known here is
-    /// not found any more when an old one comes back.
-    pub(crate) fn answers(&self) -> Option<Uuid> {
-        self.revision.is_some().then_some(self.since)
-    }
-
-    fn is_like(&self, other: &Self) -> bool {
-        let known = |model: &Self| (model.kind, model.passes_through, model.only_fastchat);
-        known(self) == known(other) && self.revision == other.revision
-    }
-}
-
-/// Whether two workers give the same answers under one name: of the same files, and of the same length at most.
-fn answers_alike(one: &ModelCard, other: &ModelCard) -> bool {
-    (&one.revision, one.context_length) == (&other.revision, other.context_length)
 }
 
 /// The names of all models that may answer a request for that one, itself among them unless it is an alias.
